@@ -1,0 +1,1 @@
+"""What does one configuration cost? Latency, peak memory and error, in an isolated process."""

@@ -1,0 +1,229 @@
+"""The trial: everything that is measured of one configuration, in the worker's process.
+
+Order matters. The reference is computed before anything is built, so that it cannot cause an
+out-of-memory of the configuration. The baseline is read before the build. Every step is visited
+once (compilation, cuDNN plans) before memory is weighed, and memory is weighed in a pass of its
+own, before anything is timed.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from objectives.accuracy import References, relative_error
+from objectives.evaluation import Evaluation, Measurements, Outcome
+from objectives.kernels import kernels_of_step
+from objectives.latency import (
+    HeldStream,
+    first_visits,
+    later_visits,
+    measure_latency,
+    new_length_ms,
+)
+from objectives.limits import Limits
+from objectives.memory import cuda_baseline, measure_memory, settle
+from objectives.roofline import bound
+from variants.backends import BACKENDS, backend_that_ran
+from variants.configuration import Configuration
+from variants.device import Device
+from variants.run import Run
+
+IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
+
+
+class Evaluator:
+    """Measures configurations one after another on one device."""
+
+    def __init__(
+        self,
+        device: Device,
+        limits: Limits,
+        seed: int,
+        on_stage: Callable[[str], None] = lambda stage: None,
+    ) -> None:
+        """Warm the device and the libraries whose first use would fall on the first trial."""
+        self.device, self.limits, self.seed = device, limits, seed
+        self._on_stage = on_stage
+        self._seconds: dict[str, float] = {}
+        self._torch_device = torch.device(device.kind)
+        self._references = References(self._torch_device, seed)
+        # A cuDNN plan or a compiled graph outlives its trial: what a first visit costs is known
+        # from the trial that paid it.
+        self._new_length_ms: dict[tuple[str, ...], float | None] = {}
+        self._stream: HeldStream | None = None
+        self._workspace_bytes: int | None = None
+        if device.kind == "cuda":
+            before = torch.cuda.memory_allocated()
+            _allocate_workspaces()
+            self._workspace_bytes = torch.cuda.memory_allocated() - before
+            self._stream = HeldStream(device.l2_bytes)
+        self._compiler_frozen = False
+        gc.freeze()  # what exists now stays: a collection between trials need not visit it
+
+    def evaluate(self, configuration: Configuration) -> Evaluation:
+        """Measure one configuration.
+
+        What PyTorch declines and what does not fit in memory are outcomes. Any other exception
+        is the caller's to record: it may have left the device unusable.
+        """
+        self._seconds = {}
+        try:
+            outcome, reason, measurements = self._measure(configuration)
+        except torch.OutOfMemoryError as error:
+            outcome, reason, measurements = Outcome.OUT_OF_MEMORY, _first_line(error), None
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            outcome_of_error = _outcome_of(error)
+            if outcome_of_error is None:
+                raise
+            outcome, reason, measurements = outcome_of_error, _first_line(error), None
+        # Outside the handlers: a traceback holds the tensors of its frames.
+        with self._stage("free"):
+            self._forget_compiled()
+            gc.collect()
+            settle()
+        return Evaluation(
+            configuration=configuration,
+            outcome=outcome,
+            reason=reason,
+            measurements=measurements,
+            seconds=dict(self._seconds),
+        )
+
+    def _measure(self, configuration: Configuration) -> tuple[Outcome, str, Measurements]:
+        with self._stage("check"):
+            reference = self._references.of(configuration.workload)
+        with self._stage("build"):
+            baseline = cuda_baseline() if self._stream is not None else None
+            run = Run(configuration, self._torch_device, self.seed)
+        with self._stage("first step"):
+            kept: list[Tensor] = []
+            first = first_visits(run, lambda out: kept.append(run.new_rows(out).cpu()))
+        with self._stage("check"):
+            error = relative_error(torch.cat(kept, dim=1), reference)
+            kept.clear()
+        with self._stage("memory"):
+            later = later_visits(run)
+            memory = measure_memory(run, baseline, self._workspace_bytes)
+        with self._stage("kernels"):
+            kernels = kernels_of_step(run)
+            ran = backend_that_ran(kernels, self.device.kind)
+        with self._stage("latency"):
+            latency = measure_latency(
+                run,
+                self._stream,
+                first_step_ms=first[0],
+                new_length=self._stall(configuration, ran, new_length_ms(first, later)),
+                budget_s=self.limits.sampling_s,
+            )
+        measurements = Measurements(
+            latency=latency,
+            memory=memory,
+            relative_error=error,
+            backend_ran=ran,
+            kernels=kernels,
+        )
+        outcome, reason = self._judge(configuration, measurements)
+        return outcome, reason, measurements
+
+    def _forget_compiled(self) -> None:
+        """Drop compiled graphs: past a few of one function, PyTorch refuses to compile more."""
+        if not torch._dynamo.utils.counters["frames"]:
+            return
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        if not self._compiler_frozen:
+            # Its modules arrived with the first compilation, and stay.
+            gc.collect()
+            gc.freeze()
+            self._compiler_frozen = True
+
+    def _stall(
+        self, configuration: Configuration, ran: str | None, measured: float | None
+    ) -> float | None:
+        """Return the cost of a first visit, from the trial in which it was one."""
+        variant = configuration.variant
+        lengths = (
+            configuration.workload.key,
+            ran or variant.backend,
+            variant.precision,
+            variant.cache or "",
+        )
+        return self._new_length_ms.setdefault(lengths, measured)
+
+    def _judge(
+        self, configuration: Configuration, measurements: Measurements
+    ) -> tuple[Outcome, str]:
+        limits, asked = self.limits, configuration.variant.backend
+        latency, memory = measurements.latency, measurements.memory
+        if BACKENDS[asked].searched and measurements.backend_ran != asked:
+            return Outcome.REFUSED, f"{asked} was asked for, {measurements.backend_ran} ran"
+        least = bound(configuration, self.device)
+        too_fast = (
+            latency.gpu is not None
+            and least.datasheet
+            and (latency.gpu.value < IMPLAUSIBLE * least.latency_ms)
+        )
+        if latency.gpu is not None and too_fast:
+            return Outcome.IMPLAUSIBLE, (
+                f"gpu time {latency.gpu.value:.4g} ms is below the bound of "
+                f"{least.latency_ms:.4g} ms by datasheet rates"
+            )
+        if measurements.relative_error > limits.max_error:
+            return Outcome.INACCURATE, (
+                f"relative error {measurements.relative_error:.2g} is above {limits.max_error:g}"
+            )
+        if limits.max_memory_gib is not None and memory.peak_mib > limits.max_memory_gib * 1024:
+            return Outcome.OUT_OF_MEMORY, (
+                f"peak of {memory.peak_mib / 1024:.3g} GiB is above the limit of "
+                f"{limits.max_memory_gib:g} GiB"
+            )
+        if latency.new_length_ms is not None and latency.new_length_ms > limits.max_stall_ms:
+            return Outcome.STALLS, (
+                f"each new length costs {latency.new_length_ms:.3g} ms, "
+                f"above {limits.max_stall_ms:g} ms"
+            )
+        return Outcome.MEASURED, ""
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._on_stage(name)
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - before
+
+
+def _allocate_workspaces() -> None:
+    """Make cuBLAS allocate its workspaces now, so that they are in every baseline."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        square = torch.ones(256, 256, dtype=dtype, device="cuda")
+        torch.nn.functional.linear(square, square)
+        torch.bmm(square[None], square[None])
+    torch.cuda.synchronize()
+    settle()
+
+
+def _outcome_of(error: Exception) -> Outcome | None:
+    """Tell what a PyTorch error means for its configuration, or None when nothing is known."""
+    text = str(error)
+    if "can't allocate memory" in text or "not enough memory" in text:
+        return Outcome.OUT_OF_MEMORY
+    declined = ("No available kernel", "No viable backend", "not supported", "is not implemented")
+    if any(words in text for words in declined):
+        return Outcome.REFUSED
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError):
+        text = ". ".join(text.split(". ")[:3])  # what was asked for, and what there was
+    return text[:500]

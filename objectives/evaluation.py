@@ -1,0 +1,107 @@
+"""The result of measuring one configuration."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from variants.configuration import Configuration
+
+
+class Outcome(StrEnum):
+    """What became of a configuration."""
+
+    MEASURED = "MEASURED"  # accurate and usable: the only outcome that reaches a front
+    INACCURATE = "INACCURATE"  # its error is above the limit
+    STALLS = "STALLS"  # every new length costs more than the limit
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    REFUSED = "REFUSED"  # PyTorch declined it, or another kernel ran than was asked for
+    TIMED_OUT = "TIMED_OUT"
+    CRASHED = "CRASHED"
+    IMPLAUSIBLE = "IMPLAUSIBLE"  # faster than physics allows
+    ABANDONED = "ABANDONED"  # its process died; it may be proposed again
+
+
+class Samples(BaseModel):
+    """A sampled quantity in milliseconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quantile: float  # which quantile `value` is; 0.5 is the median
+    value: float
+    low: float  # 95 % interval of `value`
+    high: float
+    iqr: float
+    count: int
+    stopped: Literal["precise", "time", "count"]  # why sampling ended
+
+
+class Latency(BaseModel):
+    """What one step costs in a loop that keeps the GPU fed, for all layers, in milliseconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latency_ms: float  # the larger of the two below
+    low_ms: float  # 95 % interval of the binding part
+    high_ms: float
+    bound: Literal["gpu", "host"]
+    gpu: Samples | None  # cold L2, without launch gaps; None on CPU
+    held: bool | None  # False: the stream could not be held, so launch gaps are in `gpu`
+    host: Samples  # time to enqueue the step; on CPU, to compute it
+    first_step_ms: float  # one-time compile and warm-up included
+    # What the first visit to a length costs beyond a later one; None outside decode.
+    new_length_ms: float | None
+
+
+class Memory(BaseModel):
+    """The allocator's peak over the steps, beyond what was there before, in MiB.
+
+    `peak_mib = layers · (weights_mib + cache_mib) + transient_mib`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    peak_mib: float
+    weights_mib: float  # of one layer
+    cache_mib: float  # of one layer
+    transient_mib: float  # inputs, biases and temporaries
+    reserved_mib: float | None  # peak of the segments that the allocator held; None on CPU
+    workspace_mib: float | None  # library workspaces, outside the peak; None on CPU
+
+
+class Measurements(BaseModel):
+    """All numbers of one configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    latency: Latency
+    memory: Memory
+    relative_error: float  # ‖out − ref‖ / ‖ref‖; infinite when the output has NaN or Inf
+    backend_ran: str | None  # by the profiler, whatever was asked for
+    kernels: tuple[str, ...]  # attention operators and device kernels of one step
+
+
+class Evaluation(BaseModel):
+    """What happened to one configuration, with the numbers if there are any."""
+
+    # JSON has no infinity, and null would lose that the error is one.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    configuration: Configuration
+    outcome: Outcome
+    reason: str = ""  # one line; empty when MEASURED
+    measurements: Measurements | None = None
+    # Time in the worker by stage; with the parent's, it explains where a run's time went.
+    seconds: dict[str, float] = {}
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Latency of a step, if it was measured."""
+        return None if self.measurements is None else self.measurements.latency.latency_ms
+
+    @property
+    def peak_memory_mib(self) -> float | None:
+        """Peak memory, if it was measured."""
+        return None if self.measurements is None else self.measurements.memory.peak_mib

@@ -1,0 +1,183 @@
+"""Latency of consecutive steps: GPU time behind a held stream, and host time beside it.
+
+A step of a few microseconds is launched slower than it runs, so plain event timing measures
+the host. Here the stream is held by a spin until everything is enqueued: flush of the L2
+cache, start event, the whole step, end event. What lies between the events then is GPU time
+alone. A sample counts only if the hold outlasted the enqueueing.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+import torch
+
+from objectives.evaluation import Latency, Samples
+from objectives.sampling import sample_until_known, summarise
+from variants.run import Run
+
+HOLD_RETRIES = 4
+HOLD_MARGIN_MS = 0.15
+MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
+# Host noise is one-sided: something else ran. The lower quartile repeats better than the median.
+HOST_QUANTILE = 0.25
+
+
+class HeldStream:
+    """Times work on the current CUDA stream while the stream waits for the host."""
+
+    def __init__(self, l2_bytes: int) -> None:
+        """Allocate the flush buffer, twice the L2 cache, and calibrate the spin."""
+        self._flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
+        self._cycles_per_ms = self._calibrate()
+        self._hold_ms = 1.0
+
+    def _calibrate(self) -> float:
+        cycles = 20_000_000
+        for _ in range(3):  # the first ones raise the clock
+            start, end = _events()
+            start.record()
+            torch.cuda._sleep(cycles)
+            end.record()
+            end.synchronize()
+        return cycles / float(start.elapsed_time(end))
+
+    def lengthen(self) -> None:
+        """Hold longer: the last hold ended before the step was enqueued."""
+        self._hold_ms = min(MAX_HOLD_MS, 2 * self._hold_ms + HOLD_MARGIN_MS)
+
+    def let_go(self) -> None:
+        """Hold no more: this step cannot be enqueued behind a hold."""
+        self._hold_ms = 0.0
+
+    def expect(self, host_ms: float) -> None:
+        """Set the hold to what a step that takes `host_ms` to enqueue needs."""
+        self._hold_ms = min(MAX_HOLD_MS, 2 * host_ms + HOLD_MARGIN_MS)
+
+    def sample(self, step: Callable[[], object]) -> tuple[float, float, bool]:
+        """Run `step` once. Returns its GPU ms, its host ms, and whether the stream was held.
+
+        A step that synchronises, or enqueues more than the launch queue takes, waits for the
+        spin and is timed when the stream is free: not held.
+        """
+        held, (start, end) = torch.cuda.Event(), _events()
+        torch.cuda._sleep(int(self._hold_ms * self._cycles_per_ms))
+        held.record()
+        self._flush.zero_()
+        start.record()
+        before = time.perf_counter_ns()
+        step()
+        host_ms = (time.perf_counter_ns() - before) / 1e6
+        end.record()
+        was_held = not held.query()
+        end.synchronize()
+        return float(start.elapsed_time(end)), host_ms, was_held
+
+
+def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+
+def first_visits(run: Run, keep: Callable[[torch.Tensor], None]) -> list[float]:
+    """Run every step once, handing each output to `keep`. Returns wall times in ms."""
+    cuda = run.layer.device.type == "cuda"
+    walls = []
+    for index in range(run.steps):
+        before = time.perf_counter_ns()
+        out = run.step(index)
+        if cuda:
+            torch.cuda.synchronize()
+        walls.append((time.perf_counter_ns() - before) / 1e6)
+        keep(out)
+        del out
+    return walls
+
+
+def later_visits(run: Run) -> list[float]:
+    """Run every step again from the start. Returns wall times in ms."""
+    run.restart()
+    return first_visits(run, lambda out: None)
+
+
+def new_length_ms(first: list[float], later: list[float]) -> float | None:
+    """Return what the first visit to a length costs, at least, beyond a later one.
+
+    The least over the steps: a plan or a graph that is built for each length costs every one of
+    them, a busy machine only some. The very first step is left out: compilation and warm-up are
+    in it. None for a single step.
+    """
+    if len(first) < 2:
+        return None
+    return max(0.0, min(a - b for a, b in zip(first[1:], later[1:], strict=True)))
+
+
+def measure_cuda(
+    run: Run, stream: HeldStream, *, budget_s: float
+) -> tuple[Samples, Samples, bool]:
+    """Return GPU and host samples of a step in ms, and whether the stream was held."""
+    host: list[float] = []
+    passes_without_hold = 0
+
+    def one_pass() -> list[float]:
+        nonlocal passes_without_hold
+        give_up = passes_without_hold >= HOLD_RETRIES
+        if give_up:
+            stream.let_go()
+        run.restart()
+        gpu: list[float] = []
+        for index in range(run.steps):
+            gpu_ms, host_ms, held = stream.sample(functools.partial(run.step, index))
+            if held or give_up:
+                gpu.append(gpu_ms)
+                host.append(host_ms)
+            if held:
+                stream.expect(host_ms)
+            elif not give_up:
+                stream.lengthen()
+        if not gpu:
+            passes_without_hold += 1
+        return gpu
+
+    values, stopped = sample_until_known(one_pass, budget_s=budget_s)
+    layers = run.configuration.workload.layers
+    return (
+        summarise(values, stopped, layers=layers),
+        summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
+        passes_without_hold < HOLD_RETRIES,
+    )
+
+
+def measure_cpu(run: Run, *, budget_s: float) -> Samples:
+    """Return samples of a step's wall time in ms."""
+    values, stopped = sample_until_known(lambda: later_visits(run), budget_s=budget_s)
+    return summarise(values, stopped, layers=run.configuration.workload.layers)
+
+
+def measure_latency(
+    run: Run,
+    stream: HeldStream | None,
+    *,
+    first_step_ms: float,
+    new_length: float | None,
+    budget_s: float,
+) -> Latency:
+    """Sample the steps of `run`; `stream` is None on CPU."""
+    gpu, held = None, None
+    if stream is None:
+        host = measure_cpu(run, budget_s=budget_s)
+    else:
+        gpu, host, held = measure_cuda(run, stream, budget_s=budget_s)
+    binding = gpu if gpu is not None and gpu.value >= host.value else host
+    return Latency(
+        latency_ms=binding.value,
+        low_ms=binding.low,
+        high_ms=binding.high,
+        bound="gpu" if binding is gpu else "host",
+        gpu=gpu,
+        held=held,
+        host=host,
+        first_step_ms=first_step_ms,
+        new_length_ms=new_length,
+    )

@@ -1,0 +1,70 @@
+"""The measuring process's own part: attach to the device, then evaluate configurations."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+
+from objectives.environment import read_environment
+from objectives.evaluate import Evaluator
+from objectives.limits import Limits
+from objectives.worker import Message
+from variants.configuration import Configuration
+from variants.detect import DeviceMissingError, detect_device
+
+HOST_MEMORY_SHARE = 0.9  # of what is available: past it the kernel would kill something
+
+
+class DeviceStation:
+    """Evaluates configurations on the device of this process."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        """Take over an evaluator that is warm."""
+        self._evaluator = evaluator
+
+    def work(self, job: Message) -> Message:
+        """Evaluate `job["configuration"]` and return the Evaluation."""
+        configuration = Configuration.model_validate(job["configuration"])
+        evaluation: Message = self._evaluator.evaluate(configuration).model_dump(mode="json")
+        return evaluation
+
+    def usable(self) -> bool:
+        """Tell whether the CUDA context still works. After an error on CPU it is not asked."""
+        if self._evaluator.device.kind == "cpu":
+            return False  # a new process costs little, and what the error left behind is unknown
+        try:
+            torch.ones(1, device="cuda").add_(1).item()
+        except RuntimeError:
+            return False
+        return True
+
+
+def attach(options: Message, on_stage: Callable[[str], None]) -> tuple[Message, Any]:
+    """Find the device and warm it. The greeting holds the environment, or why there is none."""
+    try:
+        device = detect_device(options["device"])
+    except DeviceMissingError as error:
+        return {"missing": str(error)}, None
+    limits = Limits.model_validate(options["limits"])
+    if device.kind == "cpu":
+        _limit_host_memory(limits)
+    elif limits.max_memory_gib is not None:
+        # A configuration may use the limit beyond what is there; so may the reference.
+        share = min(1.0, (limits.max_memory_gib + 1) * 2**30 / device.memory_bytes)
+        torch.cuda.set_per_process_memory_fraction(share)
+    evaluator = Evaluator(device, limits, options["seed"], on_stage)
+    environment = read_environment(device)
+    return {"environment": environment.model_dump(mode="json")}, DeviceStation(evaluator)
+
+
+def _limit_host_memory(limits: Limits) -> None:
+    """Make an allocation that the machine has no room for fail, instead of ending the process."""
+    allowed = psutil.virtual_memory().available * HOST_MEMORY_SHARE
+    if limits.max_memory_gib is not None:
+        allowed = min(allowed, (limits.max_memory_gib + 1) * 2**30)
+    now = psutil.Process().memory_info().data
+    resource.setrlimit(resource.RLIMIT_DATA, (int(now + allowed), resource.RLIM_INFINITY))

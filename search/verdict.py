@@ -1,0 +1,171 @@
+"""The verdict: what was found, in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from objectives.evaluation import Evaluation, Outcome
+from search.text import duration, factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.front import Candidate, WorkloadResult
+from studies.results import Results
+from studies.space import Survey
+from variants.axes import AXES
+
+# What a stage of a trial counts as, in the split of a run's time.
+_SPLIT = {
+    "compile and first steps": ("first step",),
+    "measure": ("memory", "kernels", "latency"),
+    "check against reference": ("check",),
+    "build and free": ("build", "free"),
+    "search": ("search",),
+    "storage": ("storage",),
+    "transfer": ("transfer",),
+    "worker starts": ("worker start",),
+}
+_REASONS = 3  # shown for each outcome
+
+
+def print_space(console: Console, survey: Survey) -> None:
+    """Print the axes, the size of the space, and why combinations are missing."""
+    table = Table(title="search space", title_justify="left")
+    table.add_column("axis")
+    table.add_column("choices", overflow="fold")
+    for name, choices in survey.space.axes.items():
+        what = "" if AXES[name].of_variant else " (workload)"
+        table.add_row(f"{name}{what}", ", ".join(map(str, choices)))
+    console.print(table)
+    missing = sum(survey.impossible.values())
+    console.print(
+        f"{survey.size + missing} combinations over {len(survey.workloads)} workloads: "
+        f"{survey.size} possible, {missing} impossible"
+    )
+    for reason, count in survey.impossible.most_common():
+        console.print(f"  {count:>5}  {reason}", highlight=False)
+
+
+def print_verdict(console: Console, results: Results) -> None:
+    """Print, for each workload, the default against the winners."""
+    varying = set(results.plan.space.searched)
+    table = Table(
+        title="verdict: each workload's default against its winners", title_justify="left"
+    )
+    for heading in ("workload", "choice", "variant"):
+        table.add_column(heading, no_wrap=heading != "variant")
+    for heading in ("latency ms", "faster", "peak MiB", "smaller", "error"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    for result in results.workloads:
+        default = result.default
+        label = workload_label(result.workload, varying)
+        table.add_row(label, "default", *_numbers(default, None), _default_note(result))
+        for name, winner in result.winners.items():
+            candidate = winner.candidate
+            table.add_row(
+                "", name.replace("_", " "), *_winner(candidate, result), _note(winner.ties)
+            )
+        if not result.winners:
+            table.add_row("", "none", "nothing was measured", "", "", "", "", "", "")
+        table.add_section()
+    console.print(table)
+    console.print(
+        "faster, smaller: the default's number divided by the winner's. error: relative, against "
+        "a high-precision reference. latency: a step of all layers.",
+        style="dim",
+    )
+
+
+def _winner(candidate: Candidate, result: WorkloadResult) -> list[str]:
+    cells = _numbers(candidate.evaluation, result)
+    if candidate.number is None:
+        cells[0] = f"the default ({cells[0]})"
+    return cells
+
+
+def _numbers(evaluation: Evaluation, result: WorkloadResult | None) -> list[str]:
+    measured = evaluation.measurements
+    variant = evaluation.configuration.variant
+    if measured is None:
+        return [variant_label(variant), "–", "", "–", "", "–"]
+    latency, memory = measured.latency.latency_ms, measured.memory.peak_mib
+    unit = None if result is None else result.unit
+    return [
+        variant_label(variant, measured.backend_ran),
+        milliseconds(latency),
+        "" if unit is None else factor(latency / unit.latency_ms),
+        mebibytes(memory),
+        "" if unit is None else factor(memory / unit.peak_memory_mib),
+        f"{measured.relative_error:.1e}",
+    ]
+
+
+def _default_note(result: WorkloadResult) -> str:
+    default = result.default
+    notes = []
+    if default.outcome is not Outcome.MEASURED:
+        notes.append(f"{default.outcome.value}: {default.reason}")
+    if not result.unit.measured:
+        notes.append("factors are to its roofline")
+    return "; ".join(notes)
+
+
+def _note(ties: tuple[Candidate, ...]) -> str:
+    if not ties:
+        return ""
+    shown = [variant_label(tie.evaluation.configuration.variant) for tie in ties[:2]]
+    more = f" and {len(ties) - 2} more" if len(ties) > 2 else ""
+    return f"tie with {', '.join(shown)}{more}"
+
+
+def print_outcomes(console: Console, results: Results) -> None:
+    """Print how many trials ended in each outcome, and the commonest reasons."""
+    counts = results.outcomes
+    told = sum(counts.values())
+    table = Table(title=f"outcomes of {told} trials", title_justify="left")
+    table.add_column("outcome")
+    table.add_column("trials", justify="right")
+    table.add_column("commonest reasons", overflow="fold")
+    for outcome, count in counts.most_common():
+        reasons = results.reasons(outcome)
+        reasons.pop("", None)
+        lines = [f"{reason} ({n})" for reason, n in reasons.most_common(_REASONS)]
+        more = len(reasons) - len(lines)
+        table.add_row(
+            outcome.value, str(count), "\n".join(lines + [f"… {more} more"] * (more > 0))
+        )
+    console.print(table)
+    if results.abandoned:
+        console.print(f"{results.abandoned} more were abandoned by a process that ended")
+
+
+def print_time(console: Console, seconds: Mapping[str, float], wall_s: float, trials: int) -> None:
+    """Print where the time of this run went."""
+    table = Table(title=f"where {duration(wall_s)} went", title_justify="left")
+    for heading in ("part", "time", "share", "ms a trial"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    parts = {
+        part: sum(seconds.get(stage, 0.0) for stage in stages) for part, stages in _SPLIT.items()
+    }
+    parts["everything else"] = max(0.0, wall_s - sum(parts.values()))
+    for part, spent in parts.items():
+        share = f"{spent / wall_s:.0%}" if wall_s else ""
+        each = f"{spent / trials * 1e3:.0f}" if trials else ""
+        table.add_row(part, duration(spent), share, each)
+    console.print(table)
+
+
+def print_front(console: Console, result: WorkloadResult, varying: set[str]) -> None:
+    """Print the front of one workload, by rising memory."""
+    table = Table(
+        title=f"front of {workload_label(result.workload, varying)}", title_justify="left"
+    )
+    table.add_column("trial", justify="right")
+    table.add_column("variant")
+    for heading in ("latency ms", "faster", "peak MiB", "smaller", "error"):
+        table.add_column(heading, justify="right")
+    for candidate in result.front:
+        number = "default" if candidate.number is None else str(candidate.number)
+        table.add_row(number, *_numbers(candidate.evaluation, result))
+    console.print(table)

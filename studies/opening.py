@@ -1,0 +1,82 @@
+"""Starts a study or resumes one, and refuses to mix measurements that differ in kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.storages import BaseStorage
+
+from objectives.environment import Environment
+from objectives.limits import Limits
+from studies.space import SearchSpace
+from studies.study import (
+    Plan,
+    StudyError,
+    create_study,
+    environment_of,
+    load_study,
+    plan_of,
+    study_names,
+)
+
+
+def stored_plan(storage: BaseStorage, name: str | None) -> Plan | None:
+    """Return the plan of the study of that name, or None when there is no such study."""
+    if name is None or name not in study_names(storage):
+        return None
+    return plan_of(load_study(storage, name))
+
+
+def open_study(
+    storage: BaseStorage, name: str | None, plan: Plan, environment: Environment
+) -> optuna.Study:
+    """Create the study, or resume the one of that name. Without a name, one is made up.
+
+    Raises:
+        StudyError: The stored study was planned or measured differently; names each difference.
+    """
+    stored = stored_plan(storage, name)
+    if stored is None:
+        taken = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
+        if name is not None and name in taken:
+            raise StudyError(f"study {name} is not one of this product's, and is left alone")
+        if name is None:
+            name = next(
+                n for i in range(1, len(taken) + 2) if (n := f"attention-{i}") not in taken
+            )
+        return create_study(storage, name, plan, environment)
+    study = load_study(storage, name)
+    differences = plan_differences(stored, plan)
+    differences += environment_of(study).differences(environment)
+    if differences:
+        raise StudyError(f"study {name} cannot be resumed, these differ: {'; '.join(differences)}")
+    return study
+
+
+def plan_differences(there: Plan, here: Plan) -> list[str]:
+    """Name what two plans do not share."""
+    differences = _space_differences(there.space, here.space)
+    differences += _fields(there, here, ("sampler", "seed"))
+    differences += _fields(there.limits, here.limits, tuple(Limits.model_fields))
+    return differences
+
+
+def _space_differences(there: SearchSpace, here: SearchSpace) -> list[str]:
+    return [
+        f"{name}: {_listed(there.axes.get(name))} there, {_listed(here.axes.get(name))} here"
+        for name in sorted(there.axes.keys() | here.axes.keys())
+        if there.axes.get(name) != here.axes.get(name)
+    ]
+
+
+def _fields(there: object, here: object, names: Sequence[str]) -> list[str]:
+    return [
+        f"{name}: {getattr(there, name)} there, {getattr(here, name)} here"
+        for name in names
+        if getattr(there, name) != getattr(here, name)
+    ]
+
+
+def _listed(choices: Sequence[object] | None) -> str:
+    return "nothing" if choices is None else ",".join(map(str, choices))

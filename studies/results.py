@@ -1,0 +1,107 @@
+"""What a study has found so far: the one reading of it that tables, exports and pages share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import optuna
+import pandas as pd
+from optuna.trial import TrialState
+
+from objectives.environment import Environment
+from objectives.evaluation import Evaluation, Outcome
+from studies.front import WorkloadResult, candidates, front, winners
+from studies.study import Plan, Told, default_of, environment_of, plan_of, told, unit_of
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A study, read once."""
+
+    study_name: str
+    plan: Plan
+    environment: Environment
+    told: tuple[Told, ...]
+    defaults: tuple[Evaluation, ...]
+    abandoned: int
+    workloads: tuple[WorkloadResult, ...]
+
+    @property
+    def outcomes(self) -> Counter[Outcome]:
+        """How many trials ended in each outcome; abandoned ones are not trials of the budget."""
+        return Counter(trial.evaluation.outcome for trial in self.told)
+
+    def reasons(self, outcome: Outcome) -> Counter[str]:
+        """Count the reasons of one outcome."""
+        return Counter(
+            trial.evaluation.reason for trial in self.told if trial.evaluation.outcome is outcome
+        )
+
+
+def read_results(study: optuna.Study) -> Results:
+    """Read everything that a study holds; workloads without a default yet are left out."""
+    plan, environment = plan_of(study), environment_of(study)
+    trials = tuple(told(study))
+    by_workload: dict[str, list[tuple[int | None, Evaluation]]] = {}
+    for trial in trials:
+        key = trial.evaluation.configuration.workload.key
+        by_workload.setdefault(key, []).append((trial.number, trial.evaluation))
+    workloads, defaults = [], []
+    for workload in plan.space.workloads():
+        default = default_of(study, workload)
+        if default is None:
+            continue
+        defaults.append(default)
+        unit = unit_of(default, environment.device)
+        # The default competes: where nothing beats it, it is the winner.
+        measured = candidates([(None, default), *by_workload.get(workload.key, [])])
+        workloads.append(
+            WorkloadResult(workload, default, unit, front(measured), winners(measured, unit))
+        )
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return Results(
+        study.study_name,
+        plan,
+        environment,
+        trials,
+        tuple(defaults),
+        len(failed),
+        tuple(workloads),
+    )
+
+
+def as_table(results: Results) -> pd.DataFrame:
+    """Return one row a trial, defaults first (their `trial` is missing)."""
+    rows: list[tuple[int | None, Evaluation]] = [(None, default) for default in results.defaults]
+    rows += [(trial.number, trial.evaluation) for trial in results.told]
+    table = pd.DataFrame([_row(number, evaluation) for number, evaluation in rows])
+    return table.astype({"trial": "Int64"}) if len(table) else table
+
+
+def _row(number: int | None, evaluation: Evaluation) -> dict[str, object]:
+    configuration, measured = evaluation.configuration, evaluation.measurements
+    row: dict[str, object] = {
+        "trial": number,
+        **configuration.workload.model_dump(mode="json"),
+        **configuration.variant.model_dump(mode="json"),
+        "outcome": evaluation.outcome.value,
+        "reason": evaluation.reason,
+    }
+    if measured is not None:
+        latency, memory = measured.latency, measured.memory
+        row |= {
+            "latency_ms": latency.latency_ms,
+            "latency_low_ms": latency.low_ms,
+            "latency_high_ms": latency.high_ms,
+            "bound": latency.bound,
+            "gpu_ms": None if latency.gpu is None else latency.gpu.value,
+            "host_ms": latency.host.value,
+            "held": latency.held,
+            "first_step_ms": latency.first_step_ms,
+            "new_length_ms": latency.new_length_ms,
+            **memory.model_dump(),
+            "relative_error": measured.relative_error,
+            "backend_ran": measured.backend_ran,
+        }
+    return row | {f"seconds {stage}": spent for stage, spent in evaluation.seconds.items()}

@@ -1,0 +1,106 @@
+"""One run of a study: defaults first, then trials until the budget is spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import optuna
+
+from objectives.bench import Bench
+from objectives.evaluation import Evaluation
+from studies.sampler import ConfigurationSampler
+from studies.space import Survey
+from studies.study import (
+    Plan,
+    abandon,
+    ask,
+    default_of,
+    objective_unit,
+    recover,
+    set_default,
+    tell,
+    told,
+)
+from variants.configuration import Configuration, default_variant
+from variants.workload import Workload
+
+
+@dataclass
+class Session:
+    """Measures the configurations of a study one after another.
+
+    A caller drives it: `workloads_without_default` and `measure_default`, then `trial` while
+    `remaining` is positive.
+    """
+
+    study: optuna.Study
+    plan: Plan
+    survey: Survey
+    bench: Bench
+    seconds: dict[str, float] = field(default_factory=dict)  # where this run's time went
+    abandoned: int = 0
+    _defaults: dict[str, Evaluation] = field(default_factory=dict)  # by workload key
+
+    def __post_init__(self) -> None:
+        """Settle what a dead run left behind, and install the sampler."""
+        self.abandoned = recover(self.study)
+        self._device = self.bench.device()
+        for workload in self.survey.workloads:
+            default = default_of(self.study, workload)
+            if default is not None:
+                self._defaults[workload.key] = default
+        self.study.sampler = ConfigurationSampler(self.survey, self.plan.sampler, self.plan.seed)
+
+    def tried(self) -> int:
+        """Return how many unique configurations the study has told."""
+        return sum(1 for _ in told(self.study))
+
+    def budget(self, trials: int) -> int:
+        """Return how many trials can be had of `trials`: the space may be smaller."""
+        return min(trials, self.survey.size)
+
+    def workloads_without_default(self) -> Iterator[Workload]:
+        """Yield the workloads whose default is still to be measured."""
+        for workload in self.survey.workloads:
+            if workload.key not in self._defaults:
+                yield workload
+
+    def measure_default(self, workload: Workload) -> Evaluation:
+        """Measure and store what PyTorch does with `workload` by default."""
+        variant = default_variant(workload, self._device)
+        evaluation = self._evaluate(Configuration(workload=workload, variant=variant))
+        set_default(self.study, evaluation)
+        self._defaults[workload.key] = evaluation
+        return evaluation
+
+    def trial(self) -> Evaluation:
+        """Ask, measure and tell one trial. An interrupt abandons it and is passed on.
+
+        Raises:
+            SpaceExhausted: `budget` was spent before.
+        """
+        before = time.monotonic()
+        trial, configuration = ask(self.study, self.plan.space)
+        self._add("search", time.monotonic() - before)
+        try:
+            evaluation = self._evaluate(configuration)
+        except BaseException:
+            abandon(self.study, trial, "interrupted")
+            raise
+        before = time.monotonic()
+        default = self._defaults[configuration.workload.key]
+        unit = objective_unit(self.plan, default, self._device)
+        tell(self.study, trial, evaluation, unit)
+        self._add("storage", time.monotonic() - before)
+        return evaluation
+
+    def _evaluate(self, configuration: Configuration) -> Evaluation:
+        evaluation = self.bench.evaluate(configuration)
+        for stage, spent in evaluation.seconds.items():
+            self._add(stage, spent)
+        return evaluation
+
+    def _add(self, stage: str, spent: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + spent

@@ -1,0 +1,28 @@
+"""The backend axis: how softmax(QKᵀ)V is computed. A new backend is one entry in one file."""
+
+import re
+from collections.abc import Iterable
+
+from variants.backends.backend import Attention, Backend, Support, Takes
+from variants.backends.eager import EAGER
+from variants.backends.flex import FLEX
+from variants.backends.sdpa import AUTO, CUDNN, EFFICIENT, FLASH, MATH
+from variants.device import DeviceKind
+from variants.registry import Registry
+
+__all__ = ["BACKENDS", "Attention", "Backend", "Support", "Takes", "backend_that_ran"]
+
+BACKENDS = Registry("backend", [AUTO, EAGER, MATH, FLASH, EFFICIENT, CUDNN, FLEX])
+
+
+def backend_that_ran(kernels: Iterable[str], kind: DeviceKind) -> str | None:
+    """Return the backend whose proof is among the names of a step's operators and kernels.
+
+    From elaborate to simple, since the simple ones are made of operators that others use too.
+    """
+    names = tuple(kernels)
+    for backend in reversed(list(BACKENDS.values())):
+        pattern = backend.proof.get(kind)
+        if pattern is not None and any(re.search(pattern, name) for name in names):
+            return backend.name
+    return None

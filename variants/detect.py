@@ -1,0 +1,83 @@
+"""Reads the facts of the device that this process can use. Initialises CUDA: workers only."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from variants.device import Device, DeviceKind
+
+
+class DeviceMissingError(ValueError):
+    """The device asked for is not one this machine has."""
+
+
+def detect_device(kind: DeviceKind | None = None) -> Device:
+    """Return the facts of the CUDA device if there is one, else of the CPU; or of `kind`.
+
+    Raises:
+        DeviceMissingError: `kind` is cuda and PyTorch sees no CUDA device.
+    """
+    import torch
+
+    if kind != "cpu" and torch.cuda.is_available():
+        return _cuda_device()
+    if kind == "cuda":
+        raise DeviceMissingError(
+            f"device must be one this machine has (cpu), got cuda: "
+            f"torch {torch.__version__} sees no CUDA device"
+        )
+    return Device(
+        kind="cpu",
+        name=_cpu_name(),
+        memory_bytes=_host_memory_bytes(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        cpp_compiler=_has_cpp_compiler(),
+    )
+
+
+def _cuda_device() -> Device:
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    triton = importlib.util.find_spec("triton")
+    return Device(
+        kind="cuda",
+        name=properties.name,
+        capability=(properties.major, properties.minor),
+        memory_bytes=properties.total_memory,
+        l2_bytes=properties.L2_cache_size,
+        torch=torch.__version__,
+        cudnn=torch.backends.cudnn.version(),
+        triton=None if triton is None else version("triton"),
+        cpp_compiler=_has_cpp_compiler(),
+    )
+
+
+def _has_cpp_compiler() -> bool:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return bool(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return False
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _host_memory_bytes() -> int:
+    import os
+
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
