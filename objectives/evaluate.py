@@ -78,15 +78,13 @@ class Evaluator:
         except torch.OutOfMemoryError as error:
             outcome, reason, measurements = Outcome.OUT_OF_MEMORY, _first_line(error), None
         except (RuntimeError, ValueError, NotImplementedError) as error:
-            outcome_of_error = _outcome_of(error)
-            if outcome_of_error is None:
+            known = _outcome_of(error)
+            if known is None:
                 raise
-            outcome, reason, measurements = outcome_of_error, _first_line(error), None
+            outcome, reason, measurements = known, _first_line(error), None
         # Outside the handlers: a traceback holds the tensors of its frames.
         with self._stage("free"):
-            self._forget_compiled()
-            gc.collect()
-            settle()
+            self._free(configuration)
         return Evaluation(
             configuration=configuration,
             outcome=outcome,
@@ -131,17 +129,17 @@ class Evaluator:
         outcome, reason = self._judge(configuration, measurements)
         return outcome, reason, measurements
 
-    def _forget_compiled(self) -> None:
-        """Drop compiled graphs: past a few of one function, PyTorch refuses to compile more."""
-        if not torch._dynamo.utils.counters["frames"]:
-            return
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-        if not self._compiler_frozen:
-            # Its modules arrived with the first compilation, and stay.
-            gc.collect()
-            gc.freeze()
+    def _free(self, configuration: Configuration) -> None:
+        """Leave nothing of a trial behind: no graph, no tensor, no cached segment."""
+        compiled = BACKENDS[configuration.variant.backend].compiled
+        if compiled:
+            # Past a few graphs of one function, PyTorch refuses to compile more.
+            torch._dynamo.reset()
+        gc.collect()
+        if compiled and not self._compiler_frozen:
+            gc.freeze()  # the compiler's modules arrived with its first use, and stay
             self._compiler_frozen = True
+        settle()
 
     def _stall(
         self, configuration: Configuration, ran: str | None, measured: float | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -72,8 +73,14 @@ class Worker:
         self._log.seek(0)
         self._log.truncate()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "objectives.worker"]
-            + [str(theirs.fileno()), self._target, self._options],
+            [
+                sys.executable,
+                "-m",
+                "objectives.worker",
+                str(theirs.fileno()),
+                self._target,
+                self._options,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -162,10 +169,8 @@ class Worker:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         self._process.wait()
         self._process = None
 

@@ -1,8 +1,8 @@
 """The measuring process: a loop that does one job at a time for its parent.
 
-Run as `python -m objectives.worker DESCRIPTOR MODULE:FUNCTION OPTIONS`. The function is called once
-with the options and a callback for stages; it returns a greeting and a `Station`. Messages are
-JSON over a pipe of their own, so nothing that a library prints can be taken for an answer, and
+Run as `python -m objectives.worker DESCRIPTOR MODULE:FUNCTION OPTIONS`. The function is called
+once with the options and a callback for stages; it returns a greeting and a `Station`. Messages
+are JSON over a pipe of their own, so nothing that a library prints can be taken for an answer, and
 nothing is ever unpickled.
 """
 
@@ -55,6 +55,7 @@ def main(arguments: list[str]) -> int:
         except EOFError:
             return 0
         error = None
+        answer: Message = {}
         try:
             answer = {"result": station.work(job)}
         except Exception as raised:  # the one place: whatever a trial raises is its outcome

@@ -10,7 +10,7 @@ from variants.axes import AXES, Choice
 
 
 class UsageError(ValueError):
-    """Wrong use; the message is one line that names the option, the value and what was expected."""
+    """Wrong use; the message is one line: the option, the value and what was expected."""
 
 
 def choices_from_options(options: Mapping[str, str | None]) -> dict[str, tuple[Choice, ...]]:

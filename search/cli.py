@@ -1,12 +1,13 @@
-"""The command line: parse, wire, print. Exit status 0 done, 1 nothing measured, 2 wrong usage,
-130 interrupted.
+"""The command line: parse, wire, print.
+
+Exit status: 0 done, 1 nothing could be measured, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -49,12 +50,12 @@ app = typer.Typer(
 )
 console = Console()
 # typer carries click under one name or another; what both share is reached through this class.
-_ClickUsageError = typer.BadParameter.__mro__[1]
+_ClickUsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 DEFAULT_STORAGE = "sqlite:///goldilocks.db"
 
 
-def _axis(name: str) -> object:
+def _axis(name: str) -> Any:
     cuda, cpu = (DEFAULT_AXES[kind].get(name) for kind in ("cuda", "cpu"))
     default = ""
     if cuda is not None and cpu is not None:
@@ -208,10 +209,9 @@ def run(
         wanted = fill_defaults(given, base)
         found = survey(wanted, here)
         print_space(console, found)
-        console.print(
-            f"on {here.name}, torch {here.torch}; about "
-            f"{duration(estimate_s(found, here.kind, trials))} for {min(trials, found.size)} trials"
-        )
+        expected = duration(estimate_s(found, here.kind, trials))
+        count = min(trials, found.size)
+        console.print(f"on {here.name}, torch {here.torch}; about {expected} for {count} trials")
         if not given and stored is None:
             console.print(
                 "These are defaults. Your own workload: --batch 8 --seq-len 4096 --q-heads 32 "
@@ -412,9 +412,9 @@ def main() -> int:
     except typer.Exit as error:
         return error.exit_code
     except _ClickUsageError as error:
-        return _wrong(str(getattr(error, "message", "")) or str(error), error)
+        return _wrong(error)
     except (UsageError, SpaceError, StudyError, DeviceMissingError) as error:
-        return _wrong(str(error), error)
+        return _wrong(error)
     except WorkerError as error:
         print(f"error: the measuring process cannot be used: {error}", file=sys.stderr)
         return 1
@@ -423,7 +423,7 @@ def main() -> int:
     return 0
 
 
-def _wrong(message: str, error: Exception) -> int:
-    formatted = error.format_message() if hasattr(error, "format_message") else message
+def _wrong(error: Exception) -> int:
+    formatted = getattr(error, "format_message", error.__str__)()
     print(f"error: {' '.join(formatted.split())}", file=sys.stderr)
     return 2

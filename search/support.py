@@ -22,9 +22,13 @@ def print_support(
 ) -> None:
     """Print one row for each backend and precision, one column for each score_mod."""
     mods = tuple(entry.canonical() for entry in SCORE_MODS.values())
-    base = {name: choices[:1] for name, choices in DEFAULT_AXES[device.kind].items()}
-    decisions = {name: axis.known or () for name, axis in AXES.items() if axis.of_variant}
-    space = fill_defaults(given, base | {"score_mod": mods} | decisions)
+    base: dict[str, tuple[Choice, ...]] = {
+        name: choices[:1] for name, choices in DEFAULT_AXES[device.kind].items()
+    }
+    decisions: dict[str, tuple[Choice, ...]] = {
+        name: axis.known or () for name, axis in AXES.items() if axis.of_variant
+    }
+    space = fill_defaults(given, {**base, "score_mod": mods, **decisions})
     why: Counter[str] = Counter()
     runs: dict[tuple[str, str], dict[str, bool]] = {}
     for workload in space.workloads():

@@ -129,8 +129,7 @@ def print_outcomes(console: Console, results: Results) -> None:
     table.add_column("commonest reasons", overflow="fold")
     for outcome, count in counts.most_common():
         reasons = results.reasons(outcome)
-        reasons.pop("", None)
-        lines = [f"{reason} ({n})" for reason, n in reasons.most_common(_REASONS)]
+        lines = [f"{reason} ({n})" for reason, n in reasons[:_REASONS]]
         more = len(reasons) - len(lines)
         table.add_row(
             outcome.value, str(count), "\n".join(lines + [f"… {more} more"] * (more > 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from studies.front import WorkloadResult, candidates, front, winners
 from studies.study import Plan, Told, default_of, environment_of, plan_of, told, unit_of
+
+_NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,20 @@ class Results:
         """How many trials ended in each outcome; abandoned ones are not trials of the budget."""
         return Counter(trial.evaluation.outcome for trial in self.told)
 
-    def reasons(self, outcome: Outcome) -> Counter[str]:
-        """Count the reasons of one outcome."""
-        return Counter(
-            trial.evaluation.reason for trial in self.told if trial.evaluation.outcome is outcome
-        )
+    def reasons(self, outcome: Outcome) -> list[tuple[str, int]]:
+        """Return the reasons of one outcome, commonest first, with how often each occurred.
+
+        Reasons that differ in their numbers alone count as one, shown as it first occurred.
+        """
+        shown: dict[str, str] = {}
+        counts: Counter[str] = Counter()
+        for trial in self.told:
+            reason = trial.evaluation.reason
+            if trial.evaluation.outcome is outcome and reason:
+                kind = _NUMBER.sub("#", reason)
+                shown.setdefault(kind, reason)
+                counts[kind] += 1
+        return [(shown[kind], count) for kind, count in counts.most_common()]
 
 
 def read_results(study: optuna.Study) -> Results:

@@ -29,6 +29,7 @@ from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
 from objectives.roofline import bound
 from studies.space import SearchSpace
+from variants.axes import Choice
 from variants.configuration import Configuration
 from variants.device import Device
 from variants.workload import Workload
@@ -292,12 +293,18 @@ def ask(study: optuna.Study, space: SearchSpace) -> tuple[Trial, Configuration]:
     trial = study.ask()
     trial.set_user_attr(OWNER, owner_of_this_process())
     searched = space.searched
-    params = {}
+    params: dict[str, Choice] = {}
     for name in (name for name in searched if name != "cache"):
-        params[name] = trial.suggest_categorical(name, searched[name])
+        params[name] = _suggest(trial, name, searched[name])
     if "cache" in searched and space.configuration(params).workload.decodes:
-        params["cache"] = trial.suggest_categorical("cache", searched["cache"])
+        params["cache"] = _suggest(trial, "cache", searched["cache"])
     return trial, space.configuration(params)
+
+
+def _suggest(trial: Trial, name: str, choices: tuple[Choice, ...]) -> Choice:
+    choice = trial.suggest_categorical(name, choices)
+    assert isinstance(choice, int | str)
+    return choice
 
 
 def _one_line(error: Exception) -> str:

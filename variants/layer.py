@@ -24,6 +24,11 @@ class AttentionLayer(nn.Module):
     takes those of all tokens so far. The output has the input's shape.
     """
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+
     def __init__(
         self, configuration: Configuration, weights: Weights, *, capacity: int | None = None
     ) -> None:
@@ -52,7 +57,7 @@ class AttentionLayer(nn.Module):
                 )
             linear = nn.Linear(in_features, out_features, bias=False, device="meta")
             linear.weight = nn.Parameter(weight.to(self.precision.dtype, copy=True), False)
-            setattr(self, f"{name}_proj", linear)
+            self.add_module(f"{name}_proj", linear)
         self._backend = self._prepare_backend()
 
     @property

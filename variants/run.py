@@ -11,9 +11,10 @@ from variants.layer import AttentionLayer
 
 
 class Run:
-    """The consecutive steps of a workload on one layer: `restart()`, then `step(0)`, `step(1)`, …
+    """The consecutive steps of a workload on one layer.
 
-    Prefill is one step; decode is `new_tokens` of them on a growing context.
+    `restart()`, then `step(0)`, `step(1)` and so on. Prefill is one step; decode is `new_tokens`
+    of them on a growing context.
     """
 
     def __init__(self, configuration: Configuration, device: torch.device, seed: int) -> None:
@@ -52,7 +53,7 @@ class Run:
         return out
 
     def resident_bytes(self) -> int:
-        """Return the bytes of all tensors that exist between steps: weights, cache, inputs, bias."""
+        """Return the bytes of what exists between steps: weights, cache, inputs, bias."""
         layer = self.layer
         return layer.weight_bytes + layer.cache_bytes + self._hidden.nbytes + layer.bias_bytes
 

@@ -56,6 +56,19 @@ def _backend_reasons(
         reasons.append(f"backend {name} takes no bias, and {mod.name} needs one")
     if workload.grouped and not support.grouped_heads:
         reasons.append(f"backend {name} needs kv_heads equal to q_heads")
+    reasons += _head_dim_reasons(name, support, configuration, device)
+    if support.needs_triton and device.triton is None:
+        reasons.append(f"backend {name} needs Triton, which is not installed")
+    if support.needs_cpp_compiler and not device.cpp_compiler:
+        reasons.append(f"backend {name} needs a C++ compiler on {device.kind}, and none was found")
+    return reasons
+
+
+def _head_dim_reasons(
+    name: str, support: Support, configuration: Configuration, device: Device
+) -> list[str]:
+    workload, variant = configuration.workload, configuration.variant
+    reasons = []
     multiple = (support.head_dim_multiple or {}).get(variant.precision, 1)
     if workload.head_dim % multiple:
         reasons.append(
@@ -72,10 +85,6 @@ def _backend_reasons(
         reasons.append(
             f"backend {name} takes head_dim up to {limits[-1]} here, got {workload.head_dim}"
         )
-    if support.needs_triton and device.triton is None:
-        reasons.append(f"backend {name} needs Triton, which is not installed")
-    if support.needs_cpp_compiler and not device.cpp_compiler:
-        reasons.append(f"backend {name} needs a C++ compiler on {device.kind}, and none was found")
     return reasons
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from variants.backends import BACKENDS
 from variants.caches import CACHES
 from variants.executions import EXECUTIONS
 from variants.precisions import PRECISIONS
+from variants.registry import Registry
 
-VARIANT_AXES = {
+VARIANT_AXES: Mapping[str, Registry[Any]] = {
     "backend": BACKENDS,
     "precision": PRECISIONS,
     "cache": CACHES,

@@ -83,6 +83,7 @@ class Backend:
     # Regular expression that an operator or kernel of a step matches, by device kind: the proof
     # that this backend ran.
     proof: Mapping[DeviceKind, str]
+    compiled: bool = False  # through torch.compile, whatever the execution
     searched: bool = True  # False: a baseline, not a choice of the search
 
 

@@ -124,5 +124,6 @@ FLEX = Backend(
         ),
     },
     prepare=prepare_flex,
+    compiled=True,
     proof={"cpu": r"^## Call CompiledFxGraph", "cuda": r"^triton_tem_fused"},
 )

@@ -1,0 +1,101 @@
+"""A bench that measures nothing: its numbers are a function of the configuration's key."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+from objectives.environment import Environment
+from objectives.evaluation import (
+    Evaluation,
+    Latency,
+    Measurements,
+    Memory,
+    Outcome,
+    Samples,
+)
+from variants.configuration import Configuration
+from variants.device import DEVICE_PROFILES, Device
+
+
+def measurements(latency_ms: float, memory_mib: float, spread: float = 0.0) -> Measurements:
+    samples = Samples(
+        quantile=0.5,
+        value=latency_ms,
+        low=latency_ms - spread,
+        high=latency_ms + spread,
+        iqr=spread,
+        count=20,
+        stopped="precise",
+    )
+    return Measurements(
+        latency=Latency(
+            latency_ms=latency_ms,
+            low_ms=samples.low,
+            high_ms=samples.high,
+            bound="gpu",
+            gpu=samples,
+            held=True,
+            host=samples,
+            first_step_ms=1.0,
+            new_length_ms=None,
+        ),
+        memory=Memory(
+            peak_mib=memory_mib,
+            weights_mib=1.0,
+            cache_mib=0.0,
+            transient_mib=memory_mib - 1.0,
+            reserved_mib=memory_mib,
+            workspace_mib=32.0,
+        ),
+        relative_error=1e-3,
+        backend_ran="flash",
+        kernels=("aten::_scaled_dot_product_flash_attention",),
+    )
+
+
+def share(text: str) -> float:
+    """A number in [0, 1) that looks random and is always the same for a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+
+
+class FakeBench:
+    def __init__(
+        self,
+        fails: dict[str, Outcome] | None = None,
+        profile: str = "h100",
+        pause_s: float = 0.0,
+    ) -> None:
+        self.fails = fails or {}  # outcome by backend
+        self.calls: list[str] = []
+        self._profile, self._pause_s = profile, pause_s
+
+    def device(self) -> Device:
+        return DEVICE_PROFILES[self._profile].device
+
+    def environment(self) -> Environment:
+        return Environment(
+            device=self.device(),
+            driver="580",
+            cuda="13.0",
+            python="3.12.3",
+            platform="Linux x86_64",
+            goldilocks="0",
+        )
+
+    def evaluate(self, configuration: Configuration) -> Evaluation:
+        time.sleep(self._pause_s)
+        self.calls.append(configuration.key)
+        outcome = self.fails.get(configuration.variant.backend, Outcome.MEASURED)
+        if outcome is not Outcome.MEASURED:
+            return Evaluation(configuration=configuration, outcome=outcome, reason="as planned")
+        size = configuration.workload.batch * configuration.workload.seq_len
+        return Evaluation(
+            configuration=configuration,
+            outcome=outcome,
+            measurements=measurements(
+                size * (1 + share(configuration.key)),
+                size * (2 - share(configuration.variant.key)),
+            ),
+            seconds={"latency": 0.0},
+        )

@@ -1,0 +1,144 @@
+"""What only a CUDA device can show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from objectives.bench import DeviceBench
+from objectives.evaluate import Evaluator
+from objectives.evaluation import Outcome
+from objectives.latency import HeldStream
+from objectives.limits import Limits
+from tests.objectives.test_evaluate import configuration
+from variants.configuration import Configuration, default_variant
+from variants.detect import detect_device
+from variants.workload import Phase, Workload
+
+pytestmark = pytest.mark.cuda
+DECODE = Workload(batch=4, seq_len=2048, q_heads=16, head_dim=64)
+
+
+@pytest.fixture
+def evaluator() -> Iterator[Evaluator]:
+    yield Evaluator(detect_device("cuda"), Limits(sampling_s=0.1), seed=0)
+
+
+@pytest.fixture
+def bench() -> Iterator[DeviceBench]:
+    bench = DeviceBench(Limits(sampling_s=0.1), seed=0, device="cuda")
+    yield bench
+    bench.close()
+
+
+def test_memory_is_the_same_to_the_byte_in_any_order(evaluator: Evaluator) -> None:
+    variants = [
+        "flash bf16 static",
+        "math fp32 none",
+        "efficient fp16 concat",
+        "eager tf32 static",
+    ]
+    seen: dict[str, set[float | None]] = {}
+    for order in (variants, variants[::-1], variants):
+        for variant in order:
+            evaluation = evaluator.evaluate(configuration(DECODE, variant))
+            seen.setdefault(variant, set()).add(evaluation.peak_memory_mib)
+    assert {variant: len(peaks) for variant, peaks in seen.items()} == dict.fromkeys(variants, 1)
+
+
+def test_static_cache_weighs_what_arithmetic_says(evaluator: Evaluator) -> None:
+    measured = evaluator.evaluate(configuration(DECODE, "flash bf16 static")).measurements
+    assert measured is not None
+    memory = measured.memory
+    assert memory.weights_mib == 4 * 1024 * 1024 * 2 / 2**20
+    assert memory.cache_mib == 2 * 4 * 16 * 2057 * 64 * 2 / 2**20
+    assert memory.transient_mib < 1
+    assert measured.latency.held
+    assert measured.latency.gpu is not None
+
+
+def test_the_held_stream_removes_launch_gaps() -> None:
+    stream = HeldStream(detect_device("cuda").l2_bytes)
+    tensor = torch.ones(1, device="cuda")
+
+    def many_small_kernels() -> None:
+        for _ in range(100):
+            tensor.add_(1)
+
+    for _ in range(3):
+        stream.expect(stream.sample(many_small_kernels)[1])
+    gpu_ms, _, held = stream.sample(many_small_kernels)
+    assert held
+    assert gpu_ms < 0.5  # a hundred kernels of 2 to 3 µs, one behind the other
+
+
+def test_a_step_that_synchronises_is_not_counted_as_held() -> None:
+    stream = HeldStream(detect_device("cuda").l2_bytes)
+    tensor = torch.ones(1, device="cuda")
+    assert not stream.sample(lambda: tensor.item())[2]
+
+
+def test_default_resolves_to_a_real_backend(evaluator: Evaluator) -> None:
+    of = Configuration(workload=DECODE, variant=default_variant(DECODE, evaluator.device))
+    measured = evaluator.evaluate(of).measurements
+    assert measured is not None
+    assert measured.backend_ran in ("cudnn", "flash", "efficient", "math")
+
+
+def test_a_cudnn_plan_for_each_length_is_a_stall_whichever_trial_pays_it(
+    evaluator: Evaluator,
+) -> None:
+    if detect_device("cuda").capability != (9, 0):
+        pytest.skip("seen on Hopper")
+    outcomes = [
+        evaluator.evaluate(configuration(DECODE, "cudnn bf16 concat")).outcome for _ in range(2)
+    ]
+    assert outcomes == [Outcome.STALLS, Outcome.STALLS]
+
+
+def test_out_of_memory_names_the_bytes_and_leaves_nothing_behind(bench: DeviceBench) -> None:
+    long = Workload(phase=Phase.PREFILL, seq_len=65536, q_heads=64, kv_heads=1, head_dim=16)
+    before = bench.evaluate(configuration(DECODE, "flash bf16 static"))
+    failed = bench.evaluate(configuration(long, "eager fp32"))
+    after = bench.evaluate(configuration(DECODE, "flash bf16 static"))
+    assert failed.outcome is Outcome.OUT_OF_MEMORY
+    assert "Tried to allocate" in failed.reason
+    assert after.outcome is Outcome.MEASURED
+    assert after.peak_memory_mib == before.peak_memory_mib
+    assert "worker start" not in after.seconds
+
+
+def test_the_parent_creates_no_cuda_context() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "from objectives.bench import DeviceBench\n"
+        "from objectives.limits import Limits\n"
+        "bench = DeviceBench(Limits(), seed=0, device='cuda'); bench.device(); bench.close()\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_device_side_assert_is_a_crash_and_the_next_trial_is_measured() -> None:
+    bench = DeviceBench(
+        Limits(sampling_s=0.1),
+        seed=0,
+        device="cuda",
+        target="tests.objectives.broken_station:attach",
+    )
+    try:
+        crashed = bench.evaluate(
+            configuration(DECODE.model_copy(update={"batch": 13}), "math bf16 static")
+        )
+        assert crashed.outcome is Outcome.CRASHED
+        assert "device-side assert" in crashed.reason
+        assert bench.worker.pid is None
+        measured = bench.evaluate(configuration(DECODE, "math bf16 static"))
+        assert measured.outcome is Outcome.MEASURED
+    finally:
+        bench.close()

@@ -1,0 +1,229 @@
+"""The command line, as a child process and as a function."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from wsgiref.simple_server import make_server
+
+import psutil
+import pytest
+from optuna.storages import BaseStorage
+from optuna_dashboard import wsgi
+
+from objectives.evaluation import Outcome
+from search.cli import main
+from studies.dashboard import _QuietHandler
+from studies.export import Export
+from studies.study import load_study, open_storage, told
+from tests.fake_bench import FakeBench
+from tests.studies.test_session import run, session
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--device", "cpu", "--batch", "1", "--seq-len", "64", "--new-tokens", "2", "--q-heads", "2", "--head-dim", "16", "--score-mod", "none,alibi", "--backend", "eager,math,flash"]
+
+
+def search(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "search", *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_the_main_job_end_to_end(tmp_path: Path) -> None:
+    first = search("run", "--trials", "6", *TINY, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    for words in ("search space", "verdict", "outcomes of 6 trials", "where", "next:"):
+        assert words in first.stdout
+    assert "auto→flash fp32 concat" in first.stdout
+
+    resumed = search("run", "--study", "attention-1", "--trials", "9", *TINY, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "budget spent: 9 trials" in resumed.stdout
+    assert "3 of them now" in resumed.stdout
+    study = load_study(open_storage(f"sqlite:///{tmp_path / 'goldilocks.db'}"), None)
+    keys = [record.evaluation.configuration.key for record in told(study)]
+    assert len(keys) == len(set(keys)) == 9
+
+    shown = search("show", cwd=tmp_path)
+    exported = search("export", "--output", "best.json", cwd=tmp_path)
+    assert (shown.returncode, exported.returncode) == (0, 0)
+    document = Export.model_validate_json((tmp_path / "best.json").read_text())
+    for workload in document.workloads:
+        for choice in workload.front:
+            variant = choice.configuration.variant
+            number = "default" if choice.trial is None else str(choice.trial)
+            cells = rf"{number} .*{variant.precision} {variant.cache}.*"
+            cells += re.escape(f"{choice.measurements.memory.peak_mib:.1f}")
+            assert re.search(cells, shown.stdout)
+
+    table = search("table", cwd=tmp_path)
+    assert table.returncode == 0
+    assert len(table.stdout.splitlines()) == 1 + 2 + 9
+
+
+def test_dry_run_prints_the_space_and_measures_nothing(tmp_path: Path) -> None:
+    done = search("run", "--dry-run", *TINY, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "precision tf32 does not exist on cpu" in done.stdout
+    assert re.search(r"about .* for 36 trials", done.stdout)
+    with _storage(tmp_path) as opened:
+        assert opened.get_all_studies() == []
+
+
+@contextmanager
+def _storage(folder: Path) -> Iterator[BaseStorage]:
+    yield open_storage(f"sqlite:///{folder / 'goldilocks.db'}")
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_interrupt_keeps_what_was_told_and_says_how_to_resume(
+    tmp_path: Path, interrupts: int
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search", "run", *TINY, "--trials", "36"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("   3/36"):
+            break
+    workers = psutil.Process(process.pid).children()
+    for _ in range(interrupts):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == ""
+    assert "python -m search run --study attention-1" in rest
+    assert not [worker for worker in workers if worker.is_running()]
+    with _storage(tmp_path) as opened:
+        study = load_study(opened, "attention-1")
+        assert 3 <= sum(1 for _ in told(study)) < 36
+
+
+BAD: list[tuple[str, str]] = [
+    ("run --trials 0", "--trials"),
+    ("run --trials abc", "--trials"),
+    ("run --backend flsh", "--backend: backend must be one of eager, math, .*; got flsh"),
+    ("run --backend auto", "--backend: backend must be one of"),
+    ("run --batch 0", "--batch: batch must be a positive integer, got 0"),
+    ("run --batch x", "--batch: batch must be a positive integer, got 'x'"),
+    ("run --score-mod sliding_window:0", "window in keys of sliding_window must be a positive"),
+    ("run --sampler best", "--sampler must be one of tpe, nsga2, random; got best"),
+    ("run --device gpu", "--device"),
+    ("run --nonsense", "nonsense"),
+    ("run --storage sqlite:////nowhere/at/all.db", "storage must be a database .* /nowhere/at"),
+    ("run --storage nonsense", "storage must be"),
+    ("run --space absent.toml", "--space must be a file that can be read, got absent.toml"),
+    ("run --space broken.toml", "--space must be a TOML file, got broken.toml"),
+    ("run --space axis.toml", "axis must be one of phase, .*; got bach"),
+    ("run --space type.toml", "batch must be a positive integer, got 1.5"),
+    ("run --space table.toml", r"tables must be \[axes\] alone, got axis"),
+    ("run --space empty.toml", "batch must have a choice, got none"),
+    ("show --study absent", "study"),
+    ("show", "the storage holds no study"),
+    ("export --study absent", "study"),
+    ("table --output x.xlsx", "study|must end in .csv or .parquet"),
+    ("dashboard", "the storage holds no study"),
+    ("support --device-profile tpu", "must be one of cpu, a100, h100, h200; got tpu"),
+    ("run --device cpu --q-heads 4 --kv-heads 3", "q_heads must be a multiple of kv_heads"),
+    (
+        "run --device cpu --backend cudnn",
+        "no combination of the space can run on .*: backend cudnn does not exist on cpu",
+    ),
+]
+TOML = {
+    "broken.toml": "[axes\nbatch = 1",
+    "axis.toml": "[axes]\nbach = 1",
+    "type.toml": "[axes]\nbatch = [1, 1.5]",
+    "table.toml": "[axis]\nbatch = 1",
+    "empty.toml": "[axes]\nbatch = []",
+}
+
+
+@pytest.mark.parametrize(("command", "expected"), BAD, ids=[command for command, _ in BAD])
+def test_bad_input_is_one_line_and_status_2(
+    command: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in TOML.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sys, "argv", ["search", *command.split()])
+    assert main() == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert re.search(expected, errors)
+
+
+def test_cuda_on_a_machine_without_it_is_one_line(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    done = search(*["run", "--precision", "bf16", "--backend", "math", "--device", "cuda"], cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: device must be one this machine has \(cpu\), got cuda: .*\n", done.stderr
+    )
+
+
+def test_support_names_what_runs_and_why_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["search", "support", "--device-profile", "h100"])
+    assert main() == 0
+    shown = capsys.readouterr().out
+    assert "NVIDIA H100" in shown
+    assert "flash takes bf16 or fp16, not fp32" in shown
+
+
+def test_dashboard_shows_named_objectives_and_no_failure_as_best(storage: BaseStorage) -> None:
+    fails = {"math": Outcome.INACCURATE, "eager": Outcome.OUT_OF_MEMORY}
+    of = session(storage, FakeBench(fails=fails))
+    run(of, 40)
+    with make_server("127.0.0.1", 0, wsgi(storage), handler_class=_QuietHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with urllib.request.urlopen(f"{address}/dashboard") as response:
+            assert response.status == 200
+        with urllib.request.urlopen(f"{address}/api/studies/{of.study._study_id}") as response:
+            page = json.load(response)
+        server.shutdown()
+        thread.join()
+    assert page["metric_names"] == ["peak_memory_vs_default", "latency_vs_default"]
+    assert len(page["trials"]) == 40
+    states = {trial["state"] for trial in page["trials"]}
+    assert states == {"Complete", "Pruned"}
+    best = page["best_trials"]
+    assert best
+    for trial in best:
+        attributes = {attr["key"]: attr["value"] for attr in trial["user_attrs"]}
+        assert json.loads(attributes["outcome"]) == "MEASURED"
+        assert trial["state"] == "Complete"

@@ -1,0 +1,246 @@
+"""The search on a bench that measures nothing: what is proposed, and what is stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from objectives.evaluation import Evaluation, Outcome
+from objectives.limits import Limits
+from studies.defaults import DEFAULT_AXES
+from studies.opening import open_study
+from studies.results import as_table, read_results
+from studies.sampler import SAMPLERS, SpaceExhausted
+from studies.session import Session
+from studies.space import fill_defaults, survey
+from studies.study import EVALUATION, OWNER, Plan, StudyError, told
+from tests.fake_bench import FakeBench
+from variants.axes import Choice
+from variants.configuration import Configuration
+
+SMALL: Mapping[str, tuple[Choice, ...]] = {"batch": (1, 4), "seq_len": (512,)}
+
+
+def session(
+    storage: BaseStorage,
+    bench: FakeBench | None = None,
+    *,
+    axes: Mapping[str, tuple[Choice, ...]] = SMALL,
+    sampler: str = "tpe",
+    seed: int = 0,
+    name: str | None = "s",
+) -> Session:
+    bench = bench or FakeBench()
+    space = fill_defaults(axes, DEFAULT_AXES["cuda"])
+    plan = Plan(space=space, limits=Limits(), sampler=sampler, seed=seed)
+    study = open_study(storage, name, plan, bench.environment())
+    return Session(study, plan, survey(space, bench.device()), bench)
+
+
+def run(of: Session, trials: int) -> list[str]:
+    for workload in list(of.workloads_without_default()):
+        of.measure_default(workload)
+    return [of.trial().configuration.key for _ in range(trials)]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_all_proposals_are_possible_new_and_fair_to_workloads(
+    storage: BaseStorage, sampler: str
+) -> None:
+    of = session(storage, sampler=sampler)
+    keys = run(of, 60)
+    assert len(set(keys)) == 60
+    possible = {
+        Configuration(workload=workload, variant=variant).key
+        for workload in of.survey.workloads
+        for variant in of.survey.possible[workload.key]
+    }
+    assert set(keys) <= possible
+    by_workload = Counter(key.split(" ")[0] for key in keys)
+    assert max(by_workload.values()) - min(by_workload.values()) <= 1
+    assert len(by_workload) == len(of.survey.workloads)
+    states = Counter(trial.state for trial in of.study.trials)
+    assert states == {TrialState.COMPLETE: 60}  # no rejected trial is stored
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_small_space_is_swept_and_then_exhausted(storage: BaseStorage, sampler: str) -> None:
+    of = session(
+        storage, axes={**SMALL, "score_mod": ("none",), "precision": ("bf16",)}, sampler=sampler
+    )
+    assert of.budget(1000) == of.survey.size == 2 * 6 * 3
+    keys = run(of, of.survey.size)
+    assert len(set(keys)) == of.survey.size
+    with pytest.raises(SpaceExhausted):
+        of.trial()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_resumed_run_proposes_what_an_uninterrupted_one_does(
+    storage: BaseStorage, sampler: str
+) -> None:
+    whole = run(session(storage, sampler=sampler, name="whole"), 45)
+    parts = []
+    for part in (1, 12, 20, 12):
+        parts += run(session(storage, sampler=sampler, name="parts"), part)
+    assert parts == whole
+
+
+def test_other_seeds_propose_otherwise(storage: BaseStorage) -> None:
+    one = run(session(storage, name="one"), 20)
+    two = run(session(storage, name="two", seed=1), 20)
+    assert one != two
+
+
+def test_tpe_learns_from_failures_as_pruned(storage: BaseStorage) -> None:
+    # One backend of six always runs out of memory. Told as FAIL, TPE would seek it out.
+    bench = FakeBench(fails={"math": Outcome.OUT_OF_MEMORY})
+    of = session(storage, bench, axes={"seq_len": (512, 1024, 2048, 4096)})
+    run(of, 120)
+    hits = sum("math/" in key for key in bench.calls[len(of.survey.workloads) :])
+    assert hits / 120 < 0.2
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.ABANDONED])
+def test_every_outcome_has_its_state(storage: BaseStorage, outcome: Outcome) -> None:
+    backends = ("eager", "math", "flash", "efficient", "cudnn", "flex", "auto")
+    of = session(storage, FakeBench(fails=dict.fromkeys(backends, outcome)))
+    run(of, 5)
+    expected = TrialState.COMPLETE if outcome is Outcome.MEASURED else TrialState.PRUNED
+    for trial in of.study.trials:
+        assert trial.state is expected
+        assert trial.user_attrs["outcome"] == outcome.value
+        assert trial.user_attrs.get("reason", "") == ("as planned" if trial.values is None else "")
+        assert (trial.values is not None) == (outcome is Outcome.MEASURED)
+    assert read_results(of.study).outcomes == {outcome: 5}
+    assert [best.state for best in of.study.best_trials] == [TrialState.COMPLETE] * len(
+        of.study.best_trials
+    )
+
+
+def test_objectives_are_ratios_to_the_default_of_their_workload(storage: BaseStorage) -> None:
+    of = session(storage)
+    run(of, 8)
+    assert of.study.metric_names == ["peak_memory_vs_default", "latency_vs_default"]
+    results = read_results(of.study)
+    units = {result.workload.key: result.unit for result in results.workloads}
+    for trial, record in zip(of.study.trials, told(of.study), strict=True):
+        measured, unit = record.evaluation, units[record.evaluation.configuration.workload.key]
+        assert measured.peak_memory_mib is not None
+        assert measured.latency_ms is not None
+        assert trial.values == pytest.approx(
+            [
+                measured.peak_memory_mib / unit.peak_memory_mib,
+                measured.latency_ms / unit.latency_ms,
+            ]
+        )
+
+
+def test_one_workload_is_told_raw(storage: BaseStorage) -> None:
+    of = session(storage, axes={"batch": (1,), "seq_len": (512,), "score_mod": ("none",)})
+    run(of, 3)
+    assert of.study.metric_names == ["peak_memory_mib", "latency_ms"]
+    evaluation = next(told(of.study)).evaluation
+    assert of.study.trials[0].values == [evaluation.peak_memory_mib, evaluation.latency_ms]
+
+
+def test_a_failed_default_is_replaced_by_its_roofline(storage: BaseStorage) -> None:
+    of = session(storage, FakeBench(fails={"auto": Outcome.OUT_OF_MEMORY}))
+    run(of, 8)
+    units = {r.workload.score_mod: r.unit for r in read_results(of.study).workloads}
+    assert not units["none"].measured
+    assert units["none"].latency_ms > 0
+    assert units["softcap:50"].measured  # its default is the written-out attention
+
+
+class Died(BaseException):
+    """Stands for the end of the process."""
+
+
+class DyingBench(FakeBench):
+    def evaluate(self, configuration: Configuration) -> Evaluation:
+        if len(self.calls) == 11:
+            raise Died
+        return super().evaluate(configuration)
+
+
+def test_an_interrupt_abandons_the_trial_in_flight_alone(storage: BaseStorage) -> None:
+    whole = run(session(storage, name="whole"), 20)
+    of = session(storage, DyingBench())
+    with pytest.raises(Died):
+        run(of, 20)
+    done = [record.evaluation.configuration.key for record in told(of.study)]
+    assert of.study.trials[-1].state is TrialState.FAIL
+    assert of.study.trials[-1].user_attrs["outcome"] == Outcome.ABANDONED
+    again = session(storage)
+    assert done + run(again, 20 - len(done)) == whole
+
+
+def dead_owner() -> dict[str, object]:
+    import socket
+
+    return {"host": socket.gethostname(), "pid": 2**22 + 1, "started": 0.0}
+
+
+def test_a_dead_runs_trial_is_abandoned_and_a_live_ones_is_left_alone(
+    storage: BaseStorage,
+) -> None:
+    of = session(storage)
+    run(of, 3)
+    dead, alive = of.study.ask(), of.study.ask()
+    dead.set_user_attr(OWNER, dead_owner())
+    from studies.study import owner_of_this_process
+
+    alive.set_user_attr(OWNER, owner_of_this_process())
+    assert session(storage).abandoned == 1
+    states = [trial.state for trial in of.study.trials[-2:]]
+    assert states == [TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_an_evaluation_that_was_stored_but_not_told_is_told(storage: BaseStorage) -> None:
+    of = session(storage)
+    run(of, 3)
+    from studies.study import ask
+
+    trial, configuration = ask(of.study, of.plan.space)
+    evaluation = of.bench.evaluate(configuration)
+    trial.set_user_attr(EVALUATION, evaluation.model_dump(mode="json"))
+    trial.set_user_attr(OWNER, dead_owner())
+    assert session(storage).abandoned == 0
+    assert of.study.trials[-1].state is TrialState.COMPLETE
+    assert of.study.trials[-1].values is not None
+
+
+def test_resume_refuses_another_plan_or_environment_by_name(storage: BaseStorage) -> None:
+    session(storage)
+    with pytest.raises(StudyError, match="seed: 0 there, 1 here"):
+        session(storage, seed=1)
+    with pytest.raises(StudyError, match="batch: 1,4 there, 1 here"):
+        session(storage, axes={**SMALL, "batch": (1,)})
+    with pytest.raises(StudyError, match="device.name: NVIDIA H100 80GB HBM3 there, NVIDIA H200"):
+        session(storage, FakeBench(profile="h200"))
+
+
+def test_studies_get_names_and_foreign_ones_are_left_alone(storage: BaseStorage) -> None:
+    optuna.create_study(study_name="attention-1", storage=storage)
+    assert session(storage, name=None).study.study_name == "attention-2"
+    assert session(storage, name=None).study.study_name == "attention-3"
+    with pytest.raises(StudyError, match="not one of this product's"):
+        session(storage, name="attention-1")
+
+
+def test_table_has_a_row_for_each_default_and_trial(storage: BaseStorage) -> None:
+    of = session(storage, FakeBench(fails={"math": Outcome.CRASHED}))
+    run(of, 30)
+    table = as_table(read_results(of.study))
+    assert len(table) == 30 + len(of.survey.workloads)
+    assert table["trial"].isna().sum() == len(of.survey.workloads)
+    crashed = table[table["outcome"] == "CRASHED"]
+    assert len(crashed) > 0
+    assert crashed["latency_ms"].isna().all()
+    assert table[table["outcome"] == "MEASURED"]["latency_ms"].notna().all()

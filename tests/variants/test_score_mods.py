@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from variants.score_mods import SCORE_MODS, alibi_slopes, dense_bias, parse_score_mod
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", SCORE_MODS)
+def test_dense_bias_is_what_the_definition_adds(name: str) -> None:
+    heads, rows, kv_len = 4, range(3, 9), 9
+    entry = SCORE_MODS[name]
+    mod = entry.bind(5, heads, CPU)
+    scores = torch.randn(heads, len(rows), kv_len)
+    q_idx = torch.arange(rows.start, rows.stop)[:, None]
+    kv_idx = torch.arange(kv_len)
+    expected = scores
+    if mod.score is not None and mod.additive:
+        expected = mod.score(scores, torch.arange(heads)[:, None, None], q_idx, kv_idx)
+    expected = expected.masked_fill(~mod.visible(q_idx, kv_idx), -math.inf)
+    bias = dense_bias(mod, heads=heads, rows=rows, kv_len=kv_len, dtype=torch.float32, device=CPU)
+    torch.testing.assert_close(scores + bias[0], expected)
+
+
+@given(window=st.integers(1, 40), query=st.integers(0, 60))
+def test_window_counts_the_querys_own_key(window: int, query: int) -> None:
+    visible = SCORE_MODS["sliding_window"].bind(window, 1, CPU).visible
+    seen = visible(torch.tensor(query), torch.arange(100))
+    assert int(seen.sum()) == min(window, query + 1)
+    assert bool(seen[query])
+
+
+def test_causality_is_lower_right_behind_a_cache() -> None:
+    # The mistake of the case study: with is_causal behind a cache, new tokens see only the first.
+    bias = dense_bias(
+        SCORE_MODS["none"].bind(0, 1, CPU),
+        heads=1,
+        rows=range(7, 8),
+        kv_len=8,
+        dtype=torch.float32,
+        device=CPU,
+    )
+    assert torch.equal(bias, torch.zeros(1, 1, 1, 8))
+
+
+def test_alibi_slopes_are_the_papers() -> None:
+    assert alibi_slopes(8) == [2.0**-k for k in range(1, 9)]
+    # Twelve heads: the eight of 8 and every other one of 16 (Press et al., footnote 4).
+    assert alibi_slopes(12) == alibi_slopes(8) + alibi_slopes(16)[:8:2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("alibii", "must be one of none, alibi"),
+        ("alibi:3", "takes no parameter"),
+        ("sliding_window:0", "positive integer"),
+        ("sliding_window:-1", "positive integer"),
+        ("sliding_window:", "positive integer"),
+        ("softcap:1e3", "positive integer"),
+        ("softcap:٣", "positive integer"),
+    ],
+)
+def test_bad_score_mod_is_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_score_mod(text)
+
+
+def test_canonical_form_holds_the_parameter() -> None:
+    entry, parameter = parse_score_mod("sliding_window")
+    assert entry.canonical(parameter) == "sliding_window:256"
