@@ -116,7 +116,7 @@ def test_wrong_picks_name_what_there_is(tmp_path: Path) -> None:
         variants.load(path, choice="fastest")
     with pytest.raises(LoadError, match="got 0; there are: decode/b2/s40"):
         variants.load(path, batch=3)
-    with pytest.raises(LoadError, match="workload fields must be among phase, .*; got bach"):
+    with pytest.raises(LoadError, match=r"workload fields must be among phase, .*; got bach"):
         variants.load(path, bach=3)
 
 

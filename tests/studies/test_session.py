@@ -222,7 +222,9 @@ def test_resume_refuses_another_plan_or_environment_by_name(storage: BaseStorage
         session(storage, seed=1)
     with pytest.raises(StudyError, match="batch: 1,4 there, 1 here"):
         session(storage, axes={**SMALL, "batch": (1,)})
-    with pytest.raises(StudyError, match="device.name: NVIDIA H100 80GB HBM3 there, NVIDIA H200"):
+    with pytest.raises(
+        StudyError, match=r"device\.name: NVIDIA H100 80GB HBM3 there, NVIDIA H200"
+    ):
         session(storage, FakeBench(profile="h200"))
 
 

@@ -89,7 +89,6 @@ def test_bad_spaces_are_refused(axes: dict[str, tuple[object, ...]]) -> None:
 def test_any_text_for_an_axis_is_a_choice_or_a_value_error(text: str, axis: str) -> None:
     try:
         choices = AXES[axis].parse(text)
-    except ValueError as error:
-        assert "\n" not in str(error).replace(text, "")
-    else:
-        assert choices == AXES[axis].parse(",".join(map(str, choices)))
+    except ValueError:
+        return
+    assert choices == AXES[axis].parse(",".join(map(str, choices)))

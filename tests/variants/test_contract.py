@@ -103,7 +103,7 @@ def run_and_compare(configuration: Configuration, kind: str) -> tuple[float, str
 
 @cache
 def eager_error(of: Workload, precision: str, kind: str) -> float:
-    """The error of the written-out attention in the same precision: the yardstick of the others."""
+    """The error of the written-out attention in the same precision, a yardstick."""
     variant = Variant(backend="eager", precision=precision, cache="static" if of.decodes else None)
     return run_and_compare(Configuration(workload=of, variant=variant), kind)[0]
 
