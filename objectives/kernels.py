@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import torch
+
 from variants.run import Run
 
 # Attention and matrix products; copies and element-wise kernels say nothing about the choice.
@@ -23,6 +25,8 @@ def kernels_of_step(run: Run) -> tuple[str, ...]:
     run.restart()
     with profile(activities=activities) as profiler:
         run.step(0)
+        if run.layer.device.type == "cuda":
+            torch.cuda.synchronize()
     assert profiler.profiler is not None
     results = profiler.profiler.kineto_results
     assert results is not None

@@ -408,9 +408,7 @@ def support(
 def main() -> int:
     """Run the command line. Returns the exit status."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as error:
-        return error.exit_code
+        status = app(standalone_mode=False)  # what `typer.Exit` carries
     except _ClickUsageError as error:
         return _wrong(error)
     except (UsageError, SpaceError, StudyError, DeviceMissingError) as error:
@@ -420,7 +418,7 @@ def main() -> int:
         return 1
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def _wrong(error: Exception) -> int:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from variants.registry import Registry
 
+ROW_ALIGNMENT = 16  # elements of a dense bias
+
 if TYPE_CHECKING:
     import torch
 
@@ -195,7 +197,10 @@ def dense_bias(
 
     score = mod.score if mod.additive else None
     bias_heads = 1 if score is None else heads
-    bias = torch.empty(1, bias_heads, len(rows), kv_len, dtype=dtype, device=device)
+    # Every row starts at a multiple of 16 elements: fused kernels read rows in vectors, and
+    # PyTorch checks the length of a sliced bias, not where it begins (misaligned address).
+    padded = -(-kv_len // ROW_ALIGNMENT) * ROW_ALIGNMENT
+    bias = torch.empty(1, bias_heads, len(rows), padded, dtype=dtype, device=device)[..., :kv_len]
     kv_idx = torch.arange(kv_len, device=device)
     head = torch.arange(bias_heads, device=device)[:, None, None]
     zero = torch.zeros((), device=device)

@@ -28,6 +28,20 @@ def test_dense_bias_is_what_the_definition_adds(name: str) -> None:
     torch.testing.assert_close(scores + bias[0], expected)
 
 
+def test_every_row_of_a_dense_bias_is_aligned() -> None:
+    bias = dense_bias(
+        SCORE_MODS["alibi"].bind(0, 3, CPU),
+        heads=3,
+        rows=range(5, 9),
+        kv_len=9,
+        dtype=torch.bfloat16,
+        device=CPU,
+    )
+    for head in range(3):
+        for row in range(4):
+            assert bias[0, head, row].storage_offset() % 16 == 0
+
+
 @given(window=st.integers(1, 40), query=st.integers(0, 60))
 def test_window_counts_the_querys_own_key(window: int, query: int) -> None:
     visible = SCORE_MODS["sliding_window"].bind(window, 1, CPU).visible

@@ -110,7 +110,7 @@ class AdditiveBias:
     @property
     def nbytes(self) -> int:
         """Bytes that the bias holds."""
-        return 0 if self._table is None else self._table.nbytes
+        return 0 if self._table is None else self._table.untyped_storage().nbytes()
 
     def of(self, position: int, q_len: int, kv_len: int) -> torch.Tensor | None:
         """Return the bias of `q_len` rows from `position`, `(1, heads or 1, q_len, kv_len)`."""
