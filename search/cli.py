@@ -221,7 +221,7 @@ def run(
             return
         plan = Plan(space=wanted, limits=limits, sampler=sampler, seed=seed)
         session = Session(open_study(opened, study, plan, bench.environment()), plan, found, bench)
-        _search(session, trials, minutes, storage)
+        _search(session, bench.worker.start_seconds, trials, minutes, storage)
     finally:
         bench.close()
 
@@ -236,7 +236,9 @@ def _warn_of_neighbours(here: Device) -> None:
         )
 
 
-def _search(session: Session, trials: int, minutes: float | None, storage: str) -> None:
+def _search(
+    session: Session, starts: list[float], trials: int, minutes: float | None, storage: str
+) -> None:
     name = session.study.study_name
     if session.abandoned:
         console.print(f"{session.abandoned} trials of a run that died are abandoned")
@@ -246,13 +248,12 @@ def _search(session: Session, trials: int, minutes: float | None, storage: str) 
         runner.run(trials, minutes)
     except KeyboardInterrupt:
         runner.interrupt.asked = True
-    worker = getattr(session.bench, "worker", None)
-    if worker is not None and worker.start_seconds:
-        session.seconds["worker start"] = sum(worker.start_seconds[1:])
     results = read_results(session.study)
     print_verdict(console, results)
     print_outcomes(console, results)
-    print_time(console, session.seconds, runner.wall_s, runner.trials)
+    session.seconds["worker start"] = sum(starts)
+    wall_s = runner.wall_s + starts[0]  # the first one was before the run
+    print_time(console, session.seconds, wall_s, runner.trials)
     console.print(stopping_reason(runner, session, trials))
     _print_next(results, storage, resume=runner.interrupt.asked or runner.out_of_time)
     if runner.interrupt.asked:
