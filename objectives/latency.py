@@ -104,13 +104,13 @@ def later_visits(run: Run) -> list[float]:
 def new_length_ms(first: list[float], later: list[float]) -> float | None:
     """Return what the first visit to a length costs, at least, beyond a later one.
 
-    The least over the steps: a plan or a graph that is built for each length costs every one of
-    them, a busy machine only some. The very first step is left out: compilation and warm-up are
-    in it. None for a single step.
+    The fastest first visit less the slowest later one: a plan or a graph that is built for each
+    length costs every one of them, a busy machine only some. The very first step is left out:
+    compilation and warm-up are in it. None for a single step.
     """
     if len(first) < 2:
         return None
-    return max(0.0, min(a - b for a, b in zip(first[1:], later[1:], strict=True)))
+    return max(0.0, min(first[1:]) - max(later[1:]))
 
 
 def measure_cuda(

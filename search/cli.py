@@ -32,6 +32,7 @@ from studies.defaults import DEFAULT_AXES
 from studies.estimate import estimate_s
 from studies.export import build_export, export_schema, write_atomically
 from studies.opening import open_study, stored_plan
+from studies.plots import save_plots
 from studies.results import Results, as_table, read_results
 from studies.sampler import SAMPLERS
 from studies.session import Session
@@ -249,6 +250,7 @@ def _search(
     except KeyboardInterrupt:
         runner.interrupt.asked = True
     results = read_results(session.study)
+    save_plots(session.study, results)
     print_verdict(console, results)
     print_outcomes(console, results)
     session.seconds["worker start"] = sum(starts)

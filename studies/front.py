@@ -59,6 +59,7 @@ class WorkloadResult:
     workload: Workload
     default: Evaluation
     unit: Unit
+    measured: tuple[Candidate, ...]  # the default among them, if it was
     front: tuple[Candidate, ...]  # by rising memory
     winners: dict[Choice, Winner]  # empty when nothing was measured
 

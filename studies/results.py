@@ -69,7 +69,9 @@ def read_results(study: optuna.Study) -> Results:
         # The default competes: where nothing beats it, it is the winner.
         measured = candidates([(None, default), *by_workload.get(workload.key, [])])
         workloads.append(
-            WorkloadResult(workload, default, unit, front(measured), winners(measured, unit))
+            WorkloadResult(
+                workload, default, unit, tuple(measured), front(measured), winners(measured, unit)
+            )
         )
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     return Results(
