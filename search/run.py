@@ -1,155 +1,224 @@
-"""The run: drives a session, shows its progress, and ends as the user wishes."""
+"""The `run` command: open a study, drive its search, print the verdict."""
 
 from __future__ import annotations
 
-import signal
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from typing import Annotated
 
+import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
+
+from objectives.bench import DeviceBench
+from objectives.limits import Limits
+from objectives.neighbours import other_gpu_processes
+from search.choices import UsageError, choices_from_options, choices_from_toml
+from search.options import (
+    DEFAULT_STORAGE,
+    Backend,
+    Batch,
+    Cache,
+    DeviceOption,
+    Execution,
+    HeadDim,
+    HiddenSize,
+    KvHeads,
+    Layers,
+    NewTokens,
+    Phase,
+    Precision,
+    QHeads,
+    ScoreMod,
+    SeqLen,
+    SpaceFile,
+    Storage,
 )
-
-from objectives.evaluation import Evaluation, Outcome
-from search.text import duration, milliseconds, trial_line, workload_label
+from search.runner import Runner, stopping_reason
+from search.text import duration
+from search.verdict import print_outcomes, print_space, print_time, print_verdict
+from studies.defaults import DEFAULT_AXES
+from studies.estimate import estimate_s
+from studies.opening import open_study, stored_plan
+from studies.plots import save_plots
+from studies.results import Results, read_results
+from studies.sampler import SAMPLERS
 from studies.session import Session
+from studies.space import fill_defaults, survey
+from studies.study import Plan, open_storage
+from variants.device import Device
+
+console = Console()
 
 
-class Interrupt:
-    """Ctrl-C: the first finishes the trial in flight, the second abandons it."""
-
-    def __init__(self, console: Console) -> None:
-        """Say on `console` what was asked for."""
-        self.asked = False
-        self._console = console
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self._console.print(
-            "stopping after the trial in flight; once more (Ctrl-C) abandons it", style="yellow"
-        )
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM inside the block."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self._handle) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
-
-
-class Runner:
-    """Runs a session until its budget of trials or minutes is spent, or the user stops it."""
-
-    def __init__(self, console: Console, session: Session) -> None:
-        """Prepare to show `session` on `console`."""
-        self._console, self._session = console, session
-        self._varying = set(session.plan.space.searched)
-        self._outcomes: Counter[Outcome] = Counter()
-        self._best: dict[str, float] = {}  # lowest latency by workload key, as a share of default
-        self.interrupt = Interrupt(console)
-        self.trials = 0  # of this run
-        self.wall_s = 0.0
-        self.out_of_time = False
-
-    def run(self, trials: int, minutes: float | None) -> None:
-        """Measure until `trials` are told in all, or `minutes` have passed in this run.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C, twice; everything told is kept.
-        """
-        begin = time.monotonic()
-        deadline = None if minutes is None else begin + 60 * minutes
-        try:
-            with self.interrupt.watched(), self._progress() as progress:
-                self._measure_defaults(progress)
-                self._measure_trials(progress, trials, deadline)
-        finally:
-            self.wall_s = time.monotonic() - begin
-
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-
-    def _measure_defaults(self, progress: Progress) -> None:
-        missing = list(self._session.workloads_without_default())
-        task = progress.add_task("defaults", total=len(missing), status="", visible=bool(missing))
-        for workload in missing:
-            if self.interrupt.asked:
-                return
-            evaluation = self._session.measure_default(workload)
-            self._say(progress, f"default  {trial_line(evaluation, self._varying)}")
-            progress.advance(task)
-        progress.update(task, visible=False)
-
-    def _measure_trials(self, progress: Progress, trials: int, deadline: float | None) -> None:
-        session = self._session
-        tried, budget = session.tried(), session.budget(trials)
-        task = progress.add_task("trials", total=budget, completed=tried, status="")
-        while tried < budget and not self.interrupt.asked:
-            if deadline is not None and time.monotonic() >= deadline:
-                self.out_of_time = True
-                return
-            evaluation = session.trial()
-            tried += 1
-            self.trials += 1
-            self._note(evaluation)
-            self._say(progress, f"{tried:>4}/{budget}  {trial_line(evaluation, self._varying)}")
-            progress.update(task, completed=tried, status=self._status())
-
-    def _note(self, evaluation: Evaluation) -> None:
-        self._outcomes[evaluation.outcome] += 1
-        if evaluation.outcome is not Outcome.MEASURED or evaluation.latency_ms is None:
-            return
-        label = workload_label(evaluation.configuration.workload, self._varying)
-        known = self._best.get(label, evaluation.latency_ms)
-        self._best[label] = min(known, evaluation.latency_ms)
-
-    def _status(self) -> str:
-        counts = " ".join(f"{outcome.value}:{n}" for outcome, n in self._outcomes.most_common())
-        if len(self._best) == 1:
-            (best,) = self._best.values()
-            counts += f"  best {milliseconds(best)} ms"
-        return counts
-
-    def _say(self, progress: Progress, line: str) -> None:
-        progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def stopping_reason(runner: Runner, session: Session, trials: int) -> str:
-    """Return why the run ended, in one line."""
-    tried, size = session.tried(), session.survey.size
-    if runner.interrupt.asked:
-        why = "interrupted"
-    elif runner.out_of_time:
-        why = "time is up"
-    elif tried >= size and size <= trials:
-        why = "the whole space is measured"
-    else:
-        why = "budget spent"
-    share = f"{tried / size:.0%} of {size} possible configurations"
-    return (
-        f"{why}: {tried} trials ({share}), {runner.trials} of them now, {duration(runner.wall_s)}"
+def run(
+    trials: Annotated[int, typer.Option(min=1, help="Unique configurations, in all.")] = 200,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Stop after this long, told or not.")
+    ] = None,
+    phase: Phase = None,
+    batch: Batch = None,
+    seq_len: SeqLen = None,
+    new_tokens: NewTokens = None,
+    q_heads: QHeads = None,
+    kv_heads: KvHeads = None,
+    head_dim: HeadDim = None,
+    hidden_size: HiddenSize = None,
+    layers: Layers = None,
+    score_mod: ScoreMod = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    cache: Cache = None,
+    execution: Execution = None,
+    space: SpaceFile = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-12,
+            help=f"Relative error above which a result is INACCURATE. "
+            f"[default: {Limits().max_error:g}]",
+        ),
+    ] = None,
+    max_memory_gib: Annotated[
+        float | None, typer.Option(min=1e-3, help="Peak memory that must not be exceeded.")
+    ] = None,
+    max_stall_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            help=f"Cost of each new length above which a result STALLS. "
+            f"[default: {Limits().max_stall_ms:g}]",
+        ),
+    ] = None,
+    deadline_s: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            help=f"Seconds for one trial, compilation included. "
+            f"[default: {Limits().deadline_s:g}]",
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}. [default: tpe]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of inputs and proposals. [default: 0]")
+    ] = None,
+    device: DeviceOption = "auto",
+    storage: Storage = DEFAULT_STORAGE,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Resume the study of that name, or give a new one it."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the space and an estimate; stop.")] = False,
+) -> None:
+    """Search: measure configurations, then print each workload's winners against its default."""
+    given = choices_from_toml(space) if space is not None else {}
+    given |= choices_from_options(
+        {
+            "phase": phase,
+            "batch": batch,
+            "seq_len": seq_len,
+            "new_tokens": new_tokens,
+            "q_heads": q_heads,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "hidden_size": hidden_size,
+            "layers": layers,
+            "score_mod": score_mod,
+            "backend": backend,
+            "precision": precision,
+            "cache": cache,
+            "execution": execution,
+        }
     )
+    if sampler is not None and sampler not in SAMPLERS:
+        raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}; got {sampler}")
+    opened = open_storage(storage)
+    # What is not said is as it was in the study that is resumed, or else the default.
+    stored = stored_plan(opened, study)
+    asked = {
+        "max_error": max_error,
+        "max_memory_gib": max_memory_gib,
+        "max_stall_ms": max_stall_ms,
+        "deadline_s": deadline_s,
+    }
+    limits = (Limits() if stored is None else stored.limits).model_copy(
+        update={name: value for name, value in asked.items() if value is not None}
+    )
+    if sampler is None:
+        sampler = "tpe" if stored is None else stored.sampler
+    if seed is None:
+        seed = 0 if stored is None else stored.seed
+    bench = DeviceBench(limits, seed=seed, device=None if device == "auto" else device)
+    try:
+        here = bench.device()
+        _warn_of_neighbours(here)
+        base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
+        wanted = fill_defaults(given, base)
+        found = survey(wanted, here)
+        print_space(console, found)
+        expected = duration(estimate_s(found, here.kind, trials))
+        count = min(trials, found.size)
+        console.print(f"on {here.name}, torch {here.torch}; about {expected} for {count} trials")
+        if not given and stored is None:
+            console.print(
+                "These are defaults. Your own workload: --batch 8 --seq-len 4096 --q-heads 32 "
+                "--kv-heads 8 --head-dim 128, or --space FILE.toml"
+            )
+        if dry_run:
+            return
+        plan = Plan(space=wanted, limits=limits, sampler=sampler, seed=seed)
+        session = Session(open_study(opened, study, plan, bench.environment()), plan, found, bench)
+        _search(session, bench.worker.start_seconds, trials, minutes, storage)
+    finally:
+        bench.close()
+
+
+def _warn_of_neighbours(here: Device) -> None:
+    others = other_gpu_processes() if here.kind == "cuda" else []
+    if others:
+        console.print(
+            f"warning: the GPU is also used by {', '.join(others)}: latencies will be noisy, and "
+            "memory that they hold is missing here",
+            style="yellow",
+        )
+
+
+def _search(
+    session: Session, starts: list[float], trials: int, minutes: float | None, storage: str
+) -> None:
+    name = session.study.study_name
+    if session.abandoned:
+        console.print(f"{session.abandoned} trials of a run that died are abandoned")
+    console.print(f"study {name} in {storage}")
+    runner = Runner(console, session)
+    try:
+        runner.run(trials, minutes)
+    except KeyboardInterrupt:
+        runner.interrupt.asked = True
+    results = read_results(session.study)
+    save_plots(session.study, results)
+    print_verdict(console, results)
+    print_outcomes(console, results)
+    session.seconds["worker start"] = sum(starts)
+    wall_s = runner.wall_s + starts[0]  # the first one was before the run
+    print_time(console, session.seconds, wall_s, runner.trials)
+    console.print(stopping_reason(runner, session, trials))
+    _print_next(results, storage, resume=runner.interrupt.asked or runner.out_of_time)
+    if runner.interrupt.asked:
+        raise typer.Exit(130)
+    if not any(result.winners for result in results.workloads):
+        raise typer.Exit(1)
+
+
+def _print_next(results: Results, storage: str, *, resume: bool) -> None:
+    where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+    study = f" --study {results.study_name}"
+    console.print("next:")
+    lines = [
+        f"python -m search dashboard{study}{where}",
+        f"python -m search export{study}{where} --output best.json",
+    ]
+    told = len(results.told)
+    more = f"python -m search run{study}{where} --trials {told + 200 if not resume else 200}"
+    lines.append(more + ("   (resumes)" if resume else "   (goes on)"))
+    for line in lines:
+        console.print(f"  {line}", highlight=False, soft_wrap=True)

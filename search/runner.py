@@ -1,0 +1,155 @@
+"""The run: drives a session, shows its progress, and ends as the user wishes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from objectives.evaluation import Evaluation, Outcome
+from search.text import duration, milliseconds, trial_line, workload_label
+from studies.session import Session
+
+
+class Interrupt:
+    """Ctrl-C: the first finishes the trial in flight, the second abandons it."""
+
+    def __init__(self, console: Console) -> None:
+        """Say on `console` what was asked for."""
+        self.asked = False
+        self._console = console
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._console.print(
+            "stopping after the trial in flight; once more (Ctrl-C) abandons it", style="yellow"
+        )
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM inside the block."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self._handle) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+class Runner:
+    """Runs a session until its budget of trials or minutes is spent, or the user stops it."""
+
+    def __init__(self, console: Console, session: Session) -> None:
+        """Prepare to show `session` on `console`."""
+        self._console, self._session = console, session
+        self._varying = set(session.plan.space.searched)
+        self._outcomes: Counter[Outcome] = Counter()
+        self._best: dict[str, float] = {}  # lowest latency by workload key, as a share of default
+        self.interrupt = Interrupt(console)
+        self.trials = 0  # of this run
+        self.wall_s = 0.0
+        self.out_of_time = False
+
+    def run(self, trials: int, minutes: float | None) -> None:
+        """Measure until `trials` are told in all, or `minutes` have passed in this run.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, twice; everything told is kept.
+        """
+        begin = time.monotonic()
+        deadline = None if minutes is None else begin + 60 * minutes
+        try:
+            with self.interrupt.watched(), self._progress() as progress:
+                self._measure_defaults(progress)
+                self._measure_trials(progress, trials, deadline)
+        finally:
+            self.wall_s = time.monotonic() - begin
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def _measure_defaults(self, progress: Progress) -> None:
+        missing = list(self._session.workloads_without_default())
+        task = progress.add_task("defaults", total=len(missing), status="", visible=bool(missing))
+        for workload in missing:
+            if self.interrupt.asked:
+                return
+            evaluation = self._session.measure_default(workload)
+            self._say(progress, f"default  {trial_line(evaluation, self._varying)}")
+            progress.advance(task)
+        progress.update(task, visible=False)
+
+    def _measure_trials(self, progress: Progress, trials: int, deadline: float | None) -> None:
+        session = self._session
+        tried, budget = session.tried(), session.budget(trials)
+        task = progress.add_task("trials", total=budget, completed=tried, status="")
+        while tried < budget and not self.interrupt.asked:
+            if deadline is not None and time.monotonic() >= deadline:
+                self.out_of_time = True
+                return
+            evaluation = session.trial()
+            tried += 1
+            self.trials += 1
+            self._note(evaluation)
+            self._say(progress, f"{tried:>4}/{budget}  {trial_line(evaluation, self._varying)}")
+            progress.update(task, completed=tried, status=self._status())
+
+    def _note(self, evaluation: Evaluation) -> None:
+        self._outcomes[evaluation.outcome] += 1
+        if evaluation.outcome is not Outcome.MEASURED or evaluation.latency_ms is None:
+            return
+        label = workload_label(evaluation.configuration.workload, self._varying)
+        known = self._best.get(label, evaluation.latency_ms)
+        self._best[label] = min(known, evaluation.latency_ms)
+
+    def _status(self) -> str:
+        counts = " ".join(f"{outcome.value}:{n}" for outcome, n in self._outcomes.most_common())
+        if len(self._best) == 1:
+            (best,) = self._best.values()
+            counts += f"  best {milliseconds(best)} ms"
+        return counts
+
+    def _say(self, progress: Progress, line: str) -> None:
+        progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def stopping_reason(runner: Runner, session: Session, trials: int) -> str:
+    """Return why the run ended, in one line."""
+    tried, size = session.tried(), session.survey.size
+    if runner.interrupt.asked:
+        why = "interrupted"
+    elif runner.out_of_time:
+        why = "time is up"
+    elif tried >= size and size <= trials:
+        why = "the whole space is measured"
+    else:
+        why = "budget spent"
+    share = f"{tried / size:.0%} of {size} possible configurations"
+    return (
+        f"{why}: {tried} trials ({share}), {runner.trials} of them now, {duration(runner.wall_s)}"
+    )

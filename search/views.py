@@ -1,0 +1,158 @@
+"""The commands that show what is stored or declared, and measure nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from objectives.bench import DeviceBench
+from objectives.limits import Limits
+from search.choices import UsageError, choices_from_options
+from search.options import (
+    DEFAULT_STORAGE,
+    DeviceOption,
+    HeadDim,
+    KvHeads,
+    Phase,
+    QHeads,
+    ScoreMod,
+    Storage,
+    StudyName,
+)
+from search.support import print_support
+from search.verdict import print_front, print_outcomes, print_verdict
+from studies.dashboard import address, serve
+from studies.export import build_export, export_schema, write_atomically
+from studies.results import as_table, read_results
+from studies.study import load_study, open_storage
+from variants.device import DEVICE_PROFILES
+
+console = Console()
+
+
+def show(study: StudyName = None, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Print the fronts and the verdict of a stored study."""
+    results = read_results(load_study(open_storage(storage), study))
+    environment = results.environment
+    console.print(
+        f"study {results.study_name}: {environment.device.name}, torch {environment.device.torch}"
+    )
+    varying = set(results.plan.space.searched)
+    for result in results.workloads:
+        print_front(console, result, varying)
+    print_verdict(console, results)
+    print_outcomes(console, results)
+
+
+def export(
+    study: StudyName = None,
+    storage: Storage = DEFAULT_STORAGE,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Standard output if not given.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
+) -> None:
+    """Write the winners as JSON, which `variants.load` turns into attention."""
+    if schema:
+        text = export_schema()
+    else:
+        results = read_results(load_study(open_storage(storage), study))
+        text = build_export(results).model_dump_json(indent=2) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        write_atomically(output, text)
+    except OSError as error:
+        raise UsageError(
+            f"--output must be a file that can be written, got {output}: {error.strerror}"
+        ) from None
+    console.print(f"wrote {output}")
+
+
+def dashboard(
+    study: StudyName = None,
+    storage: Storage = DEFAULT_STORAGE,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+) -> None:
+    """Serve optuna-dashboard: the Pareto front, live while a run goes on."""
+    opened = open_storage(storage)
+    chosen = load_study(opened, study)
+    console.print(f"{address(host, port, chosen._study_id)}   (Ctrl-C ends)", soft_wrap=True)
+    try:
+        serve(opened, host, port)
+    except OSError as error:
+        raise UsageError(
+            f"--host and --port must be free to listen on, got {host}:{port}: {error.strerror}"
+        ) from None
+    except KeyboardInterrupt:
+        return
+
+
+def table(
+    study: StudyName = None,
+    storage: Storage = DEFAULT_STORAGE,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .csv or .parquet file.")
+    ] = None,
+) -> None:
+    """Write all trials as CSV (standard output if no file is given) or Parquet."""
+    frame = as_table(read_results(load_study(open_storage(storage), study)))
+    if output is None:
+        frame.to_csv(sys.stdout, index=False)
+        return
+    if output.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"--output must end in .csv or .parquet, got {output}")
+    try:
+        if output.suffix == ".csv":
+            frame.to_csv(output, index=False)
+        else:
+            frame.to_parquet(output, index=False)
+    except ImportError:
+        raise UsageError("--output *.parquet needs pyarrow, which is not installed") from None
+    except OSError as error:
+        raise UsageError(f"--output must be a file that can be written: {error}") from None
+    console.print(f"wrote {output} ({len(frame)} rows)")
+
+
+def support(
+    device_profile: Annotated[
+        str | None,
+        typer.Option(help=f"Ask for one of {', '.join(DEVICE_PROFILES)} instead of this device."),
+    ] = None,
+    device: DeviceOption = "auto",
+    phase: Phase = None,
+    q_heads: QHeads = None,
+    kv_heads: KvHeads = None,
+    head_dim: HeadDim = None,
+    score_mod: ScoreMod = None,
+) -> None:
+    """Print what a device can run, and why it cannot run the rest."""
+    given = choices_from_options(
+        {
+            "phase": phase,
+            "q_heads": q_heads,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "score_mod": score_mod,
+        }
+    )
+    if device_profile is not None:
+        if device_profile not in DEVICE_PROFILES:
+            raise UsageError(
+                f"--device-profile must be one of {', '.join(DEVICE_PROFILES)}; "
+                f"got {device_profile}"
+            )
+        here = DEVICE_PROFILES[device_profile].device
+    else:
+        bench = DeviceBench(Limits(), seed=0, device=None if device == "auto" else device)
+        try:
+            here = bench.device()
+        finally:
+            bench.close()
+    print_support(console, here, given)
