@@ -22,7 +22,7 @@ HOLD_RETRIES = 4
 HOLD_MARGIN_MS = 0.15
 MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
 # Host noise is one-sided: something else ran. The lower quartile repeats better than the median.
-HOST_QUANTILE = 0.25
+HOST_QUANTILE = 0.05
 
 
 class HeldStream:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from objectives.bench import DeviceBench
 from objectives.limits import Limits
@@ -32,6 +31,7 @@ from search.options import (
     Storage,
 )
 from search.runner import Runner, stopping_reason
+from search.terminal import make_console
 from search.text import duration
 from search.verdict import print_outcomes, print_space, print_time, print_verdict
 from studies.defaults import DEFAULT_AXES
@@ -45,7 +45,7 @@ from studies.space import fill_defaults, survey
 from studies.study import Plan, open_storage
 from variants.device import Device
 
-console = Console()
+console = make_console()
 
 
 def run(
@@ -202,14 +202,15 @@ def _search(
     wall_s = runner.wall_s + starts[0]  # the first one was before the run
     print_time(console, session.seconds, wall_s, runner.trials)
     console.print(stopping_reason(runner, session, trials))
-    _print_next(results, storage, resume=runner.interrupt.asked or runner.out_of_time)
+    stopped = runner.interrupt.asked or runner.out_of_time
+    _print_next(results, storage, trials, session.survey.size, resume=stopped)
     if runner.interrupt.asked:
         raise typer.Exit(130)
     if not any(result.winners for result in results.workloads):
         raise typer.Exit(1)
 
 
-def _print_next(results: Results, storage: str, *, resume: bool) -> None:
+def _print_next(results: Results, storage: str, trials: int, size: int, *, resume: bool) -> None:
     where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
     study = f" --study {results.study_name}"
     console.print("next:")
@@ -218,7 +219,9 @@ def _print_next(results: Results, storage: str, *, resume: bool) -> None:
         f"python -m search export{study}{where} --output best.json",
     ]
     told = len(results.told)
-    more = f"python -m search run{study}{where} --trials {told + 200 if not resume else 200}"
-    lines.append(more + ("   (resumes)" if resume else "   (goes on)"))
+    if resume:
+        lines.append(f"python -m search run{study}{where} --trials {trials}   (resumes)")
+    elif told < size:
+        lines.append(f"python -m search run{study}{where} --trials {told + 200}   (goes on)")
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -50,26 +51,27 @@ def print_verdict(console: Console, results: Results) -> None:
     """Print, for each workload, the default against the winners."""
     varying = set(results.plan.space.searched)
     table = Table(
-        title="verdict: each workload's default against its winners", title_justify="left"
+        title="verdict: each workload's default against its winners",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    for heading in ("workload", "choice", "variant"):
-        table.add_column(heading, no_wrap=heading != "variant")
+    for heading in ("workload and choice", "variant"):
+        table.add_column(heading, no_wrap=True)
     for heading in ("latency ms", "faster", "peak MiB", "smaller", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("note", overflow="fold")
+    notes = []
     for result in results.workloads:
-        default = result.default
         label = workload_label(result.workload, varying)
-        table.add_row(label, "default", *_numbers(default, None), _default_note(result))
+        table.add_row(label, style="bold")
+        table.add_row("  default", *_numbers(result.default, None))
+        notes += [f"{label}: {note}" for note in _notes(result)]
         for name, winner in result.winners.items():
-            candidate = winner.candidate
-            table.add_row(
-                "", name.replace("_", " "), *_winner(candidate, result), _note(winner.ties)
-            )
-        if not result.winners:
-            table.add_row("", "none", "nothing was measured", "", "", "", "", "", "")
+            table.add_row("  " + name.replace("_", " "), *_winner(winner.candidate, result))
         table.add_section()
     console.print(table)
+    for note in notes:
+        console.print(note, highlight=False)
     console.print(
         "faster, smaller: the default's number divided by the winner's. error: relative, against "
         "a high-precision reference. latency: a step of all layers.",
@@ -101,22 +103,19 @@ def _numbers(evaluation: Evaluation, result: WorkloadResult | None) -> list[str]
     ]
 
 
-def _default_note(result: WorkloadResult) -> str:
+def _notes(result: WorkloadResult) -> Iterator[str]:
     default = result.default
-    notes = []
     if default.outcome is not Outcome.MEASURED:
-        notes.append(f"{default.outcome.value}: {default.reason}")
+        yield f"the default {default.outcome.value}: {default.reason}"
     if not result.unit.measured:
-        notes.append("factors are to its roofline")
-    return "; ".join(notes)
-
-
-def _note(ties: tuple[Candidate, ...]) -> str:
-    if not ties:
-        return ""
-    shown = [variant_label(tie.evaluation.configuration.variant) for tie in ties[:2]]
-    more = f" and {len(ties) - 2} more" if len(ties) > 2 else ""
-    return f"tie with {', '.join(shown)}{more}"
+        yield "factors are to the default's roofline"
+    if not result.winners:
+        yield "nothing was measured"
+    for name, winner in result.winners.items():
+        shown = [variant_label(tie.evaluation.configuration.variant) for tie in winner.ties[:2]]
+        more = f" and {len(winner.ties) - 2} more" if len(winner.ties) > 2 else ""
+        if shown:
+            yield f"{name.replace('_', ' ')} is a tie with {', '.join(shown)}{more}"
 
 
 def print_outcomes(console: Console, results: Results) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from objectives.bench import DeviceBench
 from objectives.limits import Limits
@@ -24,6 +23,7 @@ from search.options import (
     StudyName,
 )
 from search.support import print_support
+from search.terminal import make_console
 from search.verdict import print_front, print_outcomes, print_verdict
 from studies.dashboard import address, serve
 from studies.export import build_export, export_schema, write_atomically
@@ -31,7 +31,7 @@ from studies.results import as_table, read_results
 from studies.study import load_study, open_storage
 from variants.device import DEVICE_PROFILES
 
-console = Console()
+console = make_console()
 
 
 def show(study: StudyName = None, storage: Storage = DEFAULT_STORAGE) -> None:

@@ -49,7 +49,7 @@ class Winner:
     """The candidate of one choice, and what cannot be told from it by latency."""
 
     candidate: Candidate
-    ties: tuple[Candidate, ...]  # as good within the 95 % intervals, simpler ones first
+    ties: tuple[Candidate, ...]  # as fast within the 95 % intervals, by rising memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ def winners(measured: Sequence[Candidate], unit: Unit) -> dict[Choice, Winner]:
     """Choose the lowest latency, the lowest memory and the best balance of both.
 
     Balanced is the least geometric mean of the two ratios to the default. Latencies whose 95 %
-    intervals overlap are a tie, and the simplest of a tie is named; memory is exact.
+    intervals overlap are a tie: of those, the one that needs the least memory is named (memory is
+    exact), and of equals the simplest.
     """
     if not measured:
         return {}
@@ -100,11 +101,11 @@ def winners(measured: Sequence[Candidate], unit: Unit) -> dict[Choice, Winner]:
     smallest = min(measured, key=lambda c: (c.memory, c.latency))
     balanced = min(measured, key=balance)
     return {
-        "lowest_latency": _simplest([c for c in measured if _overlap(c, fastest)]),
-        "lowest_memory": _simplest(
+        "lowest_latency": _best_of_tie([c for c in measured if _overlap(c, fastest)]),
+        "lowest_memory": _best_of_tie(
             [c for c in measured if c.memory == smallest.memory and _overlap(c, smallest)]
         ),
-        "balanced": _simplest(
+        "balanced": _best_of_tie(
             [c for c in measured if c.memory == balanced.memory and _overlap(c, balanced)]
         ),
     }
@@ -115,6 +116,6 @@ def _overlap(one: Candidate, other: Candidate) -> bool:
     return a.low_ms <= b.high_ms and b.low_ms <= a.high_ms
 
 
-def _simplest(tied: Sequence[Candidate]) -> Winner:
-    first, *rest = sorted(tied, key=lambda c: (c.rank, c.latency))
+def _best_of_tie(tied: Sequence[Candidate]) -> Winner:
+    first, *rest = sorted(tied, key=lambda c: (c.memory, c.rank, c.latency))
     return Winner(first, tuple(rest))

@@ -71,6 +71,14 @@ def test_of_latencies_that_cannot_be_told_apart_the_simplest_wins() -> None:
     assert won.ties == (fast,)
 
 
+def test_of_such_latencies_the_one_with_least_memory_wins_first() -> None:
+    simple = candidate(1.00, 6, "eager", spread=0.05)
+    small = candidate(1.04, 5, "flex", spread=0.05)
+    won = winners([simple, small], Unit(1.0, 1.0, True))["lowest_latency"]
+    assert won.candidate is small
+    assert won.ties == (simple,)
+
+
 def test_only_measured_ones_are_candidates() -> None:
     good = candidate(1, 1).evaluation
     bad = [good.model_copy(update={"outcome": o}) for o in Outcome if o is not Outcome.MEASURED]
