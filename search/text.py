@@ -43,8 +43,8 @@ def variant_label(variant: Variant, ran: str | None = None) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Return three significant digits, `0.0521`."""
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    """Return three significant digits, `0.0520`."""
+    return f"{value:#.3g}" if value < 99.95 else f"{value:.0f}"
 
 
 def mebibytes(value: float) -> str:

@@ -58,7 +58,7 @@ def print_verdict(console: Console, results: Results) -> None:
     )
     for heading in ("workload and choice", "variant"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("latency ms", "faster", "peak MiB", "smaller", "error"):
+    for heading in ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
     notes = []
     for result in results.workloads:
@@ -74,7 +74,8 @@ def print_verdict(console: Console, results: Results) -> None:
         console.print(note, highlight=False)
     console.print(
         "faster, smaller: the default's number divided by the winner's. error: relative, against "
-        "a high-precision reference. latency: a step of all layers.",
+        "a high-precision reference. latency: a step of all layers, the larger of GPU time and "
+        "the host's time to enqueue it: where gpu ms is smaller, the GPU waits for the host.",
         style="dim",
     )
 
@@ -90,12 +91,14 @@ def _numbers(evaluation: Evaluation, result: WorkloadResult | None) -> list[str]
     measured = evaluation.measurements
     variant = evaluation.configuration.variant
     if measured is None:
-        return [variant_label(variant), "–", "", "–", "", "–"]
+        return [variant_label(variant), "–", "", "", "–", "", "–"]
     latency, memory = measured.latency.latency_ms, measured.memory.peak_mib
+    gpu = measured.latency.gpu
     unit = None if result is None else result.unit
     return [
         variant_label(variant, measured.backend_ran),
         milliseconds(latency),
+        "" if gpu is None else milliseconds(gpu.value),
         "" if unit is None else factor(latency / unit.latency_ms),
         mebibytes(memory),
         "" if unit is None else factor(memory / unit.peak_memory_mib),
@@ -161,7 +164,7 @@ def print_front(console: Console, result: WorkloadResult, varying: set[str]) -> 
     )
     table.add_column("trial", justify="right")
     table.add_column("variant")
-    for heading in ("latency ms", "faster", "peak MiB", "smaller", "error"):
+    for heading in ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error"):
         table.add_column(heading, justify="right")
     for candidate in result.front:
         number = "default" if candidate.number is None else str(candidate.number)
