@@ -10,9 +10,12 @@ from pydantic import BaseModel, ConfigDict
 
 from variants.device import Device
 
+# What the same machine reports differently from day to day: a virtual machine's memory grows.
+_VARYING = {"device.memory_bytes"}
+
 
 class Environment(BaseModel):
-    """The environment of a study. All its fields must agree before a study is resumed."""
+    """The environment of a study. They must agree before a study is resumed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +31,7 @@ class Environment(BaseModel):
         there, here = _flat(self), _flat(other)
         return [
             f"{name}: {there.get(name)} there, {here.get(name)} here"
-            for name in sorted(there.keys() | here.keys())
+            for name in sorted((there.keys() | here.keys()) - _VARYING)
             if there.get(name) != here.get(name)
         ]
 

@@ -20,6 +20,7 @@ import psutil
 Message = dict[str, Any]
 
 START_DEADLINE_S = 300.0  # importing torch and creating a CUDA context on a busy machine
+_END_DEADLINE_S = 10.0  # after SIGKILL; a process that hangs in the driver may take for ever
 _LOG_TAIL = 4000  # bytes of the worker's output that are searched for a reason
 
 
@@ -77,6 +78,7 @@ class Worker:
                 sys.executable,
                 "-m",
                 "objectives.worker",
+                str(os.getpid()),
                 str(theirs.fileno()),
                 self._target,
                 self._options,
@@ -164,15 +166,18 @@ class Worker:
             self._connection = None
         if self._process is None:
             return
-        for process in _tree(self._process.pid):
-            try:
+        tree = _tree(self._process.pid)
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+        # A process that is still ending holds its GPU memory.
+        end = time.monotonic() + _END_DEADLINE_S
+        while any(_lives(process) for process in tree) and time.monotonic() < end:
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Kill the process for good."""
@@ -186,3 +191,10 @@ def _tree(pid: int) -> list[psutil.Process]:
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

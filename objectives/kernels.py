@@ -10,7 +10,7 @@ from variants.run import Run
 
 # Attention and matrix products; copies and element-wise kernels say nothing about the choice.
 _TELLING = re.compile(
-    r"scaled_dot_product|softmax|flash|fmha|sdpa|cutlass|gemm|triton_|Call CompiledFxGraph|::bmm$"
+    r"scaled_dot_product|softmax|flash|fmha|sdpa|cutlass|gemm|triton_|Torch-Compiled Region|::bmm$"
 )
 _MAX_NAME = 120  # characters; C++ template names run to thousands
 

@@ -1,9 +1,9 @@
 """The measuring process: a loop that does one job at a time for its parent.
 
-Run as `python -m objectives.worker DESCRIPTOR MODULE:FUNCTION OPTIONS`. The function is called
-once with the options and a callback for stages; it returns a greeting and a `Station`. Messages
-are JSON over a pipe of their own, so nothing that a library prints can be taken for an answer, and
-nothing is ever unpickled.
+Run as `python -m objectives.worker PARENT DESCRIPTOR MODULE:FUNCTION OPTIONS`, with the parent's
+process id and the descriptor of a pipe to it. The function is called once with the options and a
+callback for stages; it returns a greeting and a `Station`. Messages are JSON over that pipe, so
+nothing that a library prints can be taken for an answer, and nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Attach = Callable[[Message, Callable[[str], None]], tuple[Message, Station]]
 
 def main(arguments: list[str]) -> int:
     """Serve jobs until the parent hangs up. Returns the exit status."""
-    descriptor, target, options = arguments
-    _die_with_parent()
+    parent, descriptor, target, options = arguments
+    _die_with_parent(int(parent))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a GPU crash would write gigabytes
     connection = Connection(int(descriptor))
 
@@ -68,12 +68,12 @@ def main(arguments: list[str]) -> int:
             return 1
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies, however it dies."""
     parent_death_signal = 1  # PR_SET_PDEATHSIG
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-    if os.getppid() == 1:  # it died before the call
+    if os.getppid() != parent:  # it died before the call
         raise SystemExit(1)
 
 

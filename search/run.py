@@ -51,7 +51,7 @@ console = make_console()
 def run(
     trials: Annotated[int, typer.Option(min=1, help="Unique configurations, in all.")] = 200,
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Stop after this long, told or not.")
+        float | None, typer.Option(min=0.01, help="Stop after this many minutes.")
     ] = None,
     phase: Phase = None,
     batch: Batch = None,
@@ -131,9 +131,10 @@ def run(
     )
     if sampler is not None and sampler not in SAMPLERS:
         raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}; got {sampler}")
-    opened = open_storage(storage)
+    # A dry run of a new study leaves no database behind.
+    opened = None if dry_run and study is None else open_storage(storage)
     # What is not said is as it was in the study that is resumed, or else the default.
-    stored = stored_plan(opened, study)
+    stored = None if opened is None else stored_plan(opened, study)
     asked = {
         "max_error": max_error,
         "max_memory_gib": max_memory_gib,
@@ -163,7 +164,7 @@ def run(
                 "These are defaults. Your own workload: --batch 8 --seq-len 4096 --q-heads 32 "
                 "--kv-heads 8 --head-dim 128, or --space FILE.toml"
             )
-        if dry_run:
+        if dry_run or opened is None:
             return
         plan = Plan(space=wanted, limits=limits, sampler=sampler, seed=seed)
         session = Session(open_study(opened, study, plan, bench.environment()), plan, found, bench)

@@ -126,3 +126,8 @@ def test_it_dies_with_its_parent() -> None:
             return
         time.sleep(0.1)
     raise AssertionError("the worker outlived its parent")
+
+
+def test_it_ends_at_once_when_its_parent_is_gone_already() -> None:
+    command = [sys.executable, "-m", "objectives.worker", str(2**22 + 1), "0", TARGET, "{}"]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 1

@@ -228,6 +228,12 @@ def test_resume_refuses_another_plan_or_environment_by_name(storage: BaseStorage
         session(storage, FakeBench(profile="h200"))
 
 
+def test_resume_minds_no_memory_that_grew() -> None:
+    here = FakeBench().environment()
+    device = here.device.model_copy(update={"memory_bytes": here.device.memory_bytes + 1})
+    assert here.differences(here.model_copy(update={"device": device})) == []
+
+
 def test_studies_get_names_and_foreign_ones_are_left_alone(storage: BaseStorage) -> None:
     optuna.create_study(study_name="attention-1", storage=storage)
     assert session(storage, name=None).study.study_name == "attention-2"
