@@ -156,8 +156,10 @@ class Worker:
     def _last_words(self) -> str:
         self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, self._log.tell() - _LOG_TAIL))
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f": {lines[-1][:300]}" if lines else ""
+        text = self._log.read().decode(errors="replace")
+        # The profiler marks each of its uses with a line that says nothing here.
+        lines = [line for line in text.splitlines() if line.strip() and "USDT:" not in line]
+        return f": {lines[-1].strip()[:300]}" if lines else ""
 
     def kill(self) -> None:
         """Kill the process and everything it started; the next call starts a new one."""

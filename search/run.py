@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -41,7 +42,7 @@ from studies.plots import save_plots
 from studies.results import Results, read_results
 from studies.sampler import SAMPLERS
 from studies.session import Session
-from studies.space import fill_defaults, survey
+from studies.space import Survey, fill_defaults, survey
 from studies.study import Plan, open_storage
 from variants.device import Device
 
@@ -133,7 +134,6 @@ def run(
         raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}; got {sampler}")
     # A dry run of a new study leaves no database behind.
     opened = None if dry_run and study is None else open_storage(storage)
-    # What is not said is as it was in the study that is resumed, or else the default.
     stored = None if opened is None else stored_plan(opened, study)
     asked = {
         "max_error": max_error,
@@ -141,6 +141,27 @@ def run(
         "max_stall_ms": max_stall_ms,
         "deadline_s": deadline_s,
     }
+    limits, sampler, seed = _settings(stored, asked, sampler, seed)
+    bench = DeviceBench(limits, seed=seed, device=None if device == "auto" else device)
+    try:
+        here = bench.device()
+        _warn_of_neighbours(here)
+        base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
+        found = survey(fill_defaults(given, base), here)
+        _introduce(found, here, trials, defaults_alone=not given and stored is None)
+        if dry_run or opened is None:
+            return
+        plan = Plan(space=found.space, limits=limits, sampler=sampler, seed=seed)
+        session = Session(open_study(opened, study, plan, bench.environment()), plan, found, bench)
+        _search(session, bench.worker.start_seconds, trials, minutes, storage)
+    finally:
+        bench.close()
+
+
+def _settings(
+    stored: Plan | None, asked: Mapping[str, float | None], sampler: str | None, seed: int | None
+) -> tuple[Limits, str, int]:
+    """Return limits, sampler and seed: as asked, as in the resumed study, or the default."""
     limits = (Limits() if stored is None else stored.limits).model_copy(
         update={name: value for name, value in asked.items() if value is not None}
     )
@@ -148,29 +169,19 @@ def run(
         sampler = "tpe" if stored is None else stored.sampler
     if seed is None:
         seed = 0 if stored is None else stored.seed
-    bench = DeviceBench(limits, seed=seed, device=None if device == "auto" else device)
-    try:
-        here = bench.device()
-        _warn_of_neighbours(here)
-        base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
-        wanted = fill_defaults(given, base)
-        found = survey(wanted, here)
-        print_space(console, found)
-        expected = duration(estimate_s(found, here.kind, trials))
-        count = min(trials, found.size)
-        console.print(f"on {here.name}, torch {here.torch}; about {expected} for {count} trials")
-        if not given and stored is None:
-            console.print(
-                "These are defaults. Your own workload: --batch 8 --seq-len 4096 --q-heads 32 "
-                "--kv-heads 8 --head-dim 128, or --space FILE.toml"
-            )
-        if dry_run or opened is None:
-            return
-        plan = Plan(space=wanted, limits=limits, sampler=sampler, seed=seed)
-        session = Session(open_study(opened, study, plan, bench.environment()), plan, found, bench)
-        _search(session, bench.worker.start_seconds, trials, minutes, storage)
-    finally:
-        bench.close()
+    return limits, sampler, seed
+
+
+def _introduce(found: Survey, here: Device, trials: int, *, defaults_alone: bool) -> None:
+    print_space(console, found)
+    expected = duration(estimate_s(found, here.kind, trials))
+    count = min(trials, found.size)
+    console.print(f"on {here.name}, torch {here.torch}; about {expected} for {count} trials")
+    if defaults_alone:
+        console.print(
+            "These are defaults. Your own workload: --batch 8 --seq-len 4096 --q-heads 32 "
+            "--kv-heads 8 --head-dim 128, or --space FILE.toml"
+        )
 
 
 def _warn_of_neighbours(here: Device) -> None:
