@@ -206,16 +206,17 @@ def _search(
         runner.run(trials, minutes)
     except KeyboardInterrupt:
         runner.interrupt.asked = True
-    results = read_results(session.study)
-    save_plots(session.study, results)
-    print_verdict(console, results)
-    print_outcomes(console, results)
-    session.seconds["worker start"] = sum(starts)
-    wall_s = runner.wall_s + starts[0]  # the first one was before the run
-    print_time(console, session.seconds, wall_s, runner.trials)
-    console.print(stopping_reason(runner, session, trials))
-    stopped = runner.interrupt.asked or runner.out_of_time
-    _print_next(results, storage, trials, session.survey.size, resume=stopped)
+    with runner.interrupt.ignored():  # a Ctrl-C that comes late must not cost the report
+        results = read_results(session.study)
+        save_plots(session.study, results)
+        print_verdict(console, results)
+        print_outcomes(console, results)
+        session.seconds["worker start"] = sum(starts)
+        wall_s = runner.wall_s + starts[0]  # the first one was before the run
+        print_time(console, session.seconds, wall_s, runner.trials)
+        console.print(stopping_reason(runner, session, trials))
+        stopped = runner.interrupt.asked or runner.out_of_time
+        _print_next(results, storage, trials, session.survey.size, resume=stopped)
     if runner.interrupt.asked:
         raise typer.Exit(130)
     if not any(result.winners for result in results.workloads):
