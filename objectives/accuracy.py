@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from variants.reference import reference_output
+from variants.reference import reference_results
 from variants.workload import Workload
 
 
@@ -26,24 +27,30 @@ def relative_error(out: Tensor, reference: Tensor) -> float:
     return error if math.isfinite(error) else math.inf
 
 
+def largest_error(results: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+    """Return the largest relative error of the output and, in training, of any gradient."""
+    return max(relative_error(results[name], expected) for name, expected in reference.items())
+
+
 class References:
-    """Reference outputs by workload, on the host, the least recently used dropped first."""
+    """Reference results by workload, on the host, the least recently used dropped first."""
 
     def __init__(self, device: torch.device, seed: int, *, max_bytes: int = 2**31) -> None:
         """Compute references on `device` from the inputs of `seed`."""
         self._device, self._seed, self._max_bytes = device, seed, max_bytes
-        self._outputs: OrderedDict[str, Tensor] = OrderedDict()
+        self._results: OrderedDict[str, Mapping[str, Tensor]] = OrderedDict()
 
-    def of(self, workload: Workload) -> Tensor:
-        """Return the reference output of `workload`, computing it when it is not kept."""
+    def of(self, workload: Workload) -> Mapping[str, Tensor]:
+        """Return the reference results of `workload`, computing them when they are not kept."""
         # Neither the number of layers nor anything about the variant changes it.
         key = workload.model_copy(update={"layers": 1}).key
-        if key not in self._outputs:
-            self._outputs[key] = reference_output(workload, self._device, self._seed)
-        self._outputs.move_to_end(key)
-        while len(self._outputs) > 1 and self._kept_bytes() > self._max_bytes:
-            self._outputs.popitem(last=False)
-        return self._outputs[key]
+        if key not in self._results:
+            self._results[key] = reference_results(workload, self._device, self._seed)
+        self._results.move_to_end(key)
+        while len(self._results) > 1 and self._kept_bytes() > self._max_bytes:
+            self._results.popitem(last=False)
+        return self._results[key]
 
     def _kept_bytes(self) -> int:
-        return sum(output.nbytes for output in self._outputs.values())
+        kept = (tensor for results in self._results.values() for tensor in results.values())
+        return sum(tensor.nbytes for tensor in kept)

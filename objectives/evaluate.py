@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from objectives.accuracy import References, relative_error
+from objectives.accuracy import References, largest_error
 from objectives.evaluation import Evaluation, Measurements, Outcome
 from objectives.kernels import kernels_of_step
 from objectives.latency import (
@@ -30,8 +30,11 @@ from objectives.limits import Limits
 from objectives.memory import cuda_baseline, measure_memory, settle
 from objectives.roofline import bound
 from variants.backends import BACKENDS, backend_that_ran
+from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
+from variants.graph import capture_stream
+from variants.quantizations import QUANTIZATIONS
 from variants.run import Run
 
 IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
@@ -53,9 +56,7 @@ class Evaluator:
         self._seconds: dict[str, float] = {}
         self._torch_device = torch.device(device.kind)
         self._references = References(self._torch_device, seed)
-        # A cuDNN plan or a compiled graph outlives its trial: what a first visit costs is known
-        # from the trial that paid it.
-        self._new_length_ms: dict[tuple[str, ...], float | None] = {}
+        self._new_length_ms: dict[tuple[object, ...], float] = {}
         self._stream: HeldStream | None = None
         self._workspace_bytes: int | None = None
         if device.kind == "cuda":
@@ -100,11 +101,13 @@ class Evaluator:
             baseline = cuda_baseline() if self._stream is not None else None
             run = Run(configuration, self._torch_device, self.seed)
         with self._stage("first step"):
-            kept: list[Tensor] = []
-            first = first_visits(run, lambda out: kept.append(run.new_rows(out).cpu()))
+            kept: dict[str, list[Tensor]] = {}
+            first = first_visits(run, lambda results: _keep(kept, results))
         with self._stage("check"):
-            error = relative_error(torch.cat(kept, dim=1), reference)
+            results = {name: torch.cat(steps, dim=1) for name, steps in kept.items()}
+            error = largest_error(results, reference)
             kept.clear()
+            results.clear()
         with self._stage("memory"):
             later = later_visits(run)
             memory = measure_memory(run, baseline, self._workspace_bytes)
@@ -116,7 +119,7 @@ class Evaluator:
                 run,
                 self._stream,
                 first_step_ms=first[0],
-                new_length=self._stall(configuration, ran, new_length_ms(first, later)),
+                new_length=self._stall(run, ran, new_length_ms(first, later)),
                 budget_s=self.limits.sampling_s,
             )
         measurements = Measurements(
@@ -131,7 +134,7 @@ class Evaluator:
 
     def _free(self, configuration: Configuration) -> None:
         """Leave nothing of a trial behind: no graph, no tensor, no cached segment."""
-        compiled = BACKENDS[configuration.variant.backend].compiled
+        compiled = configuration.variant.compiles
         if compiled:
             # Past a few graphs of one function, PyTorch refuses to compile more.
             torch._dynamo.reset()
@@ -141,18 +144,22 @@ class Evaluator:
             self._compiler_frozen = True
         settle()
 
-    def _stall(
-        self, configuration: Configuration, ran: str | None, measured: float | None
-    ) -> float | None:
-        """Return the cost of a first visit, from the trial in which it was one."""
+    def _stall(self, run: Run, ran: str | None, measured: float | None) -> float | None:
+        """Return the cost of a first visit, from a trial in which it was one.
+
+        A library's plan outlives its trial, and fits other variants that attend to keys of the
+        same shapes: whichever of them came first has paid.
+        """
+        configuration = run.configuration
         variant = configuration.variant
-        lengths = (
-            configuration.workload.key,
-            ran or variant.backend,
-            variant.precision,
-            variant.cache or "",
-        )
-        return self._new_length_ms.setdefault(lengths, measured)
+        plans = ran is not None and BACKENDS[ran].plans_each_shape and run.layer.grows
+        if measured is None or not plans:
+            return measured
+        reuses = variant.cache is not None and CACHES[variant.cache].reuses
+        shapes = (configuration.workload.key, variant.precision, variant.gqa, reuses)
+        known = self._new_length_ms.get(shapes, measured)
+        self._new_length_ms[shapes] = max(known, measured)
+        return self._new_length_ms[shapes]
 
     def _judge(
         self, configuration: Configuration, measurements: Measurements
@@ -161,6 +168,9 @@ class Evaluator:
         latency, memory = measurements.latency, measurements.memory
         if BACKENDS[asked].searched and measurements.backend_ran != asked:
             return Outcome.REFUSED, f"{asked} was asked for, {measurements.backend_ran} ran"
+        quantization = QUANTIZATIONS[configuration.variant.quantization]
+        if not quantization.proven_by(measurements.kernels, self.device.kind):
+            return Outcome.REFUSED, f"{quantization.name} was asked for, no 8-bit product ran"
         least = bound(configuration, self.device)
         too_fast = (
             latency.gpu is not None
@@ -198,12 +208,26 @@ class Evaluator:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - before
 
 
+def _keep(kept: dict[str, list[Tensor]], results: Mapping[str, Tensor]) -> None:
+    for name, tensor in results.items():
+        kept.setdefault(name, []).append(tensor.detach().cpu())
+
+
 def _allocate_workspaces() -> None:
-    """Make cuBLAS allocate its workspaces now, so that they are in every baseline."""
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        square = torch.ones(256, 256, dtype=dtype, device="cuda")
-        torch.nn.functional.linear(square, square)
-        torch.bmm(square[None], square[None])
+    """Make cuBLAS allocate its workspaces now, so that they are in every baseline.
+
+    It keeps one for each stream: the one that steps run on, and the one that captures them.
+    """
+    for stream in (torch.cuda.current_stream(), capture_stream()):
+        with torch.cuda.stream(stream):
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                square = torch.ones(256, 256, dtype=dtype, device="cuda")
+                torch.nn.functional.linear(square, square)
+                torch.bmm(square[None], square[None])
+            if torch.cuda.get_device_capability() >= (8, 9):
+                one = torch.ones((), device="cuda")
+                eight = one.expand(256, 256).to(torch.float8_e4m3fn)
+                torch._scaled_mm(eight, eight.t(), one, one, out_dtype=torch.bfloat16)
     torch.cuda.synchronize()
     settle()
 

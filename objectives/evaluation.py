@@ -58,14 +58,17 @@ class Latency(BaseModel):
 class Memory(BaseModel):
     """The allocator's peak over the steps, beyond what was there before, in MiB.
 
-    `peak_mib = layers · (weights_mib + cache_mib) + transient_mib`.
+    `peak_mib = layers · (weights_mib + cache_mib + gradients_mib + saved_mib) + transient_mib`:
+    layers run one after another, and what only lives inside of one step is needed once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     peak_mib: float
     weights_mib: float  # of one layer
-    cache_mib: float  # of one layer
+    cache_mib: float  # of one layer: keys, values and their scales
+    gradients_mib: float = 0.0  # of one layer's weights, in training
+    saved_mib: float = 0.0  # what one layer keeps from forward to backward, its output included
     transient_mib: float  # inputs, biases and temporaries
     reserved_mib: float | None  # peak of the segments that the allocator held; None on CPU
     workspace_mib: float | None  # library workspaces, outside the peak; None on CPU

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import torch
 
 from variants.run import Run
 
+if TYPE_CHECKING:
+    from torch.profiler import ProfilerActivity
+
 # Attention and matrix products; copies and element-wise kernels say nothing about the choice.
 _TELLING = re.compile(
-    r"scaled_dot_product|softmax|flash|fmha|sdpa|cutlass|gemm|triton_|Torch-Compiled Region|::bmm$"
+    r"scaled_dot_product|softmax|flash|fmha|sdpa|cutlass|gemm|mma|triton_|Torch-Compiled Region"
+    r"|::bmm$|_mm$|linear_dynamic|^graph_\d+_"
 )
 _MAX_NAME = 120  # characters; C++ template names run to thousands
 
 
 def kernels_of_step(run: Run) -> tuple[str, ...]:
-    """Profile the first step and return the telling names, each once, in order of appearance."""
-    from torch.profiler import ProfilerActivity, profile
+    """Profile the first step and return the telling names, each once, in order of appearance.
+
+    A captured step runs no operators when it is replayed: those of its capture come first.
+    """
+    from torch.profiler import ProfilerActivity
 
     activities = [ProfilerActivity.CPU]
+    names: list[str] = []
+    if run.layer.execution.captures:
+        run.layer.release_graph()
+        names += _profiled(run, activities)
     if run.layer.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
+    names += _profiled(run, activities)
+    return tuple(name[:_MAX_NAME] for name in dict.fromkeys(names) if _TELLING.search(name))
+
+
+def _profiled(run: Run, activities: list[ProfilerActivity]) -> list[str]:
+    from torch.profiler import profile
+
     run.restart()
     with profile(activities=activities) as profiler:
         run.step(0)
@@ -30,5 +49,4 @@ def kernels_of_step(run: Run) -> tuple[str, ...]:
     assert profiler.profiler is not None
     results = profiler.profiler.kineto_results
     assert results is not None
-    names = dict.fromkeys(event.name() for event in results.events())
-    return tuple(name[:_MAX_NAME] for name in names if _TELLING.search(name))
+    return [event.name() for event in results.events()]

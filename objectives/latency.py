@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -82,8 +82,8 @@ def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
     return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
 
-def first_visits(run: Run, keep: Callable[[torch.Tensor], None]) -> list[float]:
-    """Run every step once, handing each output to `keep`. Returns wall times in ms."""
+def first_visits(run: Run, keep: Callable[[Mapping[str, torch.Tensor]], None]) -> list[float]:
+    """Run every step once, handing its results to `keep`. Returns wall times in ms."""
     cuda = run.layer.device.type == "cuda"
     walls = []
     for index in range(run.steps):
@@ -92,7 +92,7 @@ def first_visits(run: Run, keep: Callable[[torch.Tensor], None]) -> list[float]:
         if cuda:
             torch.cuda.synchronize()
         walls.append((time.perf_counter_ns() - before) / 1e6)
-        keep(out)
+        keep(run.results(out))
         del out
     return walls
 
@@ -100,7 +100,7 @@ def first_visits(run: Run, keep: Callable[[torch.Tensor], None]) -> list[float]:
 def later_visits(run: Run) -> list[float]:
     """Run every step again from the start. Returns wall times in ms."""
     run.restart()
-    return first_visits(run, lambda out: None)
+    return first_visits(run, lambda results: None)
 
 
 def new_length_ms(first: list[float], later: list[float]) -> float | None:

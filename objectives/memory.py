@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,12 @@ def cuda_baseline() -> Baseline:
 
 
 def measure_memory(run: Run, baseline: Baseline | None, workspace_bytes: int | None) -> Memory:
-    """Run all steps once and weigh them. `baseline` is None on CPU."""
+    """Run all steps once and weigh them. `baseline` is None on CPU.
+
+    A captured step is captured again here: replaying allocates nothing, and what it needs was
+    allocated by its capture.
+    """
+    run.layer.release_graph()
     run.restart()
     if baseline is None:
         peak, reserved = _cpu_peak(run), None
@@ -47,15 +53,37 @@ def measure_memory(run: Run, baseline: Baseline | None, workspace_bytes: int | N
         peak, reserved = _cuda_peak(run, baseline)
     workload = run.configuration.workload
     weights, cache = run.layer.weight_bytes, run.layer.cache_bytes
-    transient = peak - weights - cache
+    gradients, saved = (run.gradient_bytes(), _saved(run)) if workload.trains else (0, 0)
+    of_a_layer = weights + cache + gradients + saved
+    transient = peak - of_a_layer
     return Memory(
-        peak_mib=(workload.layers * (weights + cache) + transient) / MIB,
+        peak_mib=(workload.layers * of_a_layer + transient) / MIB,
         weights_mib=weights / MIB,
         cache_mib=cache / MIB,
+        gradients_mib=gradients / MIB,
+        saved_mib=saved / MIB,
         transient_mib=transient / MIB,
         reserved_mib=None if reserved is None else reserved / MIB,
         workspace_mib=None if workspace_bytes is None else workspace_bytes / MIB,
     )
+
+
+def _saved(run: Run) -> int:
+    """Return the bytes that are there after a forward pass and were not before.
+
+    The output is one of them: it is the input that the next layer of a model keeps.
+    """
+    run.restart()
+    if run.layer.device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        out = run.forward(0)
+        saved = torch.cuda.memory_allocated() - before
+    else:
+        kept: list[torch.Tensor] = []
+        saved = sum(_cpu_changes(lambda: kept.append(run.forward(0)), lambda: None))
+        (out,) = kept
+    run.backward(out)
+    return saved
 
 
 def _cuda_peak(run: Run, baseline: Baseline) -> tuple[int, int]:
@@ -72,15 +100,33 @@ def _cuda_peak(run: Run, baseline: Baseline) -> tuple[int, int]:
 
 def _cpu_peak(run: Run) -> int:
     """Return the running maximum of the profiler's allocation events over what was there."""
+    resident = 0
+
+    def before() -> None:
+        # Inside, because the profiler does not see the release of what it did not see allocated.
+        nonlocal resident
+        run.restart()
+        resident = run.resident_bytes()
+
+    def steps() -> None:
+        for index in range(run.steps):
+            run.step(index)
+
+    now = peak = 0
+    for change in _cpu_changes(steps, before):
+        now += change
+        peak = max(peak, now)
+    return resident + peak
+
+
+def _cpu_changes(work: Callable[[], object], before: Callable[[], object]) -> list[int]:
+    """Return the bytes that `work` allocates (and, negative, frees), in order."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        # Inside, because the profiler does not see the release of what it did not see allocated.
-        run.restart()
-        resident = run.resident_bytes()
+        before()
         with record_function(_STEPS):
-            for index in range(run.steps):
-                run.step(index)
+            work()
     assert profiler.profiler is not None
     results = profiler.profiler.kineto_results
     assert results is not None
@@ -91,8 +137,4 @@ def _cpu_peak(run: Run) -> int:
         for event in events
         if event.name() == "[memory]" and event.start_ns() >= begin
     ]
-    now = peak = 0
-    for _, nbytes in sorted(changes, key=lambda change: change[0]):
-        now += nbytes
-        peak = max(peak, now)
-    return resident + peak
+    return [nbytes for _, nbytes in sorted(changes, key=lambda change: change[0])]

@@ -7,11 +7,16 @@ and Patterson, Roofline, CACM 52(4), 2009.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
+from variants.kv_dtypes import KV_DTYPES
 from variants.precisions import PRECISIONS
+from variants.quantizations import QUANTIZATIONS
+from variants.score_mods import parse_score_mod
 from variants.workload import Workload
 
 
@@ -19,6 +24,7 @@ from variants.workload import Workload
 class Peaks:
     """Datasheet rates of a device, dense, without sparsity."""
 
+    eight_bit_tflops: float  # int8 and float8, whichever is faster
     half_tflops: float  # bf16 and fp16
     tf32_tflops: float
     fp32_tflops: float
@@ -28,12 +34,12 @@ class Peaks:
 # By the start of the device's name. SXM parts, the fastest of their family, since the bound
 # accuses a measurement of being too fast.
 DATASHEET = {
-    "NVIDIA H200": Peaks(989, 494, 67, 4800),
-    "NVIDIA H100": Peaks(989, 494, 67, 3350),
-    "NVIDIA A100": Peaks(312, 156, 19.5, 2039),
+    "NVIDIA H200": Peaks(1979, 989, 494, 67, 4800),
+    "NVIDIA H100": Peaks(1979, 989, 494, 67, 3350),
+    "NVIDIA A100": Peaks(624, 312, 156, 19.5, 2039),
 }
 # For ratios alone, never to accuse: orders of magnitude of a device that is not listed.
-TYPICAL = {"cuda": Peaks(100, 50, 20, 800), "cpu": Peaks(0.2, 0.2, 0.2, 20)}
+TYPICAL = {"cuda": Peaks(200, 100, 50, 20, 800), "cpu": Peaks(0.4, 0.2, 0.2, 0.2, 20)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +54,60 @@ class Bound:
 def bound(configuration: Configuration, device: Device) -> Bound:
     """Return the least latency and memory of one configuration, all layers together."""
     workload, variant = configuration.workload, configuration.variant
-    precision = PRECISIONS[variant.precision]
     peaks = next((p for name, p in DATASHEET.items() if device.name.startswith(name)), None)
     rates = peaks or TYPICAL[device.kind]
+    precision, quantization = PRECISIONS[variant.precision], QUANTIZATIONS[variant.quantization]
+    width = precision.bits / 8
+    cached = variant.cache is not None and CACHES[variant.cache].reuses
+    rows = 1 if cached else workload.capacity  # query rows of the last step, or of the prompt
+    tokens = workload.batch * rows
+    weight_bytes = weight_elements(workload) * (quantization.weight_bits or precision.bits) / 8
+    stream_bytes = 2 * tokens * workload.hidden_size * width  # the layer's input and output
     tflops = {"fp32": rates.fp32_tflops, "tf32": rates.tf32_tflops}.get(
         precision.name, rates.half_tflops
     )
-    width = precision.bits // 8
-    cached = workload.decodes and variant.cache != "none"
-    rows = 1 if cached else workload.capacity  # query rows of the last step, or of the prompt
-    hidden, tokens = workload.hidden_size, workload.batch * rows
-    kv_bytes = 2 * workload.batch * workload.kv_heads * workload.head_dim * width
-    weight_bytes = weight_elements(workload) * width
-    kv_total = kv_bytes * _visible_keys(workload)
-    stream_bytes = 2 * tokens * hidden * width  # the layer's input and output
-    operations = 2 * tokens * weight_elements(workload) + (
-        4 * workload.batch * workload.q_heads * workload.head_dim * _visible_pairs(workload, rows)
+    projecting = rates.eight_bit_tflops if quantization.multiplies_quantized else tflops
+    heads = workload.batch * workload.q_heads * workload.head_dim
+    # (query, key) pairs that are not masked, of one head of one sequence
+    pairs = _visible_keys(workload) if cached else _pairs_of_prompt(workload.score_mod, rows)
+    passes = 3 if workload.trains else 1  # backward needs two products for each of forward's
+    computing = (
+        2 * tokens * weight_elements(workload) / projecting + 4 * heads * pairs / tflops
+    ) / 1e12
+    # A decode step reads the cache; without one keys and values may stay on the chip.
+    read = token_bytes(configuration) * _visible_keys(workload) if cached else 0
+    moving = (weight_bytes + stream_bytes + read) / (rates.bandwidth_gb_s * 1e9)
+    memory = workload.layers * (
+        weight_bytes * (2 if workload.trains else 1) + _kept(configuration)
     )
-    seconds = max(
-        operations / (tflops * 1e12),
-        # A decode step reads the cache; without one keys and values may stay on the chip.
-        (weight_bytes + stream_bytes + (kv_total if cached else 0)) / (rates.bandwidth_gb_s * 1e9),
+    return Bound(
+        passes * max(computing, moving) * 1e3 * workload.layers,
+        (memory + stream_bytes) / 2**20,
+        peaks is not None,
     )
-    kept = kv_bytes * (0 if workload.decodes and not cached else workload.capacity)
-    memory = workload.layers * (weight_bytes + kept) + stream_bytes
-    return Bound(seconds * 1e3 * workload.layers, memory / 2**20, peaks is not None)
+
+
+def token_bytes(configuration: Configuration) -> float:
+    """Return the bytes of the keys and values of one token of every sequence, in one layer."""
+    workload, variant = configuration.workload, configuration.variant
+    precision = PRECISIONS[variant.precision]
+    bits = float(workload.head_dim * precision.bits)
+    if variant.kv_dtype is not None:
+        stored = KV_DTYPES[variant.kv_dtype]
+        bits = workload.head_dim * (stored.bits or precision.bits)
+        bits += precision.bits if stored.scale_a_token else 0
+    return 2 * workload.batch * workload.kv_heads * bits / 8
+
+
+def _kept(configuration: Configuration) -> float:
+    """Return the bytes of keys and values that one layer keeps."""
+    workload, cache = configuration.workload, configuration.variant.cache
+    if workload.trains or (cache is not None and not CACHES[cache].reuses):
+        return 0.0
+    tokens = workload.capacity
+    if cache is not None and CACHES[cache].windowed:
+        tokens = min(tokens, workload.scores.window or tokens)
+    return token_bytes(configuration) * tokens
 
 
 def weight_elements(workload: Workload) -> int:
@@ -81,19 +116,15 @@ def weight_elements(workload: Workload) -> int:
     return heads * workload.head_dim * workload.hidden_size
 
 
-def _window(workload: Workload) -> int:
-    entry, parameter = workload.score_mod_entry
-    return parameter if entry.name == "sliding_window" else workload.capacity
-
-
 def _visible_keys(workload: Workload) -> int:
-    """Return how many keys the first timed query sees."""
-    return min(workload.seq_len, _window(workload))
+    """Return how many keys a new token sees, at least."""
+    positions = range(workload.seq_len, workload.capacity)
+    return min(workload.scores.visible_keys(position, position + 1) for position in positions)
 
 
-def _visible_pairs(workload: Workload, rows: int) -> int:
-    """Return the (query, key) pairs that are not masked, of one head and one sequence."""
-    if rows == 1:
-        return _visible_keys(workload)
-    window = min(rows, _window(workload))
-    return window * (window + 1) // 2 + (rows - window) * window
+@functools.lru_cache(maxsize=4096)
+def _pairs_of_prompt(score_mod: str, rows: int) -> int:
+    scores = parse_score_mod(score_mod)
+    if not scores.masks:
+        return rows * (rows + 1) // 2
+    return sum(scores.visible_keys(position, rows) for position in range(rows))

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from studies.defaults import DEFAULT_AXES
+from studies.presets import preset_names, preset_summary
 from variants.axes import AXES
+from variants.models import MODELS
 
 DEFAULT_STORAGE = "sqlite:///goldilocks.db"
 
@@ -42,11 +44,32 @@ Layers = Annotated[str | None, _axis("layers")]
 ScoreMod = Annotated[str | None, _axis("score_mod")]
 Backend = Annotated[str | None, _axis("backend")]
 Precision = Annotated[str | None, _axis("precision")]
+Quantization = Annotated[str | None, _axis("quantization")]
 Cache = Annotated[str | None, _axis("cache")]
+KvDtype = Annotated[str | None, _axis("kv_dtype")]
+Gqa = Annotated[str | None, _axis("gqa")]
 Execution = Annotated[str | None, _axis("execution")]
 SpaceFile = Annotated[
     Path | None,
     typer.Option("--space", metavar="FILE", help="TOML file with a table [axes]; options win."),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="A space that comes with the product; what else is given wins. "
+        + " ".join(f"{name}: {preset_summary(name)}." for name in preset_names()),
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME|PATH",
+        help=f"Heads, sizes, layers and score_mod of a model: {', '.join(MODELS)}, or the path of "
+        "a config.json in Hugging Face's format.",
+    ),
 ]
 DeviceOption = Annotated[
     Literal["auto", "cuda", "cpu"], typer.Option("--device", help="Where to measure.")

@@ -10,7 +10,7 @@ import typer
 from objectives.bench import DeviceBench
 from objectives.limits import Limits
 from objectives.neighbours import other_gpu_processes
-from search.choices import UsageError, choices_from_options, choices_from_toml
+from search.choices import UsageError, gather_choices
 from search.options import (
     DEFAULT_STORAGE,
     Backend,
@@ -18,14 +18,19 @@ from search.options import (
     Cache,
     DeviceOption,
     Execution,
+    Gqa,
     HeadDim,
     HiddenSize,
+    KvDtype,
     KvHeads,
     Layers,
+    ModelOption,
     NewTokens,
     Phase,
     Precision,
+    Preset,
     QHeads,
+    Quantization,
     ScoreMod,
     SeqLen,
     SpaceFile,
@@ -35,7 +40,7 @@ from search.runner import Runner, stopping_reason
 from search.terminal import make_console
 from search.text import duration
 from search.verdict import print_outcomes, print_space, print_time, print_verdict
-from studies.defaults import DEFAULT_AXES
+from studies.defaults import DEFAULT_AXES, EIGHT_BIT_MAX_ERROR, default_max_error
 from studies.estimate import estimate_s
 from studies.opening import open_study, stored_plan
 from studies.plots import save_plots
@@ -66,15 +71,21 @@ def run(
     score_mod: ScoreMod = None,
     backend: Backend = None,
     precision: Precision = None,
+    quantization: Quantization = None,
     cache: Cache = None,
+    kv_dtype: KvDtype = None,
+    gqa: Gqa = None,
     execution: Execution = None,
+    preset: Preset = None,
+    model: ModelOption = None,
     space: SpaceFile = None,
     max_error: Annotated[
         float | None,
         typer.Option(
             min=1e-12,
             help=f"Relative error above which a result is INACCURATE. "
-            f"[default: {Limits().max_error:g}]",
+            f"[default: {Limits().max_error:g}, or {EIGHT_BIT_MAX_ERROR:g} where 8-bit numbers "
+            f"are searched]",
         ),
     ] = None,
     max_memory_gib: Annotated[
@@ -111,8 +122,7 @@ def run(
     dry_run: Annotated[bool, typer.Option(help="Print the space and an estimate; stop.")] = False,
 ) -> None:
     """Search: measure configurations, then print each workload's winners against its default."""
-    given = choices_from_toml(space) if space is not None else {}
-    given |= choices_from_options(
+    given = gather_choices(
         {
             "phase": phase,
             "batch": batch,
@@ -126,15 +136,23 @@ def run(
             "score_mod": score_mod,
             "backend": backend,
             "precision": precision,
+            "quantization": quantization,
             "cache": cache,
+            "kv_dtype": kv_dtype,
+            "gqa": gqa,
             "execution": execution,
-        }
+        },
+        preset=preset,
+        model=model,
+        space=space,
     )
     if sampler is not None and sampler not in SAMPLERS:
         raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}; got {sampler}")
     # A dry run of a new study leaves no database behind.
     opened = None if dry_run and study is None else open_storage(storage)
     stored = None if opened is None else stored_plan(opened, study)
+    if max_error is None and stored is None:
+        max_error = default_max_error(given)
     asked = {
         "max_error": max_error,
         "max_memory_gib": max_memory_gib,

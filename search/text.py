@@ -36,10 +36,12 @@ def variant_label(variant: Variant, ran: str | None = None) -> str:
     backend = variant.backend
     if ran is not None and ran != backend:
         backend = f"{backend}→{ran}"
-    parts = [backend, variant.precision, variant.cache]
-    if variant.execution != "eager":
-        parts.append(variant.execution)
-    return " ".join(part for part in parts if part is not None)
+    usual = {"quantization": "none", "kv_dtype": "same", "gqa": "native", "execution": "eager"}
+    parts = [backend]
+    for axis, value in variant.model_dump(exclude={"backend"}).items():
+        if value is not None and value != usual.get(axis):
+            parts.append(f"kv-{value}" if axis == "kv_dtype" else value)
+    return " ".join(parts)
 
 
 def milliseconds(value: float) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from objectives.evaluation import Evaluation, Outcome
+from objectives.limits import Limits
 from search.text import duration, factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
@@ -67,6 +68,10 @@ def print_verdict(console: Console, results: Results) -> None:
         table.add_row("  default", *_numbers(result.default, None))
         notes += [f"{label}: {note}" for note in _notes(result)]
         for name, winner in result.winners.items():
+            table.add_row("  " + name.replace("_", " "), *_winner(winner.candidate, result))
+        if result.strict_winners:
+            table.add_row(f"  within error {Limits().max_error:g}", style="dim")
+        for name, winner in result.strict_winners.items():
             table.add_row("  " + name.replace("_", " "), *_winner(winner.candidate, result))
         table.add_section()
     console.print(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from studies.space import Survey
-from variants.backends import BACKENDS
 from variants.device import DeviceKind
 
 # Seconds a trial, compiled backend or not, seen on an H100 (decode, up to 8k tokens) and on two
@@ -16,7 +15,7 @@ def estimate_s(survey: Survey, kind: DeviceKind, trials: int) -> float:
     """Return the expected seconds of `trials` trials and the defaults."""
     plain, compiled = SECONDS_A_TRIAL[kind]
     variants = [variant for possible in survey.possible.values() for variant in possible]
-    share = sum(BACKENDS[variant.backend].compiled for variant in variants) / max(1, len(variants))
+    share = sum(variant.compiles for variant in variants) / max(1, len(variants))
     budget = min(trials, survey.size)
     return (
         START_S + plain * len(survey.workloads) + budget * (share * compiled + (1 - share) * plain)

@@ -96,7 +96,10 @@ def _workload(result: WorkloadResult) -> ExportedWorkload:
         default_is_roofline=not result.unit.measured,
         choices={
             name: _choice(winner.candidate, result.unit, winner.ties)
-            for name, winner in result.winners.items()
+            for name, winner in (
+                *result.winners.items(),
+                *((f"strict_{name}", winner) for name, winner in result.strict_winners.items()),
+            )
         },
         front=tuple(_choice(candidate, result.unit) for candidate in result.front),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from objectives.evaluation import Evaluation, Measurements, Outcome
+from objectives.limits import Limits
 from studies.study import Unit
 from variants.workload import Workload
 
@@ -62,6 +63,8 @@ class WorkloadResult:
     measured: tuple[Candidate, ...]  # the default among them, if it was
     front: tuple[Candidate, ...]  # by rising memory
     winners: dict[Choice, Winner]  # empty when nothing was measured
+    # The same among those within `Limits().max_error`, where a study accepts larger errors.
+    strict_winners: dict[Choice, Winner]
 
 
 def candidates(evaluations: Iterable[tuple[int | None, Evaluation]]) -> list[Candidate]:
@@ -80,6 +83,14 @@ def front(measured: Sequence[Candidate]) -> tuple[Candidate, ...]:
         if not best or candidate.latency < best[-1].latency:
             best.append(candidate)
     return tuple(best)
+
+
+def strict(measured: Sequence[Candidate], limits: Limits) -> list[Candidate]:
+    """Return those within the usual error where `limits` accepts more; none where it does not."""
+    usual = Limits().max_error
+    if limits.max_error <= usual:
+        return []
+    return [c for c in measured if c.measurements.relative_error <= usual]
 
 
 def winners(measured: Sequence[Candidate], unit: Unit) -> dict[Choice, Winner]:

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
-from studies.front import WorkloadResult, candidates, front, winners
+from studies.front import WorkloadResult, candidates, front, strict, winners
 from studies.study import Plan, Told, default_of, environment_of, plan_of, told, unit_of
 
 _NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
@@ -70,7 +70,13 @@ def read_results(study: optuna.Study) -> Results:
         measured = candidates([(None, default), *by_workload.get(workload.key, [])])
         workloads.append(
             WorkloadResult(
-                workload, default, unit, tuple(measured), front(measured), winners(measured, unit)
+                workload=workload,
+                default=default,
+                unit=unit,
+                measured=tuple(measured),
+                front=front(measured),
+                winners=winners(measured, unit),
+                strict_winners=winners(strict(measured, plan.limits), unit),
             )
         )
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))

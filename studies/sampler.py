@@ -21,12 +21,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.space import Survey
 from variants.axes import AXES, Choice
+from variants.configuration import inactive_axes
 from variants.variant import Variant
 from variants.workload import Workload
 
 # Proposals of the stock sampler that may fall on something impossible or tried, before one of
 # the remaining variants is drawn at random.
 ATTEMPTS = 16
+ANY_CACHE = "concat"  # one that is read, for axes that only such a cache has
 
 
 class SpaceExhausted(Exception):
@@ -97,16 +99,20 @@ class ConfigurationSampler(BaseSampler):
         return self._params(workload, variant)
 
     def _copy_told(self, study: optuna.Study) -> None:
+        searched = self._survey.space.searched
         for trial in study.get_trials(
             deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
         ):
             if trial.number not in self._copied:
                 self._copied.add(trial.number)
+                # Stock samplers pass over trials that lack a parameter: an axis that was inactive
+                # gets its first choice.
+                missing = {n: c[0] for n, c in searched.items() if n not in trial.params}
                 self._told.add_trial(
                     optuna.trial.create_trial(
                         state=trial.state,
-                        params=trial.params,
-                        distributions=trial.distributions,
+                        params=trial.params | missing,
+                        distributions=self._distributions,
                         values=trial.values,
                         system_attrs=trial.system_attrs,
                     )
@@ -167,7 +173,7 @@ class ConfigurationSampler(BaseSampler):
         space = {
             name: distribution
             for name, distribution in self._distributions.items()
-            if AXES[name].of_variant and (name != "cache" or workload.decodes)
+            if AXES[name].of_variant and name not in inactive_axes(workload, ANY_CACHE)
         }
         if self._make is None or not space or len(untried) == 1:
             return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from variants.axes import AXES, Choice
-from variants.configuration import Configuration
+from variants.configuration import Configuration, inactive_axes
 from variants.device import Device
 from variants.support import unsupported_reasons
 from variants.variant import Variant
@@ -68,9 +68,7 @@ class SearchSpace(BaseModel):
         """Return every variant of `workload` once, without inactive axes."""
         unique: dict[str, Variant] = {}
         for choices in self._product(of_variant=True):
-            if not workload.decodes:
-                choices["cache"] = None
-            variant = Variant.model_validate(choices)
+            variant = Configuration.of(workload, choices).variant
             unique.setdefault(variant.key, variant)
         return tuple(unique.values())
 
@@ -78,12 +76,14 @@ class SearchSpace(BaseModel):
         """Return the configuration of a trial's parameters, pinned axes filled in."""
         chosen = {name: params.get(name, choices[0]) for name, choices in self.axes.items()}
         workload = Workload.model_validate({n: c for n, c in chosen.items() if not _decides(n)})
-        variant: dict[str, Choice | None] = {n: c for n, c in chosen.items() if _decides(n)}
-        if not workload.decodes:
-            variant["cache"] = None
-        return Configuration(workload=workload, variant=Variant.model_validate(variant))
+        return Configuration.of(workload, {n: c for n, c in chosen.items() if _decides(n)})
 
-    def _product(self, *, of_variant: bool) -> Iterator[dict[str, Choice | None]]:
+    def inactive(self, params: Mapping[str, Choice]) -> frozenset[str]:
+        """Return the variant axes that mean nothing for the workload and cache of `params`."""
+        chosen = {name: params.get(name, choices[0]) for name, choices in self.axes.items()}
+        return inactive_axes(self.configuration(params).workload, chosen.get("cache"))
+
+    def _product(self, *, of_variant: bool) -> Iterator[dict[str, Choice]]:
         names = [name for name in self.axes if _decides(name) == of_variant]
         for choices in itertools.product(*(self.axes[name] for name in names)):
             yield dict(zip(names, choices, strict=True))

@@ -29,7 +29,7 @@ from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
 from objectives.roofline import bound
 from studies.space import SearchSpace
-from variants.axes import Choice
+from variants.axes import AXES, Choice
 from variants.configuration import Configuration
 from variants.device import Device
 from variants.workload import Workload
@@ -294,10 +294,10 @@ def ask(study: optuna.Study, space: SearchSpace) -> tuple[Trial, Configuration]:
     trial.set_user_attr(OWNER, owner_of_this_process())
     searched = space.searched
     params: dict[str, Choice] = {}
-    for name in (name for name in searched if name != "cache"):
-        params[name] = _suggest(trial, name, searched[name])
-    if "cache" in searched and space.configuration(params).workload.decodes:
-        params["cache"] = _suggest(trial, "cache", searched["cache"])
+    # The workload first, then the cache: they decide which of the other axes mean anything.
+    for name in sorted(searched, key=lambda name: (AXES[name].of_variant, name != "cache")):
+        if not AXES[name].of_variant or name not in space.inactive(params):
+            params[name] = _suggest(trial, name, searched[name])
     return trial, space.configuration(params)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,14 @@ import pytest
 from optuna.storages import RDBStorage
 
 from studies.study import open_storage
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--everything",
+        action="store_true",
+        help="also the combinations that compile for seconds each on a CPU (an hour of them)",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +28,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         skip = pytest.mark.skip(reason="needs a CUDA device, and torch sees none")
         for item in marked:
             item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many combinations were tried, and how many are not what is declared of them."""
+    counts: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "declared" and (report.when == "call" or report.skipped):
+                    counts.setdefault(str(value), Counter())[outcome] += 1
+    if not counts:
+        return
+    from tests.combinations import coverage_lines
+
+    terminalreporter.section("combinations")
+    for line in coverage_lines({kind.split()[0] for kind in counts}):
+        terminalreporter.write_line(line)
+    for declared, by_outcome in sorted(counts.items()):
+        terminalreporter.write_line(
+            f"declared {declared}: {by_outcome.total()} tried, {by_outcome['failed']} disagree"
+            + (f", {by_outcome['skipped']} skipped here" if by_outcome["skipped"] else "")
+        )
 
 
 @pytest.fixture

@@ -37,8 +37,7 @@ class Axis:
         if not isinstance(choice, str):
             raise ValueError(f"{self.name} must be a name, got {choice!r}")
         if self.name == "score_mod":
-            entry, parameter = parse_score_mod(choice)
-            return entry.canonical(parameter)
+            return parse_score_mod(choice).canonical
         if self.known is not None and choice not in self.known:
             raise ValueError(f"{self.name} must be one of {', '.join(self.known)}; got {choice}")
         return choice
@@ -96,15 +95,18 @@ AXES: Mapping[str, Axis] = Registry(
         Axis(name="layers", summary="layers of the model", of_variant=False, numeric=True),
         Axis(
             name="score_mod",
-            summary="what the model does to its scores, name or name:parameter",
+            summary="what the model does to its scores: name, name:parameter, or several by +",
             of_variant=False,
         ),
         *(
             Axis(name=name, summary=summary, of_variant=True, known=_searched(name))
             for name, summary in {
                 "backend": "how softmax(QKᵀ)V is computed",
-                "precision": "of weights, activations and cache",
+                "precision": "of weights and activations",
+                "quantization": "of the projections",
                 "cache": "where past keys and values are kept (decode)",
+                "kv_dtype": "in which numbers a cache keeps them (decode)",
+                "gqa": "how grouped heads reach a backend",
                 "execution": "how operations are launched",
             }.items()
         ),

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from variants.device import Device, DeviceKind
+from variants.quantizations import QUANTIZATIONS, dry_run
 
 
 class DeviceMissingError(ValueError):
@@ -36,6 +37,8 @@ def detect_device(kind: DeviceKind | None = None) -> Device:
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         cpp_compiler=_has_cpp_compiler(),
+        torchao=_version("torchao"),
+        failed_quantizations=_failed_quantizations("cpu"),
     )
 
 
@@ -43,7 +46,6 @@ def _cuda_device() -> Device:
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    triton = importlib.util.find_spec("triton")
     return Device(
         kind="cuda",
         name=properties.name,
@@ -52,9 +54,30 @@ def _cuda_device() -> Device:
         l2_bytes=properties.L2_cache_size,
         torch=torch.__version__,
         cudnn=torch.backends.cudnn.version(),
-        triton=None if triton is None else version("triton"),
+        triton=_version("triton"),
         cpp_compiler=_has_cpp_compiler(),
+        torchao=_version("torchao"),
+        failed_quantizations=_failed_quantizations("cuda"),
     )
+
+
+def _version(distribution: str) -> str | None:
+    return version(distribution) if importlib.util.find_spec(distribution) else None
+
+
+def _failed_quantizations(kind: DeviceKind) -> dict[str, str]:
+    """Try each quantization once on one small projection."""
+    import torch
+
+    has_torchao = _version("torchao") is not None
+    found = {
+        name: dry_run(name, torch.device(kind))
+        for name, entry in QUANTIZATIONS.items()
+        if entry.quantize is not None
+        and kind in entry.devices
+        and (has_torchao or not entry.needs_torchao)
+    }
+    return {name: why for name, why in found.items() if why}
 
 
 def _has_cpp_compiler() -> bool:

@@ -30,6 +30,8 @@ class Device(BaseModel):
     cudnn: int | None = None
     triton: str | None = None
     cpp_compiler: bool = False  # Inductor's CPU code needs one
+    torchao: str | None = None
+    failed_quantizations: dict[str, str] = {}  # those whose dry run failed, with the reason
 
 
 class DeviceProfile(BaseModel):
@@ -52,6 +54,7 @@ def _gpu(name: str, model: str, capability: tuple[int, int], gib: int, l2: int) 
         cudnn=91900,
         triton="3.6.0",
         cpp_compiler=True,
+        torchao="0.18.0",
     )
     return DeviceProfile(name=name, device=device)
 
@@ -68,6 +71,7 @@ DEVICE_PROFILES = Registry(
                 threads=2,
                 torch="2.13.0+cpu",
                 cpp_compiler=True,
+                torchao="0.18.0",
             ),
         ),
         _gpu("a100", "NVIDIA A100-SXM4-80GB", (8, 0), 80, 40),

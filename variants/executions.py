@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from variants.device import DeviceKind
 from variants.registry import Registry
 
 
@@ -13,6 +14,9 @@ class Execution:
 
     name: str
     summary: str
+    devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
+    compiles: bool = False  # the whole layer, through torch.compile
+    captures: bool = False  # one step into a CUDA graph, replayed from then on
 
 
 EXECUTIONS = Registry(
@@ -21,6 +25,17 @@ EXECUTIONS = Registry(
         Execution(
             name="eager",
             summary="operation by operation (FlexAttention itself is always compiled)",
+        ),
+        Execution(
+            name="compiled",
+            summary="the layer through torch.compile, once for all lengths",
+            compiles=True,
+        ),
+        Execution(
+            name="cuda_graph",
+            summary="a captured step, replayed; lengths are held on the device",
+            devices=("cuda",),
+            captures=True,
         ),
     ],
 )

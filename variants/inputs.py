@@ -63,3 +63,14 @@ def random_hidden(
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + sequence + 1)
     shape = (workload.capacity, workload.hidden_size)
     return torch.randn(shape, generator=generator, device=device)
+
+
+def random_gradient(
+    workload: Workload, sequence: int, device: torch.device, seed: int
+) -> torch.Tensor:
+    """Return the gradient of one sequence's output, `(tokens, hidden_size)`, float32."""
+    import torch
+
+    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + 500_000 + sequence)
+    shape = (workload.capacity, workload.hidden_size)
+    return torch.randn(shape, generator=generator, device=device)

@@ -42,10 +42,12 @@ def load(
 
     Args:
         path: A file written by `python -m search export`.
-        choice: `lowest_latency`, `lowest_memory` or `balanced`.
+        choice: `lowest_latency`, `lowest_memory` or `balanced`; with `strict_` before it, the one
+            within the usual error, in files of studies that accepted more.
         device: `cuda` or `cpu`; CUDA if there is one.
         weights: Unrounded projections; random ones if not given, to be replaced through
-            `load_state_dict` (`q_proj.weight`, `k_proj.weight`, `v_proj.weight`, `o_proj.weight`).
+            `load_state_dict` (`q_proj.weight`, `k_proj.weight`, `v_proj.weight`, `o_proj.weight`)
+            where they are not quantized.
         capacity: Tokens that a cache can hold; the workload's own if not given.
         **workload: Fields that pick one of several workloads, `batch=4, seq_len=2048`.
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from variants.configuration import Configuration
-from variants.inputs import random_hidden, random_weights
-from variants.layer import AttentionLayer
+from variants.inputs import random_gradient, random_hidden, random_weights
+from variants.layer import PROJECTIONS, AttentionLayer
 
 
 class Run:
     """The consecutive steps of a workload on one layer.
 
-    `restart()`, then `step(0)`, `step(1)` and so on. Prefill is one step; decode is `new_tokens`
-    of them on a growing context.
+    `restart()`, then `step(0)`, `step(1)` and so on. Prefill is one step; so is train, forward
+    and backward; decode is `new_tokens` of them on a growing context.
     """
 
     def __init__(self, configuration: Configuration, device: torch.device, seed: int) -> None:
@@ -25,38 +27,92 @@ class Run:
         self.steps = workload.new_tokens if workload.decodes else 1
         dtype = self.layer.precision.dtype
         first = workload.seq_len if self.layer.reuses_cache else 0
-        shape = (workload.batch, workload.capacity - first, workload.hidden_size)
-        self._hidden = hidden = torch.empty(shape, dtype=dtype, device=device)
+        tokens = workload.capacity - first
+        # One token more where steps take slices: one that fills the buffer would be contiguous,
+        # unlike the others, and a compiled layer would recompile for it.
+        room = tokens + (1 if workload.decodes and not self.layer.reuses_cache else 0)
+        shape = (workload.batch, room, workload.hidden_size)
+        self._hidden = hidden = torch.zeros(shape, dtype=dtype, device=device)
+        self._gradient = torch.empty_like(hidden) if workload.trains else None
         for sequence in range(workload.batch):
-            hidden[sequence] = random_hidden(workload, sequence, device, seed)[first:]
+            hidden[sequence, :tokens] = random_hidden(workload, sequence, device, seed)[first:]
+            if self._gradient is not None:
+                self._gradient[sequence] = random_gradient(workload, sequence, device, seed)
         if self.layer.reuses_cache:
             self.layer.fill(
                 lambda sequence: random_hidden(workload, sequence, device, seed)[
                     : workload.seq_len
                 ]
             )
+            assert self.layer.cache is not None
+            with torch.inference_mode():
+                self.layer.cache.mark(self.steps)
             self._inputs = [hidden[:, i : i + 1] for i in range(self.steps)]
         elif workload.decodes:
             self._inputs = [hidden[:, : workload.seq_len + i + 1] for i in range(self.steps)]
         else:
             self._inputs = [hidden]
+        if workload.trains:
+            hidden.requires_grad_()
+            for parameter in self.layer.parameters():
+                # Gradients live on between steps, as they do where they are accumulated.
+                parameter.grad = torch.zeros_like(parameter)
 
     def restart(self) -> None:
         """Return to the state before the first step."""
         self.layer.kept = None
+        self._hidden.grad = None
+        if self._gradient is not None:
+            for parameter in self.layer.parameters():
+                assert parameter.grad is not None
+                parameter.grad.zero_()
         if self.layer.cache is not None:
-            self.layer.cache.truncate(self.configuration.workload.seq_len)
+            with torch.inference_mode():
+                self.layer.cache.rewind()
 
     def step(self, index: int) -> Tensor:
-        """Run the step `index`, which must follow the one before it."""
+        """Run the step `index`, which must follow the one before it. Returns its output."""
+        out = self.forward(index)
+        if self._gradient is None:
+            return out
+        self.backward(out)
+        return out.detach()
+
+    def forward(self, index: int) -> Tensor:
+        """Run the first half of a training step, or the whole of another."""
         out: Tensor = self.layer(self._inputs[index])
         return out
+
+    def backward(self, out: Tensor) -> None:
+        """Run the second half of a training step."""
+        assert self._gradient is not None
+        with self.layer.precision.applied():  # flex compiles its backward here
+            out.backward(self._gradient)
 
     def resident_bytes(self) -> int:
         """Return the bytes of what exists between steps: weights, cache, inputs, bias."""
         layer = self.layer
-        return layer.weight_bytes + layer.cache_bytes + self._hidden.nbytes + layer.bias_bytes
+        kept = layer.weight_bytes + layer.cache_bytes + self._hidden.nbytes + layer.bias_bytes
+        if self._gradient is not None:
+            kept += self._gradient.nbytes + self.gradient_bytes()
+        return kept
 
-    def new_rows(self, out: Tensor) -> Tensor:
-        """Return the part of a step's output that the reference holds too."""
-        return out[:, -1:] if self.configuration.workload.decodes else out
+    def gradient_bytes(self) -> int:
+        """Return the bytes of the projections' gradients."""
+        return sum(
+            parameter.grad.nbytes
+            for parameter in self.layer.parameters()
+            if parameter.grad is not None
+        )
+
+    def results(self, out: Tensor) -> Mapping[str, Tensor]:
+        """Return what the reference holds too: a step's output, and gradients in training."""
+        if self._gradient is None:
+            return {"out": out[:, -1:] if self.configuration.workload.decodes else out}
+        assert self._hidden.grad is not None
+        gradients = {"hidden": self._hidden.grad}
+        for name in PROJECTIONS:
+            gradient = self.layer.get_parameter(f"{name}.weight").grad
+            assert gradient is not None
+            gradients[name] = gradient
+        return {"out": out, **gradients}

@@ -7,13 +7,17 @@ A definition is a pair of element-wise functions over broadcasting tensors:
 
 FlexAttention takes them as they are. Where `score` only adds, adding it to zero gives the
 dense bias of the SDPA backends; the written-out attention applies it to its score matrix.
+
+Models combine them (Gemma 2 caps the scores of a sliding window): `softcap:50+sliding_window:4096`
+changes scores in that order, and a query sees what every part lets it see.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from variants.registry import Registry
 
@@ -48,12 +52,112 @@ class ScoreMod:
     bind: Callable[[int, int, torch.device], BoundScoreMod]  # (parameter, q_heads, device)
     parameter: str | None = None  # what the number behind the colon means, with its unit
     default: int = 0
+    relative: bool = False  # `score` looks at positions
+    # (parameter, position) -> how many keys the query there sees; None: every key up to its own.
+    visible_keys: Callable[[int, int], int] | None = None
+    bounded: bool = False  # `parameter` is the largest distance at which a key is seen, plus one
 
     def canonical(self, parameter: int | None = None) -> str:
         """Return the name with its parameter, `sliding_window:256`."""
         if self.parameter is None:
             return self.name
         return f"{self.name}:{self.default if parameter is None else parameter}"
+
+
+class Part(NamedTuple):
+    """A score_mod and the number behind its colon."""
+
+    entry: ScoreMod
+    parameter: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreModChain:
+    """What a workload does to its scores: one score_mod, or several in order."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def canonical(self) -> str:
+        """The chain as text, parameters included."""
+        return "+".join(entry.canonical(parameter) for entry, parameter in self.parts) or "none"
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is causal attention and nothing else."""
+        return all(entry.name == "none" for entry, _ in self.parts)
+
+    @property
+    def additive(self) -> bool:
+        """Whether a dense bias can say it all."""
+        return all(entry.additive for entry, _ in self.parts)
+
+    @property
+    def masks(self) -> bool:
+        """Whether a query sees other keys than all up to its own."""
+        return any(entry.visible_keys is not None for entry, _ in self.parts)
+
+    @property
+    def relative(self) -> bool:
+        """Whether scores depend on positions."""
+        return any(entry.relative for entry, _ in self.parts)
+
+    @property
+    def window(self) -> int | None:
+        """How many of the last keys a query sees at most; None where there is no such bound."""
+        windows = [parameter for entry, parameter in self.parts if entry.bounded]
+        return min(windows, default=None)
+
+    def without_window(self) -> ScoreModChain:
+        """Return the chain for keys that a cache has cut to the window already."""
+        return ScoreModChain(tuple(part for part in self.parts if not part.entry.bounded))
+
+    @property
+    def prefix(self) -> int:
+        """Tokens at the start that see each other in both directions."""
+        return max((p for entry, p in self.parts if entry.name == "prefix_lm"), default=0)
+
+    def bind(self, q_heads: int, device: torch.device) -> BoundScoreMod:
+        """Fill in head count and device."""
+        bound = [entry.bind(parameter, q_heads, device) for entry, parameter in self.parts]
+        scores = [mod.score for mod in bound if mod.score is not None]
+        masks = [
+            mod.visible
+            for mod, part in zip(bound, self.parts, strict=True)
+            if part.entry.visible_keys is not None
+        ]
+        return BoundScoreMod(_in_turn(scores), _all_of(masks), self.additive)
+
+    def visible_keys(self, position: int, kv_len: int) -> int:
+        """Return how many of `kv_len` keys the query at `position` sees."""
+        seen = [
+            entry.visible_keys(parameter, position)
+            for entry, parameter in self.parts
+            if entry.visible_keys is not None
+        ]
+        return min(kv_len, *seen) if seen else min(kv_len, position + 1)
+
+
+def _in_turn(scores: list[ScoreFunction]) -> ScoreFunction | None:
+    if len(scores) < 2:
+        return scores[0] if scores else None
+
+    def in_turn(score: Any, head: Any, q_idx: Any, kv_idx: Any) -> Any:
+        for change in scores:
+            score = change(score, head, q_idx, kv_idx)
+        return score
+
+    return in_turn
+
+
+def _all_of(masks: list[VisibleFunction]) -> VisibleFunction:
+    if len(masks) < 2:
+        return masks[0] if masks else causal
+
+    def all_of(q_idx: Any, kv_idx: Any) -> Any:
+        return functools.reduce(lambda a, b: a & b, [mask(q_idx, kv_idx) for mask in masks])
+
+    return all_of
 
 
 def causal(q_idx: Any, kv_idx: Any) -> Any:
@@ -115,6 +219,45 @@ def _bind_sliding_window(parameter: int, q_heads: int, device: torch.device) -> 
     return BoundScoreMod(None, visible, additive=True)
 
 
+def _bind_prefix_lm(parameter: int, q_heads: int, device: torch.device) -> BoundScoreMod:
+    import torch
+
+    prefix = torch.tensor(parameter, dtype=torch.int32, device=device)
+
+    def visible(q_idx: Any, kv_idx: Any) -> Any:
+        return (kv_idx < prefix) | (q_idx >= kv_idx)
+
+    return BoundScoreMod(None, visible, additive=True)
+
+
+def document_of(position: Any, mean: Any) -> Any:
+    """Return the index of the document that holds a token.
+
+    Documents of a half, one and one and a half times `mean` tokens follow each other in turn.
+    """
+    within = position % (3 * mean)
+    half = mean // 2
+    past = (within >= half) * 1 + (within >= half + mean) * 1
+    return (position // (3 * mean)) * 3 + past
+
+
+def _bind_document(parameter: int, q_heads: int, device: torch.device) -> BoundScoreMod:
+    import torch
+
+    mean = torch.tensor(parameter, dtype=torch.int32, device=device)
+
+    def visible(q_idx: Any, kv_idx: Any) -> Any:
+        return (q_idx >= kv_idx) & (document_of(q_idx, mean) == document_of(kv_idx, mean))
+
+    return BoundScoreMod(None, visible, additive=True)
+
+
+def _keys_in_document(mean: int, position: int) -> int:
+    within, half = position % (3 * mean), mean // 2
+    start = half + mean if within >= half + mean else half if within >= half else 0
+    return within - start + 1
+
+
 SCORE_MODS = Registry(
     "score_mod",
     [
@@ -131,6 +274,7 @@ SCORE_MODS = Registry(
             source="arXiv:2108.12409",
             additive=True,
             bind=_bind_alibi,
+            relative=True,
         ),
         ScoreMod(
             name="relative",
@@ -138,6 +282,7 @@ SCORE_MODS = Registry(
             source="PyTorch FlexAttention announcement, 2024",
             additive=True,
             bind=_bind_relative,
+            relative=True,
         ),
         ScoreMod(
             name="softcap",
@@ -156,27 +301,65 @@ SCORE_MODS = Registry(
             bind=_bind_sliding_window,
             parameter="window in keys",
             default=256,
+            visible_keys=lambda window, position: min(window, position + 1),
+            bounded=True,
+        ),
+        ScoreMod(
+            name="document",
+            summary="packed sequences: sees its own document, of about N tokens",
+            source="arXiv:2107.02027",
+            additive=True,
+            bind=_bind_document,
+            parameter="mean document length in tokens",
+            default=512,
+            visible_keys=_keys_in_document,
+        ),
+        ScoreMod(
+            name="prefix_lm",
+            summary="the first N tokens see each other, the rest is causal",
+            source="arXiv:1910.10683",
+            additive=True,
+            bind=_bind_prefix_lm,
+            parameter="prefix in tokens",
+            default=128,
+            visible_keys=lambda prefix, position: max(prefix, position + 1),
         ),
     ],
 )
 
 
-def parse_score_mod(text: str) -> tuple[ScoreMod, int]:
-    """Split `name` or `name:parameter` into the registry's entry and the parameter.
+@functools.lru_cache(maxsize=1024)
+def parse_score_mod(text: str) -> ScoreModChain:
+    """Read `name`, `name:parameter` or several of them joined by `+`.
 
     Raises:
-        UnknownChoiceError: The name is not in the registry.
-        ValueError: The parameter is not a positive integer, or the score_mod takes none.
+        UnknownChoiceError: A name is not in the registry.
+        ValueError: A parameter is not a positive integer, the score_mod takes none, or the parts
+            do not go together.
     """
+    parts = tuple(_parse_part(part) for part in text.split("+"))
+    if len(parts) > 1:
+        names = [entry.name for entry, _ in parts]
+        if "none" in names or len(set(names)) < len(names):
+            raise ValueError(
+                f"a score_mod of several parts needs each once and no none, got {text}"
+            )
+        masking = [entry.name for entry, _ in parts if entry.visible_keys is not None]
+        if "prefix_lm" in masking and len(masking) > 1:
+            raise ValueError(f"prefix_lm sees ahead, which {text} would hide again")
+    return ScoreModChain(parts)
+
+
+def _parse_part(text: str) -> Part:
     name, colon, number = text.partition(":")
     entry = SCORE_MODS[name]
     if not colon:
-        return entry, entry.default
+        return Part(entry, entry.default)
     if entry.parameter is None:
         raise ValueError(f"score_mod {name} takes no parameter, got {text}")
     if not (number.isascii() and number.isdigit() and 0 < int(number) < 2**31):
         raise ValueError(f"{entry.parameter} of {name} must be a positive integer, got {number!r}")
-    return entry, int(number)
+    return Part(entry, int(number))
 
 
 def dense_bias(
@@ -188,7 +371,9 @@ def dense_bias(
     dtype: torch.dtype,
     device: torch.device,
 ) -> torch.Tensor:
-    """Return what to add to scores, `(1, heads or 1, len(rows), kv_len)`; hidden pairs get -inf.
+    """Return what to add to scores; hidden pairs get -inf.
+
+    Shape `(1, heads or 1, len(rows), padded)`: columns from `kv_len` on are nobody's.
 
     Only for additive score_mods (others: the mask alone). Filled in slices of rows, so that
     index arithmetic in int64 and float32 never needs a multiple of the result.
@@ -200,7 +385,7 @@ def dense_bias(
     # Every row starts at a multiple of 16 elements: fused kernels read rows in vectors, and
     # PyTorch checks the length of a sliced bias, not where it begins (misaligned address).
     padded = -(-kv_len // ROW_ALIGNMENT) * ROW_ALIGNMENT
-    bias = torch.empty(1, bias_heads, len(rows), padded, dtype=dtype, device=device)[..., :kv_len]
+    bias = torch.empty(1, bias_heads, len(rows), padded, dtype=dtype, device=device)
     kv_idx = torch.arange(kv_len, device=device)
     head = torch.arange(bias_heads, device=device)[:, None, None]
     zero = torch.zeros((), device=device)
@@ -210,7 +395,7 @@ def dense_bias(
         q_idx = torch.arange(part.start, part.stop, device=device)[:, None]
         values = zero if score is None else score(zero, head, q_idx, kv_idx)
         hidden = ~mod.visible(q_idx, kv_idx)
-        bias[0, :, start : start + len(part)] = values.expand(
+        bias[0, :, start : start + len(part), :kv_len] = values.expand(
             bias_heads, len(part), kv_len
         ).masked_fill(hidden, float("-inf"))
     return bias

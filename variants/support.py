@@ -5,10 +5,16 @@ Reads declarations and device facts only, so it answers for a GPU that this mach
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from variants.backends import BACKENDS, Support, Takes
+from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
+from variants.executions import EXECUTIONS
+from variants.gqa import GQA
 from variants.precisions import PRECISIONS
+from variants.quantizations import QUANTIZATIONS
 
 
 def unsupported_reasons(configuration: Configuration, device: Device) -> tuple[str, ...]:
@@ -16,80 +22,183 @@ def unsupported_reasons(configuration: Configuration, device: Device) -> tuple[s
 
     Whether it fits in memory is not asked here: that is measured.
     """
-    variant = configuration.variant
-    precision = PRECISIONS[variant.precision]
-    reasons = []
+    return (
+        *_precision_reasons(configuration, device),
+        *_backend_reasons(configuration, device),
+        *_quantization_reasons(configuration, device),
+        *_quantized_shape_reasons(configuration, device),
+        *_cache_reasons(configuration, device),
+        *_execution_reasons(configuration, device),
+    )
+
+
+def _precision_reasons(configuration: Configuration, device: Device) -> Iterator[str]:
+    precision = PRECISIONS[configuration.variant.precision]
     if device.kind not in precision.devices:
-        reasons.append(f"precision {precision.name} does not exist on {device.kind}")
+        yield f"precision {precision.name} does not exist on {device.kind}"
     elif _below(device, precision.min_capability):
-        reasons.append(
-            f"precision {precision.name} needs compute capability "
-            f"{_dotted(precision.min_capability)}, this device has {_dotted(device.capability)}"
-        )
-    backend = BACKENDS[variant.backend]
-    support = backend.support.get(device.kind)
-    if support is None:
-        reasons.append(f"backend {backend.name} does not exist on {device.kind}")
-    else:
-        reasons += _backend_reasons(backend.name, support, configuration, device)
-    return tuple(reasons)
+        yield _needs_capability(f"precision {precision.name}", precision.min_capability, device)
 
 
-def _backend_reasons(
-    name: str, support: Support, configuration: Configuration, device: Device
-) -> list[str]:
+def _backend_reasons(configuration: Configuration, device: Device) -> Iterator[str]:
     workload, variant = configuration.workload, configuration.variant
-    reasons = []
-    if variant.precision not in support.precisions and (
-        device.kind in PRECISIONS[variant.precision].devices
-    ):
-        reasons.append(f"backend {name} takes {_or(support.precisions)}, not {variant.precision}")
+    name = variant.backend
+    support = BACKENDS[name].support.get(device.kind)
+    if support is None:
+        yield f"backend {name} does not exist on {device.kind}"
+        return
+    exists = device.kind in PRECISIONS[variant.precision].devices
+    if variant.precision not in support.precisions and exists:
+        yield f"backend {name} takes {_or(support.precisions)}, not {variant.precision}"
     if _below(device, support.min_capability):
-        reasons.append(
-            f"backend {name} needs compute capability {_dotted(support.min_capability)}, "
-            f"this device has {_dotted(device.capability)}"
-        )
-    mod = workload.score_mod_entry[0]
-    if support.takes < Takes.ANY and not mod.additive:
-        reasons.append(f"backend {name} adds a bias at most, and {mod.name} is not additive")
-    elif support.takes < Takes.ADDITIVE and mod.name != "none":
-        reasons.append(f"backend {name} takes no bias, and {mod.name} needs one")
-    if workload.grouped and not support.grouped_heads:
-        reasons.append(f"backend {name} needs kv_heads equal to q_heads")
-    reasons += _head_dim_reasons(name, support, configuration, device)
+        yield _needs_capability(f"backend {name}", support.min_capability, device)
+    yield from _score_mod_reasons(name, support, configuration)
+    repeats = variant.gqa is not None and GQA[variant.gqa].repeats
+    if workload.grouped and not repeats and not support.grouped_heads:
+        yield f"backend {name} needs kv_heads equal to q_heads, or gqa repeat_kv"
+    if workload.trains and not support.backward:
+        yield f"backend {name} has no backward on {device.kind}"
+    yield from _head_dim_reasons(name, support, configuration, device)
     if support.needs_triton and device.triton is None:
-        reasons.append(f"backend {name} needs Triton, which is not installed")
+        yield f"backend {name} needs Triton, which is not installed"
     if support.needs_cpp_compiler and not device.cpp_compiler:
-        reasons.append(f"backend {name} needs a C++ compiler on {device.kind}, and none was found")
-    return reasons
+        yield f"backend {name} needs a C++ compiler on {device.kind}, and none was found"
+
+
+def _score_mod_reasons(name: str, support: Support, configuration: Configuration) -> Iterator[str]:
+    workload, variant = configuration.workload, configuration.variant
+    scores = workload.scores
+    if variant.cache is not None and CACHES[variant.cache].windowed:
+        scores = scores.without_window()  # the cache has done that part
+    if support.takes < Takes.ANY and not scores.additive:
+        yield f"backend {name} adds a bias at most, and {workload.score_mod} is not additive"
+    elif support.takes < Takes.ADDITIVE and not scores.plain:
+        yield f"backend {name} takes no bias, and {workload.score_mod} needs one"
 
 
 def _head_dim_reasons(
     name: str, support: Support, configuration: Configuration, device: Device
-) -> list[str]:
+) -> Iterator[str]:
     workload, variant = configuration.workload, configuration.variant
-    reasons = []
     multiple = (support.head_dim_multiple or {}).get(variant.precision, 1)
     if workload.head_dim % multiple:
-        reasons.append(
+        yield (
             f"backend {name} needs head_dim in multiples of {multiple} at {variant.precision}, "
             f"got {workload.head_dim}"
         )
     if workload.head_dim < support.min_head_dim:
-        reasons.append(
+        yield (
             f"backend {name} needs head_dim of at least {support.min_head_dim}, "
             f"got {workload.head_dim}"
         )
     limits = [limit for since, limit in support.max_head_dim if not _below(device, since)]
-    if limits and workload.head_dim > limits[-1]:
-        reasons.append(
-            f"backend {name} takes head_dim up to {limits[-1]} here, got {workload.head_dim}"
+    limit = limits[-1] if limits else workload.head_dim
+    if workload.head_dim > limit:
+        yield f"backend {name} takes head_dim up to {limit} here, got {workload.head_dim}"
+
+
+def _quantization_reasons(configuration: Configuration, device: Device) -> Iterator[str]:
+    workload, variant = configuration.workload, configuration.variant
+    entry = QUANTIZATIONS[variant.quantization]
+    if entry.quantize is None:
+        return
+    name = f"quantization {entry.name}"
+    if device.kind not in entry.devices:
+        yield f"{name} does not exist on {device.kind}"
+        return
+    if entry.needs_torchao and device.torchao is None:
+        yield f"{name} needs torchao, which is not installed"
+    elif entry.name in device.failed_quantizations:
+        yield f"{name} fails here: {device.failed_quantizations[entry.name]}"
+    if variant.precision not in entry.precisions:
+        yield f"{name} takes {_or(entry.precisions)}, not {variant.precision}"
+    if _below(device, entry.min_capability):
+        yield _needs_capability(name, entry.min_capability, device)
+    if workload.trains:
+        yield "quantized projections have no gradients to train with"
+    execution = EXECUTIONS[variant.execution]
+    if execution.compiles and not entry.compilable:
+        yield f"{name} cannot be compiled"
+    if execution.captures and not entry.capturable:
+        yield f"{name} cannot be captured into a CUDA graph"
+
+
+def _quantized_shape_reasons(configuration: Configuration, device: Device) -> Iterator[str]:
+    workload = configuration.workload
+    entry = QUANTIZATIONS[configuration.variant.quantization]
+    if device.kind != "cuda":
+        return
+    name = f"quantization {entry.name}"
+    cache = configuration.variant.cache
+    reuses = cache is not None and CACHES[cache].reuses
+    rows = workload.batch * (1 if reuses else workload.seq_len)
+    if rows < entry.min_rows:
+        yield f"{name} needs {entry.min_rows} tokens in a step, got {rows}"
+    widths = {
+        "hidden_size": workload.hidden_size,
+        "q_heads · head_dim": workload.q_heads * workload.head_dim,
+        "kv_heads · head_dim": workload.kv_heads * workload.head_dim,
+    }
+    for what, width in widths.items():
+        if width % entry.features_multiple:
+            yield f"{name} needs {what} in multiples of {entry.features_multiple}, got {width}"
+
+
+def _cache_reasons(configuration: Configuration, device: Device) -> Iterator[str]:
+    workload, variant = configuration.workload, configuration.variant
+    if variant.cache is None:
+        return
+    kind = CACHES[variant.cache]
+    if kind.windowed:
+        if workload.scores.window is None:
+            yield f"cache {kind.name} needs a sliding_window, got {workload.score_mod}"
+        elif workload.scores.without_window().masks or workload.scores.relative:
+            yield (
+                f"cache {kind.name} keeps keys in no order, and {workload.score_mod} looks at "
+                f"positions"
+            )
+    support = BACKENDS[variant.backend].support.get(device.kind)
+    if kind.paged and support is not None and not support.paged:
+        yield f"backend {variant.backend} takes no block table, which cache {kind.name} needs"
+
+
+def _execution_reasons(configuration: Configuration, device: Device) -> Iterator[str]:
+    workload, variant = configuration.workload, configuration.variant
+    execution = EXECUTIONS[variant.execution]
+    name = f"execution {execution.name}"
+    if device.kind not in execution.devices:
+        yield f"{name} does not exist on {device.kind}"
+        return
+    if execution.compiles and device.kind == "cuda" and device.triton is None:
+        yield f"{name} needs Triton, which is not installed"
+    if execution.compiles and device.kind == "cpu" and not device.cpp_compiler:
+        yield f"{name} needs a C++ compiler on cpu, and none was found"
+    support = BACKENDS[variant.backend].support.get(device.kind)
+    if execution.compiles and support is not None and not support.inlined:
+        yield f"backend {variant.backend} cannot be compiled with its layer on {device.kind}"
+    if not execution.captures:
+        return
+    if workload.trains:
+        yield f"{name} captures no backward here"
+    if variant.cache is not None and not CACHES[variant.cache].fixed:
+        fixed = _or(tuple(kind.name for kind in CACHES.values() if kind.fixed))
+        yield f"{name} holds lengths on the device and needs cache {fixed}, not {variant.cache}"
+    if workload.decodes and support is not None and support.takes < Takes.ADDITIVE:
+        yield (
+            f"backend {variant.backend} takes no mask, which hides what a captured step has not "
+            f"reached yet"
         )
-    return reasons
 
 
 def _below(device: Device, needed: tuple[int, int] | None) -> bool:
     return device.kind == "cuda" and needed is not None and (device.capability or (0, 0)) < needed
+
+
+def _needs_capability(name: str, needed: tuple[int, int] | None, device: Device) -> str:
+    return (
+        f"{name} needs compute capability {_dotted(needed)}, "
+        f"this device has {_dotted(device.capability)}"
+    )
 
 
 def _dotted(capability: tuple[int, int] | None) -> str:

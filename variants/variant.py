@@ -10,28 +10,40 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from variants.backends import BACKENDS
 from variants.caches import CACHES
 from variants.executions import EXECUTIONS
+from variants.gqa import GQA
+from variants.kv_dtypes import KV_DTYPES
 from variants.precisions import PRECISIONS
+from variants.quantizations import QUANTIZATIONS
 from variants.registry import Registry
 
 VARIANT_AXES: Mapping[str, Registry[Any]] = {
     "backend": BACKENDS,
     "precision": PRECISIONS,
+    "quantization": QUANTIZATIONS,
     "cache": CACHES,
+    "kv_dtype": KV_DTYPES,
+    "gqa": GQA,
     "execution": EXECUTIONS,
 }
 
 
 class Variant(BaseModel):
-    """One way to compute attention. Fields are names in the registries of `VARIANT_AXES`."""
+    """One way to compute attention. Fields are names in the registries of `VARIANT_AXES`.
+
+    None stands where an axis is inactive; `variants.configuration` knows where that is.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backend: str
     precision: str
-    cache: str | None = None  # None where the axis is inactive: only decoding reads a cache
+    quantization: str = "none"  # of the projections
+    cache: str | None = None
+    kv_dtype: str | None = None
+    gqa: str | None = None
     execution: str = "eager"
 
-    @field_validator("backend", "precision", "cache", "execution")
+    @field_validator(*VARIANT_AXES)
     @classmethod
     def _known(cls, value: str | None, info: object) -> str | None:
         axis = getattr(info, "field_name", "")
@@ -42,8 +54,13 @@ class Variant(BaseModel):
 
     @property
     def key(self) -> str:
-        """A readable identity without inactive axes, `flash/bf16/static/eager`."""
+        """A readable identity without inactive axes, `flash/bf16/none/static/same/eager`."""
         return "/".join(value for value in self.model_dump().values() if value is not None)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile is part of it."""
+        return BACKENDS[self.backend].compiled or EXECUTIONS[self.execution].compiles
 
     @property
     def rank(self) -> tuple[int, ...]:

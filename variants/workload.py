@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from variants.score_mods import ScoreMod, parse_score_mod
+from variants.score_mods import ScoreModChain, parse_score_mod
 
 
 class Phase(StrEnum):
@@ -15,6 +15,7 @@ class Phase(StrEnum):
 
     PREFILL = "prefill"  # the whole prompt in one step
     DECODE = "decode"  # one new token a step, after `seq_len` tokens of context
+    TRAIN = "train"  # forward and backward of the whole prompt in one step
 
 
 class Workload(BaseModel):
@@ -24,7 +25,7 @@ class Workload(BaseModel):
 
     phase: Phase = Phase.DECODE
     batch: int = Field(default=1, ge=1, lt=2**31)  # sequences
-    # Tokens: the prompt in prefill, the filled cache before the first new token in decode.
+    # Tokens: the prompt in prefill and train, in decode the filled cache before the first new one.
     seq_len: int = Field(default=512, ge=1, lt=2**31)
     new_tokens: int = Field(default=8, ge=1, lt=2**16)  # consecutive decode steps
     q_heads: int = Field(default=16, ge=1, lt=2**20)
@@ -37,8 +38,7 @@ class Workload(BaseModel):
     @field_validator("score_mod")
     @classmethod
     def _canonical_score_mod(cls, value: str) -> str:
-        entry, parameter = parse_score_mod(value)
-        return entry.canonical(parameter)
+        return parse_score_mod(value).canonical
 
     @model_validator(mode="before")
     @classmethod
@@ -52,8 +52,8 @@ class Workload(BaseModel):
             filled["kv_heads"] = q_heads
         if not data.get("hidden_size") and isinstance(q_heads, int) and isinstance(head_dim, int):
             filled["hidden_size"] = q_heads * head_dim
-        if data.get("phase", Phase.DECODE) == Phase.PREFILL:
-            filled["new_tokens"] = 1  # a prefill is one step; the field would not mean anything
+        if data.get("phase", Phase.DECODE) != Phase.DECODE:
+            filled["new_tokens"] = 1  # the prompt is one step; the field would not mean anything
         return filled
 
     @model_validator(mode="after")
@@ -64,10 +64,24 @@ class Workload(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _prefix_fits(self) -> Self:
+        if self.scores.prefix > self.seq_len:
+            raise ValueError(
+                f"the prefix must not be longer than seq_len, got {self.score_mod} "
+                f"and {self.seq_len}"
+            )
+        return self
+
     @property
     def decodes(self) -> bool:
         """Whether tokens are generated one by one."""
         return self.phase is Phase.DECODE
+
+    @property
+    def trains(self) -> bool:
+        """Whether a step computes gradients."""
+        return self.phase is Phase.TRAIN
 
     @property
     def grouped(self) -> bool:
@@ -80,8 +94,8 @@ class Workload(BaseModel):
         return self.seq_len + (self.new_tokens if self.decodes else 0)
 
     @property
-    def score_mod_entry(self) -> tuple[ScoreMod, int]:
-        """The registry's entry and its parameter."""
+    def scores(self) -> ScoreModChain:
+        """The score_mod with its parameters."""
         return parse_score_mod(self.score_mod)
 
     @property

@@ -12,9 +12,14 @@ from objectives.evaluate import Evaluator
 from objectives.evaluation import Outcome
 from objectives.latency import HeldStream
 from objectives.limits import Limits
-from tests.objectives.test_evaluate import configuration
+from objectives.memory import settle
+from tests.configurations import configured
 from variants.configuration import Configuration, default_variant
 from variants.detect import detect_device
+from variants.inputs import random_hidden, random_weights
+from variants.layer import AttentionLayer
+from variants.run import Run
+from variants.support import unsupported_reasons
 from variants.workload import Phase, Workload
 
 pytestmark = pytest.mark.cuda
@@ -43,13 +48,13 @@ def test_memory_is_the_same_to_the_byte_in_any_order(evaluator: Evaluator) -> No
     seen: dict[str, set[float | None]] = {}
     for order in (variants, variants[::-1], variants):
         for variant in order:
-            evaluation = evaluator.evaluate(configuration(DECODE, variant))
+            evaluation = evaluator.evaluate(configured(DECODE, variant))
             seen.setdefault(variant, set()).add(evaluation.peak_memory_mib)
     assert {variant: len(peaks) for variant, peaks in seen.items()} == dict.fromkeys(variants, 1)
 
 
 def test_static_cache_weighs_what_arithmetic_says(evaluator: Evaluator) -> None:
-    measured = evaluator.evaluate(configuration(DECODE, "flash bf16 static")).measurements
+    measured = evaluator.evaluate(configured(DECODE, "flash bf16 static")).measurements
     assert measured is not None
     memory = measured.memory
     assert memory.weights_mib == 4 * 1024 * 1024 * 2 / 2**20
@@ -57,6 +62,109 @@ def test_static_cache_weighs_what_arithmetic_says(evaluator: Evaluator) -> None:
     assert memory.transient_mib < 1
     assert measured.latency.held
     assert measured.latency.gpu is not None
+
+
+def peak_of_stack(of: Configuration, layers: int) -> int:
+    """The bytes of a real stack: each layer is given what the one before it made."""
+    cuda = torch.device("cuda")
+    settle()
+    before = torch.cuda.memory_allocated()
+    run = Run(of, cuda, seed=0)
+    stack = [run.layer]
+    for seed in range(1, layers):
+        layer = AttentionLayer(of, random_weights(of.workload, cuda, seed))
+        layer._backend = run.layer._backend  # a model makes one mask for all of its layers
+        if layer.reuses_cache:
+            layer.fill(
+                lambda sequence: random_hidden(of.workload, sequence, cuda, 0)[
+                    : of.workload.seq_len
+                ]
+            )
+        for parameter in layer.parameters():
+            parameter.grad = torch.zeros_like(parameter) if of.workload.trains else None
+        stack.append(layer)
+    settle()
+    torch.cuda.reset_peak_memory_stats()
+    inputs, run._inputs = run._inputs, []
+    run._hidden = torch.empty(0)  # nobody needs a layer's input behind the layer
+    while inputs:
+        hidden = inputs.pop(0)
+        for layer in stack:
+            hidden = layer(hidden)
+        if run._gradient is not None:
+            hidden.backward(run._gradient)
+        del hidden
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ("decode", "flash bf16 static"),
+        ("decode", "flash bf16 concat"),
+        ("decode", "flash bf16 none"),
+        ("decode", "flex bf16 paged"),
+        ("prefill", "flash bf16"),
+        ("prefill", "math bf16"),
+        ("train", "flash bf16"),
+        ("train", "eager bf16"),
+    ],
+)
+def test_a_stack_of_layers_weighs_what_the_formula_says(
+    evaluator: Evaluator, phase: str, words: str, layers: int
+) -> None:
+    # Tensors of whole MiB: the allocator does not split what is up to one larger than asked.
+    one = Workload.model_validate(
+        {"phase": phase, "batch": 8, "seq_len": 1023, "new_tokens": 1, "q_heads": 16}
+    )
+    if phase != "decode":
+        one = one.model_copy(update={"seq_len": 1024})
+    measured = evaluator.evaluate(
+        configured(one.model_copy(update={"layers": layers}), words)
+    ).measurements
+    assert measured is not None
+    real = peak_of_stack(configured(one, words), layers) / 2**20
+    assert measured.memory.peak_mib == pytest.approx(real, abs=layers)
+
+
+def test_nothing_of_a_trial_stays_on_the_device(evaluator: Evaluator) -> None:
+    # A workspace that a library keeps would belong to whichever trial came first.
+    words = ["eager tf32 static", "math bf16 concat", "cudnn fp16 static", "flex bf16 paged"]
+    left = []
+    for variant in words:
+        for execution in ("eager", "compiled", "cuda_graph"):
+            for quantization in ("none", "int8_weight_only", "fp8_weight_only", "fp8_dynamic"):
+                chosen = configured(
+                    DECODE, variant, execution=execution, quantization=quantization
+                )
+                if not unsupported_reasons(chosen, evaluator.device):
+                    before = torch.cuda.memory_allocated()
+                    evaluator.evaluate(chosen)
+                    left.append((torch.cuda.memory_allocated() - before, chosen.key))
+    assert [entry for entry in left if entry[0]] == []
+
+
+def test_a_captured_step_weighs_its_pool(evaluator: Evaluator) -> None:
+    eager, captured = (
+        evaluator.evaluate(
+            configured(DECODE, "math bf16 static", execution=execution)
+        ).measurements
+        for execution in ("eager", "cuda_graph")
+    )
+    assert eager is not None
+    assert captured is not None
+    # Over the whole buffer, with inputs, position and output of its own.
+    assert captured.memory.peak_mib == pytest.approx(eager.memory.peak_mib, rel=0.02)
+    assert captured.latency.host.value < eager.latency.host.value
+
+
+def test_a_plan_that_fits_every_step_is_no_stall(evaluator: Evaluator) -> None:
+    # cuDNN plans each length; a captured step has one for all of them.
+    fresh = DECODE.model_copy(update={"seq_len": 1357})
+    captured = evaluator.evaluate(configured(fresh, "cudnn bf16 static", execution="cuda_graph"))
+    assert captured.outcome is Outcome.MEASURED
 
 
 def test_the_held_stream_removes_launch_gaps() -> None:
@@ -100,16 +208,16 @@ def test_a_cudnn_plan_for_each_length_is_a_stall_whichever_trial_pays_it(
     # Lengths that no other test of this process has visited.
     fresh = DECODE.model_copy(update={"seq_len": 1234})
     outcomes = [
-        evaluator.evaluate(configuration(fresh, "cudnn bf16 concat")).outcome for _ in range(2)
+        evaluator.evaluate(configured(fresh, "cudnn bf16 concat")).outcome for _ in range(2)
     ]
     assert outcomes == [Outcome.STALLS, Outcome.STALLS]
 
 
 def test_out_of_memory_names_the_bytes_and_leaves_nothing_behind(bench: DeviceBench) -> None:
     long = Workload(phase=Phase.PREFILL, seq_len=65536, q_heads=32, kv_heads=1, head_dim=16)
-    before = bench.evaluate(configuration(DECODE, "flash bf16 static"))
-    failed = bench.evaluate(configuration(long, "eager fp32"))
-    after = bench.evaluate(configuration(DECODE, "flash bf16 static"))
+    before = bench.evaluate(configured(DECODE, "flash bf16 static"))
+    failed = bench.evaluate(configured(long, "eager fp32"))
+    after = bench.evaluate(configured(DECODE, "flash bf16 static"))
     assert failed.outcome is Outcome.OUT_OF_MEMORY
     assert "Tried to allocate" in failed.reason
     assert after.outcome is Outcome.MEASURED
@@ -140,12 +248,12 @@ def test_a_device_side_assert_is_a_crash_and_the_next_trial_is_measured() -> Non
     )
     try:
         crashed = bench.evaluate(
-            configuration(DECODE.model_copy(update={"batch": 13}), "math bf16 static")
+            configured(DECODE.model_copy(update={"batch": 13}), "math bf16 static")
         )
         assert crashed.outcome is Outcome.CRASHED
         assert "device-side assert" in crashed.reason
         assert bench.worker.pid is None
-        measured = bench.evaluate(configuration(DECODE, "math bf16 static"))
+        measured = bench.evaluate(configured(DECODE, "math bf16 static"))
         assert measured.outcome is Outcome.MEASURED
     finally:
         bench.close()

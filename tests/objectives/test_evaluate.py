@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from objectives.evaluate import Evaluator
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
 from objectives.memory import MIB
+from tests.configurations import configured
+from variants.backends import BACKENDS
 from variants.configuration import Configuration, default_variant
 from variants.detect import detect_device
-from variants.variant import Variant
 from variants.workload import Phase, Workload
 
 CPU = detect_device("cpu")
@@ -25,17 +27,9 @@ DECODE = Workload(batch=2, seq_len=200, new_tokens=3, q_heads=4, head_dim=16)
 PREFILL = Workload(phase=Phase.PREFILL, batch=1, seq_len=512, q_heads=2, head_dim=32)
 
 
-def configuration(workload: Workload, variant: str) -> Configuration:
-    backend, precision, *cache = variant.split()
-    return Configuration(
-        workload=workload,
-        variant=Variant(backend=backend, precision=precision, cache=cache[0] if cache else None),
-    )
-
-
 def evaluate(workload: Workload, variant: str, **limits: float) -> Evaluation:
     evaluator = Evaluator(CPU, Limits(sampling_s=0.02, **limits), seed=0)
-    return evaluator.evaluate(configuration(workload, variant))
+    return evaluator.evaluate(configured(workload, variant))
 
 
 def peak_mib(workload: Workload, variant: str) -> float:
@@ -94,13 +88,21 @@ def test_another_kernel_than_asked_for_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_a_stall_is_remembered_from_the_trial_that_paid_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    costs = iter([60.0, 0.0])
+    planning = {**BACKENDS, "flash": replace(BACKENDS["flash"], plans_each_shape=True)}
+    monkeypatch.setattr(evaluate_module, "BACKENDS", planning)
+    costs = iter([60.0, 0.0, 0.0, 0.0])
     monkeypatch.setattr(evaluate_module, "new_length_ms", lambda first, later: next(costs))
     evaluator = Evaluator(CPU, Limits(sampling_s=0.02), seed=0)
     default = Configuration(workload=DECODE, variant=default_variant(DECODE, CPU))
-    same_kernel = configuration(DECODE, "flash fp32 concat")
+    same_kernel = configured(DECODE, "flash fp32 static")
     outcomes = [evaluator.evaluate(c).outcome for c in (default, same_kernel)]
     assert outcomes == [Outcome.STALLS, Outcome.STALLS]
+    # Other lengths, and a backend that plans nothing, have nothing to remember.
+    for other in (
+        configured(DECODE.model_copy(update={"seq_len": 100}), "flash fp32 static"),
+        configured(DECODE, "math fp32 static"),
+    ):
+        assert evaluator.evaluate(other).outcome is Outcome.MEASURED
 
 
 def test_math_holds_the_score_matrix_and_flash_does_not() -> None:
@@ -128,7 +130,7 @@ def test_peak_bytes_repeat_exactly_in_any_order() -> None:
     seen: dict[str, set[float | None]] = {}
     for order in (variants, variants[::-1], variants):
         for variant in order:
-            evaluation = evaluator.evaluate(configuration(DECODE, variant))
+            evaluation = evaluator.evaluate(configured(DECODE, variant))
             seen.setdefault(variant, set()).add(evaluation.peak_memory_mib)
     assert all(len(peaks) == 1 for peaks in seen.values())
 
@@ -171,10 +173,10 @@ def test_too_large_for_the_machine_is_out_of_memory_and_the_next_is_measured(
     huge = Workload(batch=1, seq_len=32768, new_tokens=1, q_heads=16, kv_heads=1, head_dim=8)
     if bench.device().memory_bytes > 60 * 2**30:
         huge = huge.model_copy(update={"seq_len": 131072})
-    evaluation = bench.evaluate(configuration(huge, "eager fp32 none"))
+    evaluation = bench.evaluate(configured(huge, "eager fp32 none"))
     assert evaluation.outcome is Outcome.OUT_OF_MEMORY
     assert "allocate" in evaluation.reason
-    assert bench.evaluate(configuration(DECODE, "math fp32 static")).outcome is Outcome.MEASURED
+    assert bench.evaluate(configured(DECODE, "math fp32 static")).outcome is Outcome.MEASURED
 
 
 def test_a_worker_that_is_killed_is_a_crash_and_the_next_is_measured(bench: DeviceBench) -> None:
@@ -184,9 +186,9 @@ def test_a_worker_that_is_killed_is_a_crash_and_the_next_is_measured(bench: Devi
     bench.device()
     assert bench.worker.pid is not None
     os.kill(bench.worker.pid, signal.SIGKILL)
-    crashed = bench.evaluate(configuration(DECODE, "math fp32 static"))
+    crashed = bench.evaluate(configured(DECODE, "math fp32 static"))
     assert crashed.outcome is Outcome.CRASHED
     assert "SIGKILL" in crashed.reason
-    measured = bench.evaluate(configuration(DECODE, "math fp32 static"))
+    measured = bench.evaluate(configured(DECODE, "math fp32 static"))
     assert measured.outcome is Outcome.MEASURED
     assert measured.seconds["worker start"] > 0

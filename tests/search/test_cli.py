@@ -85,8 +85,8 @@ def test_the_main_job_end_to_end(tmp_path: Path) -> None:
 def test_dry_run_prints_the_space_and_measures_nothing(tmp_path: Path) -> None:
     done = search("run", "--dry-run", *TINY, cwd=tmp_path)
     assert done.returncode == 0
-    assert "54 combinations over 2 workloads: 36 possible, 18 impossible" in done.stdout
-    assert "18  precision tf32 does not exist on cpu" in done.stdout
+    assert "90 combinations over 2 workloads: 36 possible, 54 impossible" in done.stdout
+    assert "30  precision tf32 does not exist on cpu" in done.stdout
     assert re.search(r"about .* for 36 trials", done.stdout)
     assert list(tmp_path.iterdir()) == []
 

@@ -16,12 +16,12 @@ import variants
 from objectives.accuracy import relative_error
 from studies.export import SCHEMA_FILE, Export, build_export, export_schema, write_atomically
 from studies.results import read_results
+from tests.configurations import configured
 from tests.studies.test_session import run, session
-from variants.configuration import Configuration
 from variants.inputs import random_hidden, random_weights
 from variants.loading import LoadError
-from variants.reference import reference_output
-from variants.variant import Variant
+from variants.reference import reference_results
+from variants.variant import VARIANT_AXES
 from variants.workload import Workload
 
 
@@ -44,16 +44,17 @@ def test_document_validates_and_agrees_with_the_results(storage: BaseStorage) ->
             assert exported.choices[name].measurements == winner.candidate.measurements
 
 
-def exported(tmp_path: Path, variant: Variant, resolved: str, **fields: int) -> Path:
-    """A file with what loading reads of an export."""
+def exported(tmp_path: Path, words: str, resolved: str | None = None, **given: int | str) -> Path:
+    """A file with what loading reads of an export; given are workload fields and choices."""
+    choices = {name: str(given.pop(name)) for name in tuple(given) if name in VARIANT_AXES}
     workload = Workload.model_validate(
         {"batch": 2, "seq_len": 40, "new_tokens": 3, "q_heads": 4, "kv_heads": 2, "head_dim": 16}
-        | fields
+        | given
     )
-    configuration = Configuration(workload=workload, variant=variant)
+    configuration = configured(workload, words, **choices)
     choice = {
         "configuration": configuration.model_dump(mode="json"),
-        "resolved_backend": resolved,
+        "resolved_backend": resolved or configuration.variant.backend,
     }
     document = {
         "schema_version": 1,
@@ -81,37 +82,52 @@ def loaded_error(path: Path, kind: str) -> float:
     )
     layer.fill(lambda sequence: hidden[sequence, : workload.seq_len])
     tokens = hidden[:, workload.seq_len :].to(layer.precision.dtype)
-    outs = [layer(tokens[:, i : i + 1]) for i in range(workload.new_tokens)]
-    return relative_error(torch.cat(outs, dim=1).cpu(), reference_output(workload, device, seed=5))
+    # A replayed output is overwritten by the next.
+    outs = [layer(tokens[:, i : i + 1]).clone() for i in range(workload.new_tokens)]
+    return relative_error(
+        torch.cat(outs, dim=1).cpu(), reference_results(workload, device, seed=5)["out"]
+    )
 
 
-def test_a_loaded_winner_computes_attention(tmp_path: Path) -> None:
-    variant = Variant(backend="flash", precision="bf16", cache="static")
-    assert loaded_error(exported(tmp_path, variant, "flash"), "cpu") < 1e-2
+@pytest.mark.parametrize(
+    ("words", "choices", "most"),
+    [
+        ("flash bf16 static", {}, 1e-2),
+        ("math fp32 concat", {"gqa": "repeat_kv"}, 1e-5),
+        ("flash fp32 ring", {"score_mod": "sliding_window:16"}, 1e-5),
+        ("flex fp32 paged", {}, 1e-5),
+        ("math fp32 static", {"kv_dtype": "int8"}, 2e-2),
+        ("math fp32 static", {"kv_dtype": "fp8", "quantization": "int8_weight_only"}, 0.1),
+        ("eager fp32 static", {"execution": "compiled"}, 1e-5),
+    ],
+)
+def test_a_loaded_winner_computes_attention(
+    tmp_path: Path, words: str, choices: dict[str, str], most: float
+) -> None:
+    assert loaded_error(exported(tmp_path, words, **choices), "cpu") < most
 
 
 def test_a_winning_default_is_pinned_to_what_ran(tmp_path: Path) -> None:
-    variant = Variant(backend="auto", precision="fp32", cache="concat")
-    path = exported(tmp_path, variant, "math")
+    path = exported(tmp_path, "auto fp32 concat", "math")
     layer = variants.load(path, device="cpu")
     assert layer.configuration.variant.backend == "math"
     assert loaded_error(path, "cpu") < 1e-5
 
 
 def test_state_dict_has_the_usual_names(tmp_path: Path) -> None:
-    path = exported(tmp_path, Variant(backend="math", precision="fp32", cache="static"), "math")
+    path = exported(tmp_path, "math fp32 static")
     state = variants.load(path, device="cpu").state_dict()
     assert list(state) == [f"{name}_proj.weight" for name in "qkvo"]
 
 
 def test_what_this_machine_cannot_run_is_refused_with_reasons(tmp_path: Path) -> None:
-    path = exported(tmp_path, Variant(backend="cudnn", precision="bf16", cache="static"), "cudnn")
+    path = exported(tmp_path, "cudnn bf16 static")
     with pytest.raises(LoadError, match="cudnn does not exist on cpu"):
         variants.load(path, device="cpu")
 
 
 def test_wrong_picks_name_what_there_is(tmp_path: Path) -> None:
-    path = exported(tmp_path, Variant(backend="math", precision="fp32", cache="static"), "math")
+    path = exported(tmp_path, "math fp32 static")
     with pytest.raises(LoadError, match="choice must be one of balanced; got fastest"):
         variants.load(path, choice="fastest")
     with pytest.raises(LoadError, match="got 0; there are: decode/b2/s40"):
@@ -162,8 +178,18 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("backend", ["flash", "cudnn", "flex", "efficient"])
-def test_a_loaded_winner_computes_attention_on_cuda(tmp_path: Path, backend: str) -> None:
-    variant = Variant(backend=backend, precision="bf16", cache="static")
-    path = exported(tmp_path, variant, backend, kv_heads=4)
-    assert loaded_error(path, "cuda") < 1e-2
+@pytest.mark.parametrize(
+    ("words", "choices", "most"),
+    [
+        ("flash bf16 static", {}, 1e-2),
+        ("cudnn bf16 static", {"execution": "cuda_graph"}, 1e-2),
+        ("flex bf16 paged", {}, 1e-2),
+        ("flex bf16 static", {"kv_dtype": "fp8", "execution": "cuda_graph"}, 0.1),
+        ("efficient bf16 static", {"gqa": "repeat_kv"}, 1e-2),
+        ("math bf16 static", {"quantization": "fp8_dynamic", "execution": "compiled"}, 0.1),
+    ],
+)
+def test_a_loaded_winner_computes_attention_on_cuda(
+    tmp_path: Path, words: str, choices: dict[str, str], most: float
+) -> None:
+    assert loaded_error(exported(tmp_path, words, **choices), "cuda") < most

@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 from objectives.evaluation import Evaluation, Outcome
 from studies.front import Candidate, candidates, front, winners
 from studies.study import Unit
+from tests.configurations import configured
 from tests.fake_bench import measurements
-from variants.configuration import Configuration
-from variants.variant import Variant
 from variants.workload import Workload
 
 BACKENDS = ("eager", "math", "flash", "efficient", "cudnn", "flex")
@@ -21,10 +20,7 @@ def candidate(
     return Candidate(
         number,
         Evaluation(
-            configuration=Configuration(
-                workload=Workload(),
-                variant=Variant(backend=backend, precision="bf16", cache="static"),
-            ),
+            configuration=configured(Workload(), f"{backend} bf16 static"),
             outcome=Outcome.MEASURED,
             measurements=measurements(latency, memory, spread),
         ),

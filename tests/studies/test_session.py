@@ -12,8 +12,10 @@ from optuna.trial import TrialState
 
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
+from search.choices import choices_from_toml
 from studies.defaults import DEFAULT_AXES
 from studies.opening import open_study
+from studies.presets import preset_path
 from studies.results import as_table, read_results
 from studies.sampler import SAMPLERS, SpaceExhausted
 from studies.session import Session
@@ -73,7 +75,9 @@ def test_a_small_space_is_swept_and_then_exhausted(storage: BaseStorage, sampler
     of = session(
         storage, axes={**SMALL, "score_mod": ("none",), "precision": ("bf16",)}, sampler=sampler
     )
-    assert of.budget(1000) == of.survey.size == 2 * 6 * 3
+    assert (
+        of.budget(1000) == of.survey.size == 2 * (6 * 3 + 1 + 5)
+    )  # paged by flex, static by five in a graph
     keys = run(of, of.survey.size)
     assert len(set(keys)) == of.survey.size
     with pytest.raises(SpaceExhausted):
@@ -89,6 +93,20 @@ def test_a_resumed_run_proposes_what_an_uninterrupted_one_does(
     for part in (1, 12, 20, 12):
         parts += run(session(storage, sampler=sampler, name="parts"), part)
     assert parts == whole
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_axes_that_are_inactive_here_and_active_there_are_searched(
+    storage: BaseStorage, sampler: str
+) -> None:
+    axes = choices_from_toml(preset_path("goldilocks"))
+    of = session(storage, axes={**axes, "kv_heads": (4, 16)}, sampler=sampler)
+    keys = run(of, 100)
+    assert len(set(keys)) == 100
+    read = [Configuration.model_validate(c.evaluation.configuration) for c in told(of.study)]
+    assert {c.key for c in read} == set(keys)
+    assert {c.variant.kv_dtype for c in read} == {None, "same", "int8", "fp8"}
+    assert {c.variant.gqa for c in read} == {None, "native", "repeat_kv"}
 
 
 def test_other_seeds_propose_otherwise(storage: BaseStorage) -> None:

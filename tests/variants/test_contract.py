@@ -1,114 +1,96 @@
-"""Every supported backend × precision × cache × score_mod × phase against the reference."""
+"""Every combination against the reference: each is declared to run and does, or neither.
+
+The full factorial of backend × precision × cache × score_mod × phase at one shape, a covering
+array of all axes at another, and for every reason not to run some combinations that try it.
+"""
 
 from __future__ import annotations
 
-import itertools
-from functools import cache
+import functools
+import math
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
-from objectives.accuracy import relative_error
+from objectives.accuracy import largest_error, relative_error
+from objectives.bench import DeviceBench
+from objectives.evaluation import Outcome
 from objectives.kernels import kernels_of_step
+from objectives.limits import Limits
+from tests.combinations import (
+    CORE,
+    FACTORS,
+    covering,
+    factorial,
+    factors_of,
+    refused_for_one_reason,
+)
+from tests.variants.quantized_reference import quantized_reference
 from variants.backends import BACKENDS, backend_that_ran
-from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.detect import detect_device
-from variants.device import DEVICE_PROFILES, Device
-from variants.precisions import PRECISIONS
-from variants.reference import reference_output
+from variants.device import DEVICE_PROFILES, Device, DeviceKind
+from variants.quantizations import QUANTIZATIONS
+from variants.reference import reference_results
 from variants.run import Run
-from variants.score_mods import SCORE_MODS
 from variants.support import unsupported_reasons
-from variants.variant import Variant
-from variants.workload import Phase, Workload
+from variants.workload import Workload
 
 SEED = 3
 # Unit roundoff of a product; TF32 keeps float16's mantissa.
 ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8, "fp16": 2.0**-11}
-MODS = {"none": "none", "alibi": "alibi", "relative": "relative", "softcap": "softcap:2"} | {
-    "sliding_window": "sliding_window:30"
-}
+# Of 8-bit numbers, relative to themselves: float8 has three bits of mantissa; int8 has 127 steps
+# to the largest of a row, which is within four times the usual size.
+EIGHT_BIT_STEP = {"int8": 4 * 2.0**-7, "fp8": 2.0**-3}
+PRODUCTS = 4  # a token passes through four matrix products: projection, QKᵀ, PV, projection
+WRONG = 0.1  # no combination that computes what it should is off by so much
 
 
-def workload(phase: str, mod: str, kv_heads: int) -> Workload:
-    return Workload(
-        phase=Phase(phase),
-        batch=2,
-        seq_len=150,  # more than one block of 128, and no multiple of one
-        new_tokens=3,
-        q_heads=4,
-        kv_heads=kv_heads,
-        head_dim=16,
-        hidden_size=48,  # not q_heads · head_dim: projections are rectangular
-        score_mod=MODS[mod],
-    )
+@functools.cache
+def here(kind: DeviceKind) -> Device:
+    return detect_device(kind)
 
 
-def every_configuration(profile: str) -> list[Configuration]:
-    """What is declared to run on a device of that profile."""
-    found = []
-    for mod, precision, backend in itertools.product(SCORE_MODS, PRECISIONS, BACKENDS):
-        for phase, cache_name in [("prefill", None), *(("decode", name) for name in CACHES)]:
-            found += [
-                Configuration(
-                    workload=workload(phase, mod, kv_heads),
-                    variant=Variant(backend=backend, precision=precision, cache=cache_name),
-                )
-                for kv_heads in (4, 2)
-            ]
-    device = DEVICE_PROFILES[profile].device
-    return [
-        configuration for configuration in found if not unsupported_reasons(configuration, device)
-    ]
+@functools.cache
+def reference(of: Workload, kind: DeviceKind) -> dict[str, torch.Tensor]:
+    return dict(reference_results(of, torch.device(kind), SEED))
 
 
-def compiles_too_much_for_a_cpu(configuration: Configuration) -> bool:
-    """FlexAttention compiles for seconds on a CPU: a part of its combinations has to do there."""
-    if configuration.variant.backend != "flex":
-        return False
-    mod = configuration.workload.score_mod.partition(":")[0]
-    chosen = {
-        ("none", None, "fp32", 2),
-        ("alibi", None, "bf16", 4),
-        ("relative", "concat", "fp32", 4),
-        ("softcap", "static", "fp32", 4),
-        ("sliding_window", "static", "bf16", 2),
-        ("alibi", "none", "fp32", 4),
-    }
-    variant = configuration.variant
-    key = (mod, variant.cache, variant.precision, configuration.workload.kv_heads)
-    return key not in chosen
-
-
-@cache
-def here(kind: str) -> Device:
-    return detect_device("cuda" if kind == "cuda" else "cpu")
-
-
-@cache
-def reference(of: Workload, kind: str) -> torch.Tensor:
-    return reference_output(of, torch.device(kind), SEED)
-
-
-def run_and_compare(configuration: Configuration, kind: str) -> tuple[float, str | None]:
+def run_and_compare(configuration: Configuration, kind: DeviceKind) -> tuple[float, str | None]:
     """The error over all steps, and the backend that ran."""
     torch._dynamo.reset()
     run = Run(configuration, torch.device(kind), SEED)
-    outs = [run.new_rows(run.step(index)).cpu() for index in range(run.steps)]
-    error = relative_error(torch.cat(outs, dim=1), reference(configuration.workload, kind))
-    ran = backend_that_ran(kernels_of_step(run), "cuda" if kind == "cuda" else "cpu")
-    return error, ran
+    steps = [
+        {name: tensor.cpu() for name, tensor in run.results(run.step(index)).items()}
+        for index in range(run.steps)
+    ]
+    results = {name: torch.cat([step[name] for step in steps], dim=1) for name in steps[0]}
+    if is_quantized(configuration):
+        error = relative_error(results["out"], quantized_reference(run, SEED))
+    else:
+        error = largest_error(results, reference(configuration.workload, kind))
+    return error, backend_that_ran(kernels_of_step(run), kind)
 
 
-@cache
-def eager_error(of: Workload, precision: str, kind: str) -> float:
+def is_quantized(configuration: Configuration) -> bool:
+    variant = configuration.variant
+    return variant.quantization != "none" or variant.kv_dtype not in (None, "same")
+
+
+@functools.cache
+def eager_error(of: Workload, precision: str, kind: DeviceKind) -> float:
     """The error of the written-out attention in the same precision, a yardstick."""
-    variant = Variant(backend="eager", precision=precision, cache="static" if of.decodes else None)
-    return run_and_compare(Configuration(workload=of, variant=variant), kind)[0]
+    plain = {"backend": "eager", "precision": precision, "cache": "static"}
+    return run_and_compare(Configuration.of(of, plain), kind)[0]
 
 
-PRODUCTS = 4  # a token passes through four matrix products: projection, QKᵀ, PV, projection
+def products(of: Workload, precision: str) -> int:
+    """Products whose errors add up; a gradient passes through twice as many more.
+
+    Float32 sums many more terms of a size near its roundoff, and gets eight times as much.
+    """
+    return PRODUCTS * (3 if of.trains else 1) * (8 if precision == "fp32" else 1)
 
 
 def largest_bias(of: Workload) -> float:
@@ -119,62 +101,195 @@ def eager_limit(of: Workload, precision: str) -> float:
     """Twice a roundoff for each product, and more for scores as large as their bias.
 
     The written-out attention adds a dense bias in its own precision, so a score of magnitude M
-    is off by about M roundoffs, and so is its weight. Float32 sums many more terms of a size
-    near its roundoff, and gets eight times as much.
+    is off by about M roundoffs, and so is its weight.
     """
-    more = 8 if precision == "fp32" else 1
-    return 2 * PRODUCTS * more * ROUNDOFF[precision] * (1 + largest_bias(of))
+    return 2 * products(of, precision) * ROUNDOFF[precision] * (1 + largest_bias(of))
 
 
-def limit(of: Workload, precision: str, kind: str) -> float:
+def limit(configuration: Configuration, kind: DeviceKind) -> float:
     """What a backend may add to the written-out attention's error of the same precision.
 
     Each product may round once more (a TF32 product that eager computes by a float32 kernel),
-    and fused kernels hold scores in float32, whatever the precision.
+    and fused kernels hold scores in float32, whatever the precision. Where both round to 8 bits,
+    numbers that are off by d round differently in d / s of all cases, by a step s then: √(d · s)
+    in the mean square, by which they are off when they are rounded next.
     """
-    own = PRODUCTS * (8 if precision == "fp32" else 1) * ROUNDOFF[precision]
-    scores = PRODUCTS * ROUNDOFF["fp32"] * largest_bias(of)
-    return max(2 * eager_error(of, precision, kind), own) + scores
+    of, precision = configuration.workload, configuration.variant.precision
+    own = products(of, precision) * ROUNDOFF[precision]
+    scores = products(of, precision) * ROUNDOFF["fp32"] * largest_bias(of)
+    error = max(2 * eager_error(of, precision, kind), own) + scores
+    for step in steps_of(configuration):
+        error += math.sqrt(error * step)
+    return error + ties(configuration)
 
 
-def check(configuration: Configuration, kind: str) -> None:
+def steps_of(configuration: Configuration) -> Iterator[float]:
+    """The steps of the 8-bit numbers that variant and reference round on their own, in order."""
+    variant = configuration.variant
+    if variant.kv_dtype in EIGHT_BIT_STEP:
+        yield EIGHT_BIT_STEP[variant.kv_dtype]
+    if QUANTIZATIONS[variant.quantization].multiplies_quantized:
+        yield EIGHT_BIT_STEP["fp8" if variant.quantization.startswith("fp8") else "int8"]
+
+
+def ties(configuration: Configuration) -> float:
+    """What a step of one number in each row of n makes, before attention and behind it.
+
+    torchao's int8_dynamic scales the largest to 127.5, from where any error rounds it up or down.
+    """
+    if configuration.variant.quantization != "int8_dynamic":
+        return 0.0
+    of = configuration.workload
+    rows = (of.hidden_size, of.q_heads * of.head_dim)
+    return sum(EIGHT_BIT_STEP["int8"] / math.sqrt(n) for n in rows)
+
+
+def check(configuration: Configuration, kind: DeviceKind) -> None:
     reasons = unsupported_reasons(configuration, here(kind))
     if reasons:
         pytest.skip("; ".join(reasons))
     of, variant = configuration.workload, configuration.variant
     error, ran = run_and_compare(configuration, kind)
-    if variant.backend == "eager":
-        assert error <= eager_limit(of, variant.precision)
-    else:
-        assert error <= limit(of, variant.precision, kind)
+    written_out = variant.backend == "eager" and not is_quantized(configuration)
+    most = eager_limit(of, variant.precision) if written_out else limit(configuration, kind)
+    assert error <= most
     if BACKENDS[variant.backend].searched:
         assert ran == variant.backend
 
 
-CPU = [c for c in every_configuration("cpu") if not compiles_too_much_for_a_cpu(c)]
+def compiles(configuration: Configuration) -> bool:
+    return configuration.variant.compiles
 
 
-@pytest.mark.parametrize("configuration", CPU, ids=lambda c: c.key)
-def test_agrees_with_the_reference_on_cpu(configuration: Configuration) -> None:
+def is_compiled(configuration: Configuration) -> bool:
+    return configuration.variant.execution == "compiled"
+
+
+def is_flex(configuration: Configuration) -> bool:
+    return configuration.variant.backend == "flex"
+
+
+def combinations_of(kind: DeviceKind, *, everything: bool) -> tuple[Configuration, ...]:
+    """What a device of that kind has to show."""
+    if kind == "cuda":
+        device = DEVICE_PROFILES["h100"].device
+        return (*factorial(device).supported, *covering(device, 3).rows)
+    device = DEVICE_PROFILES["cpu"].device
+    all_of_core = factorial(device).supported
+    light = covering(device, 3, lambda c: not compiles(c)).rows
+    # On a CPU a combination compiles for seconds.
+    heavy = [
+        covering(device, 2 if everything else 1, some).rows for some in (is_compiled, is_flex)
+    ]
+    core = all_of_core if everything else (c for c in all_of_core if not compiles(c))
+    return (*core, *light, *heavy[0], *heavy[1])
+
+
+def overreach(kind: DeviceKind) -> dict[str, list[Configuration]]:
+    profile, each = ("h100", 3) if kind == "cuda" else ("cpu", 1)
+    refused = refused_for_one_reason(DEVICE_PROFILES[profile].device, each)
+    # TF32 on a CPU would run as float32: it is the name that says no.
+    return {reason: c for reason, c in refused.items() if not reason.startswith("precision tf32")}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    kind: DeviceKind = "cuda" if metafunc.function.__name__.endswith("cuda") else "cpu"
+    nothing = kind == "cuda" and not torch.cuda.is_available()  # skipped all the same
+    if "configuration" in metafunc.fixturenames:
+        everything = metafunc.config.getoption("--everything")
+        found = () if nothing else combinations_of(kind, everything=everything)
+        metafunc.parametrize("configuration", found, ids=lambda c: c.key)
+    if "refusal" in metafunc.fixturenames:
+        refusals = {} if nothing else overreach(kind)
+        metafunc.parametrize(
+            "refusal",
+            [(reason, c) for reason, some in refusals.items() for c in some],
+            ids=lambda refusal: refusal[1].key,
+        )
+
+
+Record = Callable[[str, object], None]
+
+
+def test_agrees_with_the_reference_on_cpu(
+    configuration: Configuration, record_property: Record
+) -> None:
+    record_property("declared", "cpu supported")
     check(configuration, "cpu")
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("configuration", every_configuration("h100"), ids=lambda c: c.key)
-def test_agrees_with_the_reference_on_cuda(configuration: Configuration) -> None:
+def test_agrees_with_the_reference_on_cuda(
+    configuration: Configuration, record_property: Record
+) -> None:
+    record_property("declared", "cuda supported")
     check(configuration, "cuda")
 
 
+@pytest.fixture(scope="module")
+def benches() -> Iterator[Callable[[DeviceKind], DeviceBench]]:
+    @functools.cache
+    def bench(kind: DeviceKind) -> DeviceBench:
+        made.append(DeviceBench(Limits(sampling_s=0.01, max_error=WRONG), seed=SEED, device=kind))
+        return made[-1]
+
+    made: list[DeviceBench] = []
+    yield bench
+    for one in made:
+        one.close()
+
+
+def try_refused(bench: DeviceBench, refusal: tuple[str, Configuration]) -> None:
+    reason, configuration = refusal
+    found = bench.evaluate(configuration)
+    assert found.outcome is not Outcome.MEASURED, f"it runs, and was declared not to: {reason}"
+
+
+def test_what_is_declared_not_to_run_does_not_on_cpu(
+    benches: Callable[[DeviceKind], DeviceBench],
+    refusal: tuple[str, Configuration],
+    record_property: Record,
+) -> None:
+    record_property("declared", "cpu unsupported")
+    try_refused(benches("cpu"), refusal)
+
+
+@pytest.mark.cuda
+def test_what_is_declared_not_to_run_does_not_on_cuda(
+    benches: Callable[[DeviceKind], DeviceBench],
+    refusal: tuple[str, Configuration],
+    record_property: Record,
+) -> None:
+    record_property("declared", "cuda unsupported")
+    try_refused(benches("cuda"), refusal)
+
+
+@pytest.mark.parametrize("profile", ["cpu", "h100"])
+def test_every_choice_is_tried_or_refused_with_a_reason(profile: str) -> None:
+    device = DEVICE_PROFILES[profile].device
+    divided = factorial(device)
+    assert divided.generated == len(divided.supported) + sum(divided.refused.values())
+    tried = {(a, v) for c in divided.supported for a, v in factors_of(c).items() if a in CORE}
+    rows = covering(device, 1).rows
+    tried |= {(axis, value) for c in rows for axis, value in factors_of(c).items()}
+    missing = {(axis, value) for axis, values in FACTORS.items() for value in values} - tried
+    words = " ".join((*divided.refused, *overreach("cpu" if profile == "cpu" else "cuda")))
+    assert all(f"{axis} {value} does not exist" in words for axis, value in missing)
+
+
 def test_reference_agrees_with_sdpa_in_float64() -> None:
-    # The oracle itself against PyTorch's, where PyTorch can say the same thing.
-    of = workload("prefill", "none", 2)
+    # The oracle itself against PyTorch's where it can say the same thing, gradients included.
+    of = Workload.model_validate(
+        {"phase": "train", "batch": 2, "seq_len": 70, "q_heads": 4, "kv_heads": 2, "head_dim": 16}
+        | {"hidden_size": 48}
+    )
     run = Run(
-        Configuration(workload=of, variant=Variant(backend="math", precision="fp32")),
-        torch.device("cpu"),
-        SEED,
+        Configuration.of(of, {"backend": "math", "precision": "fp32"}), torch.device("cpu"), SEED
     )
     layer = run.layer.double()
-    hidden = torch.stack([_hidden(of, sequence) for sequence in range(of.batch)]).double()
+    for parameter in layer.parameters():
+        parameter.grad = None
+    hidden = torch.stack([_inputs(of, i)[0] for i in range(of.batch)]).double().requires_grad_()
 
     def heads(projected: torch.Tensor) -> torch.Tensor:
         return projected.unflatten(-1, (-1, of.head_dim)).transpose(1, 2)
@@ -186,14 +301,22 @@ def test_reference_agrees_with_sdpa_in_float64() -> None:
         is_causal=True,
         enable_gqa=True,
     )
-    expected = layer.o_proj(attended.transpose(1, 2).flatten(2))
-    torch.testing.assert_close(reference(of, "cpu"), expected.detach(), rtol=1e-9, atol=1e-9)
+    out = layer.o_proj(attended.transpose(1, 2).flatten(2))
+    out.backward(torch.stack([_inputs(of, i)[1] for i in range(of.batch)]).double())
+    found = {"out": out.detach(), "hidden": hidden.grad} | {
+        f"{name}_proj": layer.get_parameter(f"{name}_proj.weight").grad for name in "qkvo"
+    }
+    expected = reference(of, "cpu")
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(expected[name], tensor, rtol=1e-9, atol=1e-9)
 
 
-def _hidden(of: Workload, sequence: int) -> torch.Tensor:
-    from variants.inputs import random_hidden
+def _inputs(of: Workload, sequence: int) -> tuple[torch.Tensor, torch.Tensor]:
+    from variants.inputs import random_gradient, random_hidden
 
-    return random_hidden(of, sequence, torch.device("cpu"), SEED)
+    cpu = torch.device("cpu")
+    return random_hidden(of, sequence, cpu, SEED), random_gradient(of, sequence, cpu, SEED)
 
 
 @pytest.mark.parametrize(

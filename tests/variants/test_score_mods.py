@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from variants.score_mods import SCORE_MODS, alibi_slopes, dense_bias, parse_score_mod
+from variants.score_mods import (
+    SCORE_MODS,
+    alibi_slopes,
+    dense_bias,
+    document_of,
+    parse_score_mod,
+)
 
 CPU = torch.device("cpu")
 
@@ -25,7 +31,7 @@ def test_dense_bias_is_what_the_definition_adds(name: str) -> None:
         expected = mod.score(scores, torch.arange(heads)[:, None, None], q_idx, kv_idx)
     expected = expected.masked_fill(~mod.visible(q_idx, kv_idx), -math.inf)
     bias = dense_bias(mod, heads=heads, rows=rows, kv_len=kv_len, dtype=torch.float32, device=CPU)
-    torch.testing.assert_close(scores + bias[0], expected)
+    torch.testing.assert_close(scores + bias[0, ..., :kv_len], expected)
 
 
 def test_every_row_of_a_dense_bias_is_aligned() -> None:
@@ -60,7 +66,7 @@ def test_causality_is_lower_right_behind_a_cache() -> None:
         dtype=torch.float32,
         device=CPU,
     )
-    assert torch.equal(bias, torch.zeros(1, 1, 1, 8))
+    assert torch.equal(bias[..., :8], torch.zeros(1, 1, 1, 8))
 
 
 def test_alibi_slopes_are_the_papers() -> None:
@@ -79,6 +85,10 @@ def test_alibi_slopes_are_the_papers() -> None:
         ("sliding_window:", "positive integer"),
         ("softcap:1e3", "positive integer"),
         ("softcap:٣", "positive integer"),
+        ("softcap+softcap:3", "each once"),
+        ("none+alibi", "no none"),
+        ("prefix_lm+sliding_window", "would hide again"),
+        ("alibi+", "must be one of none, alibi"),
     ],
 )
 def test_bad_score_mod_is_named(text: str, message: str) -> None:
@@ -87,5 +97,39 @@ def test_bad_score_mod_is_named(text: str, message: str) -> None:
 
 
 def test_canonical_form_holds_the_parameter() -> None:
-    entry, parameter = parse_score_mod("sliding_window")
-    assert entry.canonical(parameter) == "sliding_window:256"
+    assert parse_score_mod("sliding_window").canonical == "sliding_window:256"
+    chain = parse_score_mod("softcap+sliding_window:8")
+    assert chain.canonical == "softcap:50+sliding_window:8"
+    assert (chain.window, chain.additive, chain.masks) == (8, False, True)
+    assert chain.without_window().canonical == "softcap:50"
+
+
+def test_a_chain_scores_in_order_and_hides_what_any_part_hides() -> None:
+    chain = parse_score_mod("alibi+softcap:2+sliding_window:3+document:4").bind(4, CPU)
+    parts = [parse_score_mod(text).bind(4, CPU) for text in ("alibi", "softcap:2")]
+    masks = [parse_score_mod(text).bind(4, CPU) for text in ("sliding_window:3", "document:4")]
+    scores = torch.randn(4, 9, 9) * 5
+    head, q_idx, kv_idx = torch.arange(4)[:, None, None], torch.arange(9)[:, None], torch.arange(9)
+    expected = scores
+    for part in parts:
+        assert part.score is not None
+        expected = part.score(expected, head, q_idx, kv_idx)
+    assert chain.score is not None
+    torch.testing.assert_close(chain.score(scores, head, q_idx, kv_idx), expected)
+    seen = masks[0].visible(q_idx, kv_idx) & masks[1].visible(q_idx, kv_idx)
+    assert torch.equal(chain.visible(q_idx, kv_idx), seen)
+
+
+@given(mean=st.integers(2, 12))
+def test_documents_of_a_half_one_and_one_and_a_half_follow_each_other(mean: int) -> None:
+    owners = document_of(torch.arange(6 * mean), torch.tensor(mean)).tolist()
+    lengths = [owners.count(index) for index in range(6)]
+    assert lengths == [mean // 2, mean, 3 * mean - mean // 2 - mean] * 2
+    assert owners == sorted(owners)
+
+
+@given(prefix=st.integers(1, 20), query=st.integers(0, 40))
+def test_a_prefix_is_seen_by_all_and_the_rest_is_causal(prefix: int, query: int) -> None:
+    visible = parse_score_mod(f"prefix_lm:{prefix}").bind(1, CPU).visible
+    seen = visible(torch.tensor(query), torch.arange(50))
+    assert int(seen.sum()) == max(prefix, query + 1)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
+    from variants.caches import Place
     from variants.device import DeviceKind
+    from variants.kv_dtypes import KeyValue
     from variants.score_mods import BoundScoreMod
-
-    # (query, key, value, position of the first query row) -> output, all 4-D with heads second:
-    # (batch, q_heads, q_len, head_dim) and (batch, kv_heads, kv_len, head_dim).
-    Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 class Takes(IntEnum):
@@ -33,6 +32,12 @@ class Support:
     precisions: tuple[str, ...]
     takes: Takes
     grouped_heads: bool  # kv_heads < q_heads without repeating keys and values
+    backward: bool = True
+    inlined: bool = True  # torch.compile can take it together with its layer
+    paged: bool = False  # keys and values through a block table
+    # By kv_dtype, the precisions of queries with which it is read as it is stored.
+    reads_stored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reads_stored_capability: tuple[int, int] = (0, 0)
     min_capability: tuple[int, int] = (0, 0)
     head_dim_multiple: Mapping[str, int] | None = None  # by precision
     min_head_dim: int = 1
@@ -42,20 +47,24 @@ class Support:
     needs_cpp_compiler: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     """What a backend is told once, when a layer is built."""
 
     mod: BoundScoreMod
     plain: bool  # the score_mod is `none`
+    batch: int
     q_heads: int
     kv_heads: int
     head_dim: int
-    first_position: int  # no query row before this one will be asked for
-    capacity: int  # no key at or behind this one
-    # (position, q_len, kv_len) of the calls to come, where they are known.
-    calls: tuple[tuple[int, int, int], ...]
+    # Of the calls to come, as far as they are known; the first has the lowest position of all.
+    places: tuple[Place, ...]
+    capacity: int  # no query row at or behind this position
+    kv_capacity: int  # no more keys than this
     grows: bool  # kv_len differs from call to call
+    paged: bool  # keys and values come from a pool that all sequences share
+    trains: bool  # gradients will be asked for
+    inlined: bool  # a compiler takes the whole layer, this backend included
     dtype: torch.dtype
     device: torch.device
 
@@ -64,12 +73,43 @@ class Attention:
         """Whether several query heads share a key/value head."""
         return self.q_heads != self.kv_heads
 
+    @property
+    def first_position(self) -> int:
+        """No query row before this one will be asked for."""
+        return self.places[0].position
 
-class Prepared(NamedTuple):
-    """A backend ready to attend."""
+    @property
+    def unmasked(self) -> bool:
+        """Whether every call is one plain causal row that sees every key it is given."""
+        return self.plain and all(
+            place.q_len == 1 and place.kv_len == place.position + 1 for place in self.places
+        )
 
-    attend: Attend
-    nbytes: int  # of the biases or masks that it keeps
+
+class Prepared(ABC):
+    """A backend ready to attend.
+
+    What a step needs to know beside query, key and value is its mask. It is made outside of what
+    a compiler sees, or, of one row over the whole buffer, from a position that only the device
+    knows.
+    """
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the biases or masks that are kept."""
+
+    @abstractmethod
+    def mask(self, place: Place) -> Any:
+        """Return what `attend` needs for a step at `place`."""
+
+    @abstractmethod
+    def mask_at(self, position: torch.Tensor) -> Any:
+        """Return the same for one row at `position`, `(1,)` on the device."""
+
+    @abstractmethod
+    def attend(self, query: torch.Tensor, kv: KeyValue, mask: Any) -> torch.Tensor:
+        """Return the output, of the query's shape `(batch, q_heads, q_len, head_dim)`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,25 +124,36 @@ class Backend:
     # that this backend ran.
     proof: Mapping[DeviceKind, str]
     compiled: bool = False  # through torch.compile, whatever the execution
+    plans_each_shape: bool = False  # what it prepares for a new shape outlives the layer
+    whole_buffer: bool = False  # its mask skips what is not valid: no slices, no new shapes
+    # Of torch.compile, where the whole layer is compiled.
+    inductor_options: Mapping[DeviceKind, Mapping[str, Any]] = field(default_factory=dict)
     searched: bool = True  # False: a baseline, not a choice of the search
+
+
+# So that a profiler sees Inductor's kernels on a CPU by name.
+NAMED_CPU_KERNELS: dict[str, Any] = {"cpp.enable_kernel_profile": True}
+# Inductor's pattern matcher knows softmax(QKᵀ)V and would put a fused SDPA in its place.
+AS_WRITTEN: dict[str, Any] = {"pattern_matcher": False}
 
 
 class AdditiveBias:
     """The dense bias of all rows to come, built once, as a model does for all of its layers."""
 
     def __init__(self, attention: Attention) -> None:
-        """Build the bias, unless every call is one plain causal row, which sees every key."""
+        """Build the bias, unless no row needs one."""
         from variants.score_mods import dense_bias
 
         self._first = attention.first_position
         self._table: torch.Tensor | None = None
-        if attention.plain and all(q_len == 1 for _, q_len, _ in attention.calls):
+        self._kv_len = attention.kv_capacity
+        if attention.unmasked:
             return
         self._table = dense_bias(
             attention.mod,
             heads=attention.q_heads,
             rows=range(self._first, attention.capacity),
-            kv_len=attention.capacity,
+            kv_len=attention.kv_capacity,
             dtype=attention.dtype,
             device=attention.device,
         )
@@ -110,11 +161,17 @@ class AdditiveBias:
     @property
     def nbytes(self) -> int:
         """Bytes that the bias holds."""
-        return 0 if self._table is None else self._table.untyped_storage().nbytes()
+        return 0 if self._table is None else self._table.nbytes
 
-    def of(self, position: int, q_len: int, kv_len: int) -> torch.Tensor | None:
-        """Return the bias of `q_len` rows from `position`, `(1, heads or 1, q_len, kv_len)`."""
+    def of(self, place: Place) -> torch.Tensor | None:
+        """Return the bias of a step's rows, `(1, heads or 1, q_len, kv_len)`."""
         if self._table is None:
             return None
-        row = position - self._first
-        return self._table[:, :, row : row + q_len, :kv_len]
+        row = place.position - self._first
+        return self._table[:, :, row : row + place.q_len, : place.kv_len]
+
+    def at(self, position: torch.Tensor) -> torch.Tensor | None:
+        """Return the bias of the row at `position`, `(1,)`, over all keys."""
+        if self._table is None:
+            return None
+        return self._table.index_select(2, position - self._first)[..., : self._kv_len]

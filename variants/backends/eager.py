@@ -3,46 +3,81 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from variants.backends.backend import AdditiveBias, Attention, Backend, Prepared, Support, Takes
+from variants.backends.backend import (
+    AS_WRITTEN,
+    NAMED_CPU_KERNELS,
+    AdditiveBias,
+    Attention,
+    Backend,
+    Prepared,
+    Support,
+    Takes,
+)
 
 if TYPE_CHECKING:
     import torch
 
+    from variants.caches import Place
+    from variants.kv_dtypes import KeyValue
 
-def prepare_eager(attention: Attention) -> Prepared:
-    """Keep the dense bias; grouped heads become extra query rows, so K and V are not copied."""
-    import torch
 
-    bias = AdditiveBias(attention)
-    mod = attention.mod
-    apply_score = None if mod.additive else mod.score
-    scale = 1 / math.sqrt(attention.head_dim)
-    groups = attention.q_heads // attention.kv_heads
-    head = torch.arange(attention.q_heads, device=attention.device)[:, None, None]
+class EagerMask(NamedTuple):
+    """A dense bias and, where scores are changed in other ways, the positions of the rows."""
 
-    def attend(
-        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position: int
-    ) -> torch.Tensor:
+    bias: torch.Tensor | None
+    q_idx: torch.Tensor | None  # (q_len, 1)
+
+
+class EagerAttention(Prepared):
+    """Holds the score matrix. Grouped heads become extra query rows, so K and V are not copied."""
+
+    def __init__(self, attention: Attention) -> None:
+        """Build the dense bias."""
+        import torch
+
+        self._bias = AdditiveBias(attention)
+        self._score = None if attention.mod.additive else attention.mod.score
+        self._scale = 1 / math.sqrt(attention.head_dim)
+        self._groups = attention.q_heads // attention.kv_heads
+        self._head = torch.arange(attention.q_heads, device=attention.device)[:, None, None]
+
+    @property
+    def nbytes(self) -> int:
+        return self._bias.nbytes
+
+    def mask(self, place: Place) -> EagerMask:
+        import torch
+
+        q_idx = None
+        if self._score is not None:
+            stop = place.position + place.q_len
+            q_idx = torch.arange(place.position, stop, device=self._head.device)[:, None]
+        return EagerMask(self._bias.of(place), q_idx)
+
+    def mask_at(self, position: torch.Tensor) -> EagerMask:
+        return EagerMask(self._bias.at(position), position[:, None])
+
+    def attend(self, query: torch.Tensor, kv: KeyValue, mask: EagerMask) -> torch.Tensor:
+        import torch
+
+        key, value = kv
         batch, q_heads, q_len, head_dim = query.shape
         kv_heads, kv_len = key.shape[1], key.shape[2]
-        rows = query.reshape(batch, kv_heads, groups * q_len, head_dim)
-        scores = torch.matmul(rows * scale, key.transpose(2, 3))
+        rows = query.reshape(batch, kv_heads, self._groups * q_len, head_dim)
+        scores = torch.matmul(rows * self._scale, key.transpose(2, 3))
         scores = scores.view(batch, q_heads, q_len, kv_len)
-        if apply_score is not None:
-            q_idx = torch.arange(position, position + q_len, device=query.device)[:, None]
+        if self._score is not None:
+            assert mask.q_idx is not None
             kv_idx = torch.arange(kv_len, device=query.device)
-            scores = apply_score(scores, head, q_idx, kv_idx)
-        added = bias.of(position, q_len, kv_len)
-        if added is not None:
-            scores = scores + added
+            scores = self._score(scores, self._head, mask.q_idx, kv_idx)
+        if mask.bias is not None:
+            scores = scores + mask.bias
         # In float32, as models do: a bfloat16 softmax over thousands of keys loses its sum.
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-        out = torch.matmul(weights.view(batch, kv_heads, groups * q_len, kv_len), value)
+        out = torch.matmul(weights.view(batch, kv_heads, self._groups * q_len, kv_len), value)
         return out.view(batch, q_heads, q_len, head_dim)
-
-    return Prepared(attend, bias.nbytes)
 
 
 EAGER = Backend(
@@ -54,6 +89,10 @@ EAGER = Backend(
             precisions=("fp32", "tf32", "bf16", "fp16"), takes=Takes.ANY, grouped_heads=True
         ),
     },
-    prepare=prepare_eager,
-    proof={"cpu": r"^aten::_softmax$", "cuda": r"^aten::_softmax$"},
+    prepare=EagerAttention,
+    proof={
+        "cpu": r"^aten::_softmax$|^graph_\d+_cpp_fused_.*_softmax",
+        "cuda": r"^aten::_softmax$|^triton_.*_softmax",
+    },
+    inductor_options={"cpu": AS_WRITTEN | NAMED_CPU_KERNELS, "cuda": AS_WRITTEN},
 )

@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from variants.backends.backend import Attention, Backend, Prepared, Support, Takes
+from variants.backends.backend import (
+    NAMED_CPU_KERNELS,
+    Attention,
+    Backend,
+    Prepared,
+    Support,
+    Takes,
+)
+from variants.caches import PAGE, Place
 
 if TYPE_CHECKING:
     import torch
     from torch.nn.attention.flex_attention import BlockMask
 
-BLOCK = 128  # FlexAttention's default sparse block, in rows and in keys
+    from variants.kv_dtypes import KeyValue
+
+BLOCK = PAGE  # FlexAttention's default sparse block, in rows and in keys
 # Graphs of FlexAttention in one process; PyTorch's 8 would refuse the ninth layer that is loaded.
 RECOMPILE_LIMIT = 64
 
 
-def block_mask(
+class Blocks(NamedTuple):
+    """Which key blocks a row of query blocks visits, `(1, 1, rows)` and `(1, 1, rows, blocks)`."""
+
+    partial_count: torch.Tensor
+    partial: torch.Tensor
+    full_count: torch.Tensor
+    full: torch.Tensor
+
+    def widened(self, blocks: int) -> Blocks:
+        """Return the same with room for `blocks` blocks a row: a pool has more than a sequence."""
+        import torch.nn.functional as F
+
+        def wide(visited: torch.Tensor) -> torch.Tensor:
+            return F.pad(visited, (0, blocks - visited.shape[-1]))
+
+        return self._replace(partial=wide(self.partial), full=wide(self.full))
+
+
+class FlexMask(NamedTuple):
+    """What one call of FlexAttention is given beside query, key and value."""
+
+    score_mod: Callable[..., Any] | None
+    block_mask: BlockMask
+
+
+def visited_blocks(
     visible: Any, position: int, q_len: int, kv_len: int, device: torch.device
-) -> BlockMask:
-    """Return the BlockMask of `q_len` rows that start at `position` over `kv_len` keys.
+) -> Blocks:
+    """Return the blocks that `q_len` rows starting at `position` visit among `kv_len` keys.
 
     `create_block_mask` would hold the whole mask, `q_len × kv_len`; this holds a few block
     rows at a time (the compiled form of `create_block_mask` fails on CPU at one query row).
     """
     import torch
-    from torch.nn.attention.flex_attention import BlockMask
 
     q_blocks, kv_blocks = -(-q_len // BLOCK), -(-kv_len // BLOCK)
     partial = torch.empty(q_blocks, kv_blocks, dtype=torch.bool, device=device)
@@ -38,73 +73,170 @@ def block_mask(
         counts = seen.view(stop - start, BLOCK, kv_blocks, BLOCK).sum(dim=(1, 3))
         full[start:stop] = counts == BLOCK * BLOCK
         partial[start:stop] = (counts > 0) & (counts < BLOCK * BLOCK)
-
-    def blocks(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        order = torch.argsort(mask.to(torch.int32), dim=1, descending=True, stable=True)
-        return mask.sum(dim=1).to(torch.int32)[None, None], order.to(torch.int32)[None, None]
-
-    # Behind a cache, row 0 is not token 0. As a tensor, so that a new offset is not a new graph.
-    offset = torch.tensor(position, dtype=torch.int32, device=device)
-
-    def mask_mod(batch: Any, head: Any, q_idx: Any, kv_idx: Any) -> Any:
-        return visible(q_idx + offset, kv_idx)
-
-    return BlockMask.from_kv_blocks(
-        *blocks(partial),
-        *blocks(full),
-        BLOCK_SIZE=BLOCK,
-        mask_mod=mask_mod,
-        seq_lengths=(q_len, kv_len),
-    )
+    return Blocks(*_ordered(partial), *_ordered(full))
 
 
-def prepare_flex(attention: Attention) -> Prepared:
-    """Compile FlexAttention and build the masks of all calls that are known."""
+def _ordered(visited: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how many blocks each row visits, and which: those first, in order."""
     import torch
-    from torch.nn.attention.flex_attention import flex_attention
 
-    limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.config.recompile_limit = max(limit, RECOMPILE_LIMIT)
-    # fullgraph: past the recompile limit PyTorch would otherwise run the unfused form in silence.
-    # dynamic: with fixed shapes every new length would compile for seconds.
-    compiled = torch.compile(flex_attention, fullgraph=True, dynamic=attention.grows)
-    mod, grouped = attention.mod, attention.grouped
-
-    def score_mod_at(position: int) -> Any:
-        if mod.score is None:
-            return None
-        score = mod.score
-        offset = torch.tensor(position, dtype=torch.int32, device=attention.device)
-
-        def score_mod(value: Any, batch: Any, head: Any, q_idx: Any, kv_idx: Any) -> Any:
-            return score(value, head, q_idx + offset, kv_idx)
-
-        return score_mod
-
-    prepared: dict[tuple[int, int, int], tuple[Any, BlockMask]] = {}
-
-    def prepare_call(call: tuple[int, int, int]) -> tuple[Any, BlockMask]:
-        position, q_len, kv_len = call
-        mask = block_mask(mod.visible, position, q_len, kv_len, attention.device)
-        return prepared.setdefault(call, (score_mod_at(position), mask))
-
-    for call in attention.calls:
-        prepare_call(call)
-
-    def attend(
-        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position: int
-    ) -> torch.Tensor:
-        call = (position, query.shape[2], key.shape[2])
-        score_mod, mask = prepared.get(call) or prepare_call(call)
-        out = compiled(query, key, value, score_mod=score_mod, block_mask=mask, enable_gqa=grouped)
-        assert isinstance(out, torch.Tensor)
-        return out
-
-    return Prepared(attend, sum(_mask_bytes(mask) for _, mask in prepared.values()))
+    order = torch.argsort(visited.to(torch.int32), dim=1, descending=True, stable=True)
+    return visited.sum(dim=1).to(torch.int32)[None, None], order.to(torch.int32)[None, None]
 
 
-def _mask_bytes(mask: BlockMask) -> int:
-    return sum(getattr(part, "nbytes", 0) for part in mask.as_tuple())
+class FlexAttention(Prepared):
+    """Compiled FlexAttention with the masks of all calls that are known."""
+
+    def __init__(self, attention: Attention) -> None:
+        """Build the masks. Compilation comes with the first call."""
+        import torch
+        from torch.nn.attention.flex_attention import flex_attention
+
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, RECOMPILE_LIMIT)
+        self._attention = attention
+        self._call: Callable[..., Any] = flex_attention
+        if not attention.inlined:
+            # fullgraph: past the recompile limit PyTorch would otherwise run the unfused form in
+            # silence. dynamic: with fixed shapes every new length would compile for seconds.
+            self._call = torch.compile(
+                flex_attention,
+                fullgraph=True,
+                dynamic=attention.grows,
+                options=NAMED_CPU_KERNELS if attention.device.type == "cpu" else None,
+            )
+        # Behind a cache, row 0 is not token 0. As tensors, so that a new offset is no new graph.
+        self._offsets = torch.arange(
+            attention.capacity, dtype=torch.int32, device=attention.device
+        )
+        self._masks: dict[Place, FlexMask] = {}
+        self._blocks: dict[Place, Blocks] = {}
+        self._rows: Blocks | None = None
+        for place in attention.places:
+            self._blocks_of(place)
+            self.mask(place)
+
+    @property
+    def nbytes(self) -> int:
+        kept: list[object] = [self._offsets]
+        kept += [part for blocks in self._blocks.values() for part in blocks]
+        kept += [part for mask in self._masks.values() for part in mask.block_mask.as_tuple()]
+        kept += self._rows or ()
+        unique = {id(part): part for part in kept}
+        return sum(getattr(part, "nbytes", 0) for part in unique.values())
+
+    def mask(self, place: Place) -> FlexMask:
+        if place.table is not None:
+            return self._paged_mask(place)
+        if place not in self._masks:
+            self._masks[place] = self._masked(
+                self._offsets[place.position],
+                self._blocks_of(place),
+                (place.q_len, place.kv_len),
+                backward=self._attention.trains,
+            )
+        return self._masks[place]
+
+    def mask_at(self, position: torch.Tensor) -> FlexMask:
+        attention = self._attention
+        if self._rows is None:
+            rows = [
+                visited_blocks(
+                    attention.mod.visible, row, 1, attention.kv_capacity, attention.device
+                )
+                for row in range(attention.first_position, attention.capacity)
+            ]
+            import torch
+
+            self._rows = Blocks(*(torch.cat(parts, dim=2) for parts in zip(*rows, strict=True)))
+        index = position - attention.first_position
+        here = Blocks(*(part.index_select(2, index) for part in self._rows))
+        return self._masked(position[0], here, (1, attention.kv_capacity))
+
+    def attend(self, query: torch.Tensor, kv: KeyValue, mask: FlexMask) -> torch.Tensor:
+        out = self._call(
+            query,
+            kv.key,
+            kv.value,
+            score_mod=mask.score_mod,
+            block_mask=mask.block_mask,
+            enable_gqa=self._attention.grouped,
+        )
+        return out  # type: ignore[no-any-return]
+
+    def _blocks_of(self, place: Place) -> Blocks:
+        """Return the blocks of a call; of a paged cache, those of the sequence itself."""
+        plain = place._replace(table=None, owner=None)
+        if plain not in self._blocks:
+            attention = self._attention
+            kv_len = attention.capacity if attention.paged else place.kv_len
+            self._blocks[plain] = visited_blocks(
+                attention.mod.visible, place.position, place.q_len, kv_len, attention.device
+            ).widened(-(-place.kv_len // BLOCK))
+        return self._blocks[plain]
+
+    def _masked(
+        self,
+        offset: torch.Tensor,
+        blocks: Blocks,
+        lengths: tuple[int, int],
+        *,
+        backward: bool = False,
+        key_at: Callable[[Any, Any], Any] = lambda batch, kv_idx: kv_idx,
+    ) -> FlexMask:
+        """Put a score_mod and a BlockMask together; `key_at` finds the position of a key."""
+        from torch.nn.attention.flex_attention import BlockMask
+
+        mod = self._attention.mod
+
+        def mask_mod(batch: Any, head: Any, q_idx: Any, kv_idx: Any) -> Any:
+            return mod.visible(q_idx + offset, key_at(batch, kv_idx))
+
+        score_mod = None
+        if mod.score is not None:
+            change = mod.score
+
+            def score_mod(value: Any, batch: Any, head: Any, q_idx: Any, kv_idx: Any) -> Any:
+                return change(value, head, q_idx + offset, key_at(batch, kv_idx))
+
+        block_mask = BlockMask.from_kv_blocks(
+            *blocks,
+            BLOCK_SIZE=BLOCK,
+            mask_mod=mask_mod,
+            seq_lengths=lengths,
+            compute_q_blocks=backward,
+        )
+        return FlexMask(score_mod, block_mask)
+
+    def _paged_mask(self, place: Place) -> FlexMask:
+        """Look up a sequence's blocks in its page table. Made anew at each step, as pages move."""
+        import torch
+
+        table, owner = place.table, place.owner
+        assert table is not None
+        assert owner is not None
+        logical = self._blocks_of(place)
+        batch = len(table)
+
+        def physical(blocks: torch.Tensor) -> torch.Tensor:
+            pages = torch.gather(table, 1, blocks.view(1, -1).expand(batch, -1).long())
+            return pages.view(batch, 1, *blocks.shape[2:])
+
+        def counts(blocks: torch.Tensor) -> torch.Tensor:
+            return blocks.expand(batch, 1, -1)
+
+        blocks = Blocks(
+            counts(logical.partial_count),
+            physical(logical.partial),
+            counts(logical.full_count),
+            physical(logical.full),
+        )
+
+        def key_at(sequence: Any, kv_idx: Any) -> Any:
+            return owner[sequence, kv_idx // PAGE] * PAGE + kv_idx % PAGE
+
+        offset = self._offsets[place.position]
+        return self._masked(offset, blocks, (place.q_len, place.kv_len), key_at=key_at)
 
 
 FLEX = Backend(
@@ -115,6 +247,11 @@ FLEX = Backend(
             precisions=("fp32", "bf16", "fp16"),
             takes=Takes.ANY,
             grouped_heads=True,
+            backward=False,
+            # Inductor's flex template for CPUs (torch 2.13) takes the shape of the buffer behind
+            # a view for the query's own, and fuses nothing behind itself.
+            inlined=False,
+            paged=True,
             min_head_dim=16,
             needs_cpp_compiler=True,
         ),
@@ -122,12 +259,16 @@ FLEX = Backend(
             precisions=("fp32", "tf32", "bf16", "fp16"),
             takes=Takes.ANY,
             grouped_heads=True,
+            paged=True,
+            reads_stored={"fp8": ("bf16", "fp16")},
+            reads_stored_capability=(8, 9),
             min_capability=(8, 0),
             min_head_dim=16,
             needs_triton=True,
         ),
     },
-    prepare=prepare_flex,
+    prepare=FlexAttention,
     compiled=True,
-    proof={"cpu": r"^Torch-Compiled Region", "cuda": r"^triton_tem_fused"},
+    whole_buffer=True,
+    proof={"cpu": r"^graph_\d+_kernel", "cuda": r"^triton_tem_fused"},
 )

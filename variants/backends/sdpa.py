@@ -5,40 +5,74 @@ Limits are those of torch 2.11 to 2.13, read in `sdp_utils.cpp` and checked on a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from variants.backends.backend import AdditiveBias, Attention, Backend, Prepared, Support, Takes
+from variants.backends.backend import (
+    AS_WRITTEN,
+    NAMED_CPU_KERNELS,
+    AdditiveBias,
+    Attention,
+    Backend,
+    Prepared,
+    Support,
+    Takes,
+)
 
 if TYPE_CHECKING:
     import torch
 
+    from variants.caches import Place
+    from variants.kv_dtypes import KeyValue
+
+
+class SdpaAttention(Prepared):
+    """`F.scaled_dot_product_attention` held to one of its backends, or to none."""
+
+    def __init__(self, attention: Attention, backend_name: str | None) -> None:
+        """Build the dense bias where `is_causal` does not say it all."""
+        from torch.nn.attention import SDPBackend
+
+        self._forced = None if backend_name is None else getattr(SDPBackend, backend_name)
+        self._grouped = attention.grouped
+        # `is_causal` aligns top-left: right for a whole prompt, wrong behind a cache.
+        whole_prompts = all(
+            place.position == 0 and place.q_len == place.kv_len for place in attention.places
+        )
+        self._is_causal = attention.plain and whole_prompts
+        self._bias = None if self._is_causal else AdditiveBias(attention)
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self._bias is None else self._bias.nbytes
+
+    def mask(self, place: Place) -> torch.Tensor | None:
+        return None if self._bias is None else self._bias.of(place)
+
+    def mask_at(self, position: torch.Tensor) -> torch.Tensor | None:
+        return None if self._bias is None else self._bias.at(position)
+
+    def attend(self, query: torch.Tensor, kv: KeyValue, mask: torch.Tensor | None) -> torch.Tensor:
+        import torch.nn.functional as F
+        from torch.nn.attention import sdpa_kernel
+
+        # Inside of what a compiler sees: its caches do not know from outside which backend was
+        # asked for, and would hand out another one's code (pytorch #185449).
+        with nullcontext() if self._forced is None else sdpa_kernel(self._forced):
+            return F.scaled_dot_product_attention(
+                query,
+                kv.key,
+                kv.value,
+                attn_mask=mask,
+                is_causal=self._is_causal,
+                enable_gqa=self._grouped,
+            )
+
 
 def _prepare_sdpa(backend_name: str | None) -> Callable[[Attention], Prepared]:
-    def prepare(attention: Attention) -> Prepared:
-        import torch.nn.functional as F
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        forced = None if backend_name is None else getattr(SDPBackend, backend_name)
-        grouped = attention.grouped
-        # `is_causal` aligns top-left: right for a whole prompt, wrong behind a cache.
-        whole_prompts = all(position == 0 for position, _, _ in attention.calls)
-        use_is_causal = attention.plain and whole_prompts
-        bias = None if use_is_causal else AdditiveBias(attention)
-
-        def attend(
-            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position: int
-        ) -> torch.Tensor:
-            mask = None if bias is None else bias.of(position, query.shape[2], key.shape[2])
-            with nullcontext() if forced is None else sdpa_kernel(forced):
-                return F.scaled_dot_product_attention(
-                    query, key, value, attn_mask=mask, is_causal=use_is_causal, enable_gqa=grouped
-                )
-
-        return Prepared(attend, 0 if bias is None else bias.nbytes)
-
-    return prepare
+    return functools.partial(SdpaAttention, backend_name=backend_name)
 
 
 _CPU = ("fp32", "bf16", "fp16")
@@ -66,9 +100,10 @@ MATH = Backend(
     },
     prepare=_prepare_sdpa("MATH"),
     proof={
-        "cpu": r"^aten::_scaled_dot_product_attention_math",
-        "cuda": r"^aten::_scaled_dot_product_attention_math",
+        "cpu": r"^aten::_scaled_dot_product_attention_math|^graph_\d+_cpp_fused_.*_safe_softmax",
+        "cuda": r"^aten::_scaled_dot_product_attention_math|^triton_.*_safe_softmax",
     },
+    inductor_options={"cpu": AS_WRITTEN | NAMED_CPU_KERNELS, "cuda": AS_WRITTEN},
 )
 
 EFFICIENT = Backend(
@@ -122,4 +157,5 @@ CUDNN = Backend(
     },
     prepare=_prepare_sdpa("CUDNN_ATTENTION"),
     proof={"cuda": r"^aten::_scaled_dot_product_cudnn_attention$"},
+    plans_each_shape=True,
 )

@@ -1,0 +1,150 @@
+"""Compiled and captured layers: the same numbers, by what was asked for, prepared once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from objectives.accuracy import relative_error
+from objectives.kernels import kernels_of_step
+from tests.configurations import configured
+from variants.backends import BACKENDS, backend_that_ran
+from variants.caches import CACHES
+from variants.configuration import Configuration
+from variants.detect import detect_device
+from variants.device import DeviceKind
+from variants.executions import EXECUTIONS
+from variants.run import Run
+from variants.support import unsupported_reasons
+from variants.workload import Workload
+
+SEED = 5
+# From inside the first block of 128 keys into the second.
+ACROSS = Workload(batch=2, seq_len=118, new_tokens=20, q_heads=4, kv_heads=2, head_dim=32)
+SHORT = Workload(batch=2, seq_len=5, new_tokens=8, q_heads=4, head_dim=32)
+CPU = torch.device("cpu")
+
+
+def outs_of(configuration: Configuration, kind: DeviceKind, passes: int = 1) -> list[torch.Tensor]:
+    """The output of every step, copied: a replay overwrites the one before."""
+    run = Run(configuration, torch.device(kind), SEED)
+    outs = []
+    for _ in range(passes):
+        run.restart()
+        outs += [run.step(index).clone() for index in range(run.steps)]
+    return outs
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("score_mod", ["none", "alibi", "softcap:2", "sliding_window:30"])
+@pytest.mark.parametrize("kv_dtype", ["same", "int8", "fp8"])
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "flash"])
+def test_a_replayed_step_is_the_eager_step(backend: str, kv_dtype: str, score_mod: str) -> None:
+    of = ACROSS.model_copy(update={"score_mod": score_mod})
+    gqa = "repeat_kv" if backend == "efficient" else "native"
+    eager, captured = (
+        configured(of, f"{backend} bf16 static", kv_dtype=kv_dtype, gqa=gqa, execution=execution)
+        for execution in ("eager", "cuda_graph")
+    )
+    reasons = unsupported_reasons(captured, detect_device("cuda"))
+    if reasons:
+        pytest.skip("; ".join(reasons))
+    expected = outs_of(eager, "cuda", passes=2)
+    found = outs_of(captured, "cuda", passes=2)
+    assert len(expected) == 40
+    # Over the whole buffer instead of a slice, sums are split differently: a roundoff or two.
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative_error(ours, theirs) < 2 * 2.0**-8
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("cache", [name for name, kind in CACHES.items() if kind.reuses])
+@pytest.mark.parametrize("precision", BACKENDS["flex"].support["cuda"].reads_stored["fp8"])
+def test_flex_reads_fp8_as_it_is_stored(precision: str, cache: str, execution: str) -> None:
+    mod = "sliding_window:100" if cache == "ring" else "none"
+    of = ACROSS.model_copy(update={"score_mod": mod})
+    fused = configured(of, f"flex {precision} {cache}", kv_dtype="fp8", execution=execution)
+    if unsupported_reasons(fused, detect_device("cuda")):
+        pytest.skip("declared not to run")
+    decoded = configured(of, f"eager {precision} static", kv_dtype="fp8")
+    found, expected = outs_of(fused, "cuda"), outs_of(decoded, "cuda")
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative_error(ours, theirs) < 4 * 2.0**-8
+
+
+@pytest.mark.parametrize("score_mod", ["none", "alibi", "softcap:2", "sliding_window:30"])
+@pytest.mark.parametrize("kv_dtype", ["same", "int8", "fp8"])
+@pytest.mark.parametrize("backend", ["eager", "math", "flash"])
+def test_a_step_at_a_position_on_the_device_is_the_eager_step(
+    backend: str, kv_dtype: str, score_mod: str
+) -> None:
+    # What a CUDA graph captures, on a CPU and without one.
+    of = ACROSS.model_copy(update={"score_mod": score_mod})
+    if backend != "eager" and not of.scores.additive:
+        pytest.skip(f"backend {backend} takes no {score_mod}")
+    configuration = configured(of, f"{backend} fp32 static", kv_dtype=kv_dtype)
+    expected = outs_of(configuration, "cpu")
+    captured = configured(of, f"{backend} fp32 static", kv_dtype=kv_dtype, execution="cuda_graph")
+    run = Run(captured, CPU, SEED)
+    position = torch.tensor([of.seq_len])
+    with torch.inference_mode():
+        for index, theirs in enumerate(expected):
+            ours = run.layer._fixed_step(run._inputs[index], position)
+            assert relative_error(ours, theirs) < 1e-5
+    assert int(position) == of.capacity
+
+
+def sizes(backend: str) -> list[str]:
+    return [f"{backend} fp32 {cache}" for cache in ("none", "concat", "static", "ring")]
+
+
+@pytest.mark.parametrize("words", [*sizes("eager"), *sizes("math")[1:3], *sizes("flash")[2:]])
+def test_a_compiled_layer_compiles_once_for_all_lengths(words: str) -> None:
+    mod = "sliding_window:8" if words.endswith("ring") else "none"
+    of = SHORT.model_copy(update={"score_mod": mod})
+    configuration = configured(of, words, execution="compiled")
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        outs = outs_of(configuration, "cpu", passes=2)
+    expected = outs_of(configured(of, words), "cpu", passes=2)
+    for ours, theirs in zip(outs, expected, strict=True):
+        assert relative_error(ours, theirs) < 1e-5
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("cache", ["none", "concat", "static", "ring", "paged"])
+@pytest.mark.parametrize("backend", ["eager", "math", "efficient", "flex"])
+def test_a_compiled_layer_compiles_once_for_all_lengths_on_cuda(backend: str, cache: str) -> None:
+    mod = "sliding_window:8" if cache == "ring" else "none"
+    of = SHORT.model_copy(update={"score_mod": mod})
+    configuration = configured(of, f"{backend} bf16 {cache}", execution="compiled")
+    if unsupported_reasons(configuration, detect_device("cuda")):
+        pytest.skip("declared not to run")
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        outs_of(configuration, "cuda", passes=2)
+
+
+def test_compiled_eager_is_not_rewritten_into_sdpa() -> None:
+    # Inductor's pattern matcher knows softmax(QKᵀ)V, and would measure flash under eager's name.
+    prefill = Workload.model_validate(
+        {"phase": "prefill", "batch": 2, "seq_len": 64, "q_heads": 4, "head_dim": 32}
+    )
+    run = Run(configured(prefill, "eager fp32", execution="compiled"), CPU, SEED)
+    run.step(0)
+    kernels = kernels_of_step(run)
+    assert not [name for name in kernels if "scaled_dot_product" in name]
+    assert backend_that_ran(kernels, "cpu") == "eager"
+
+
+def test_a_compiled_backend_is_not_answered_by_another_ones_code() -> None:
+    # torch.compile's caches do not know which SDPA backend is asked for outside of the graph.
+    torch._dynamo.reset()
+    prefill = Workload.model_validate(
+        {"phase": "prefill", "batch": 1, "seq_len": 64, "q_heads": 2, "head_dim": 32}
+    )
+    for backend in ("flash", "math", "flash", "eager"):
+        run = Run(configured(prefill, f"{backend} fp32", execution="compiled"), CPU, SEED)
+        run.step(0)
+        assert backend_that_ran(kernels_of_step(run), "cpu") == backend

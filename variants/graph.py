@@ -1,0 +1,62 @@
+"""A step captured into a CUDA graph: launched as one, at lengths that only the device knows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+WARM_UPS = 3  # before a capture: compilation, plans and workspaces must exist
+
+
+@functools.cache
+def capture_stream() -> torch.cuda.Stream:
+    """Return the stream of all captures of this process.
+
+    Always the same one: cuBLAS keeps a workspace for each stream, and a fresh stream would make
+    its allocation part of whatever is measured.
+    """
+    return torch.cuda.Stream()
+
+
+class Graph:
+    """Captures `step(hidden, position)` and replays it on new inputs.
+
+    `position` is an int64 tensor of one element that the step advances itself, so that a loop of
+    steps launches nothing else.
+    """
+
+    def __init__(
+        self, step: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, *, position: int = 0
+    ) -> None:
+        """Warm `step` up and capture it for inputs shaped like `hidden`."""
+        self._hidden = hidden.clone()
+        self._position = torch.tensor([position], device=hidden.device)
+        self._expected = position
+        stream = capture_stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                step(self._hidden, self._position)
+                self._position.fill_(position)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, stream=stream):
+            self._out = step(self._hidden, self._position)
+
+    def replay(self, hidden: Tensor, position: int | None) -> Tensor:
+        """Run the step on `hidden`. The output is overwritten by the next replay.
+
+        `position` is where the step must stand (None where it has none); the device is told only
+        when it is not where the last replay left it.
+        """
+        self._hidden.copy_(hidden)
+        if position is not None:
+            if position != self._expected:
+                self._position.fill_(position)
+            self._expected = position + 1
+        self._graph.replay()
+        return self._out

@@ -1,0 +1,206 @@
+"""The kv_dtype axis: in which numbers a cache keeps keys and values.
+
+A codec turns keys and values into planes, tensors of shape `(batch, kv_heads, tokens, width)`
+that a cache stores without knowing what they mean, and planes back into keys and values.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from variants.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+
+
+class KeyValue(NamedTuple):
+    """What queries attend to: `(batch, kv_heads, kv_len, head_dim)` each."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+
+
+class PlaneSpec(NamedTuple):
+    """Element type and last dimension of one plane."""
+
+    dtype: torch.dtype
+    width: int
+
+
+class Codec(ABC):
+    """Encodes keys and values of one layer."""
+
+    # Factors of `(batch, kv_heads)` that were taken out of keys and values: they come back on
+    # the query, since q · (k · s) = (q · s) · k, and on the output.
+    key_scale: torch.Tensor | None = None
+    value_scale: torch.Tensor | None = None
+
+    def __init__(
+        self, batch: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Prepare for keys and values of `dtype`."""
+        self._head_dim, self._dtype = head_dim, dtype
+
+    @abstractmethod
+    def planes(self) -> tuple[PlaneSpec, ...]:
+        """Return what has to be stored of each token."""
+
+    def calibrate(  # noqa: B027 - most codecs need none
+        self, sequence: int, key: torch.Tensor, value: torch.Tensor
+    ) -> None:
+        """See the context of one sequence, `(1, kv_heads, tokens, head_dim)`, before `encode`."""
+
+    @abstractmethod
+    def encode(
+        self, key: torch.Tensor, value: torch.Tensor, sequence: int | None = None
+    ) -> list[torch.Tensor]:
+        """Return the planes of new tokens, of the whole batch or of one sequence of it."""
+
+    @abstractmethod
+    def decode(self, planes: Sequence[torch.Tensor]) -> KeyValue:
+        """Return keys and values in the layer's type, but for their scales."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes beside the planes."""
+        scales = (self.key_scale, self.value_scale)
+        return sum(scale.nbytes for scale in scales if scale is not None)
+
+
+class SameCodec(Codec):
+    """Keeps keys and values as they are."""
+
+    def planes(self) -> tuple[PlaneSpec, ...]:
+        return (PlaneSpec(self._dtype, self._head_dim),) * 2
+
+    def encode(
+        self, key: torch.Tensor, value: torch.Tensor, sequence: int | None = None
+    ) -> list[torch.Tensor]:
+        return [key, value]
+
+    def decode(self, planes: Sequence[torch.Tensor]) -> KeyValue:
+        return KeyValue(planes[0], planes[1])
+
+
+class Int8Codec(Codec):
+    """Symmetric int8 with a scale in the layer's type for each token and head.
+
+    Per token as KIVI keeps values (arXiv:2402.02750); its keys per channel need whole blocks of
+    tokens, which a cache that grows by one does not have.
+    """
+
+    def planes(self) -> tuple[PlaneSpec, ...]:
+        import torch
+
+        return (PlaneSpec(torch.int8, self._head_dim), PlaneSpec(self._dtype, 1)) * 2
+
+    def encode(
+        self, key: torch.Tensor, value: torch.Tensor, sequence: int | None = None
+    ) -> list[torch.Tensor]:
+        return [*self._int8(key), *self._int8(value)]
+
+    def decode(self, planes: Sequence[torch.Tensor]) -> KeyValue:
+        key, key_scale, value, value_scale = planes
+        # In place: a second copy of the whole cache would be the peak of the step.
+        return KeyValue(
+            key.to(self._dtype).mul_(key_scale), value.to(self._dtype).mul_(value_scale)
+        )
+
+    def _int8(self, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        numbers = tensor.float()
+        # A row of zeros keeps a scale, so that nothing is divided by zero. Numbers are divided by
+        # the scale as it is stored, so that its own rounding costs nothing.
+        least = torch.finfo(self._dtype).tiny
+        scale = (numbers.abs().amax(dim=-1, keepdim=True) / 127).to(self._dtype).clamp(min=least)
+        return (numbers / scale.float()).round().clamp(-127, 127).to(torch.int8), scale
+
+
+class Fp8Codec(Codec):
+    """float8_e4m3 with a scale for each sequence and head, set by the context.
+
+    The largest number of the context comes to lie between a quarter and a half of the format's
+    largest, so that later tokens have room; what is larger still is clamped. A floating-point
+    type loses nothing by that. Scales are powers of two, so that applying them rounds nothing.
+    """
+
+    def __init__(
+        self, batch: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Prepare for keys and values of `dtype`; `calibrate` sets the scales."""
+        import torch
+
+        super().__init__(batch, kv_heads, head_dim, dtype, device)
+        self.key_scale = torch.ones(batch, kv_heads, dtype=dtype, device=device)
+        self.value_scale = torch.ones_like(self.key_scale)
+
+    def planes(self) -> tuple[PlaneSpec, ...]:
+        import torch
+
+        return (PlaneSpec(torch.float8_e4m3fn, self._head_dim),) * 2
+
+    def calibrate(self, sequence: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        import torch
+
+        half = torch.finfo(torch.float8_e4m3fn).max / 2
+        for scale, tensor in ((self.key_scale, key), (self.value_scale, value)):
+            assert scale is not None
+            most = tensor.float().abs().amax(dim=(0, 2, 3)).clamp(min=2.0**-6)
+            scale[sequence] = torch.exp2(torch.ceil(torch.log2(most / half)))
+
+    def encode(
+        self, key: torch.Tensor, value: torch.Tensor, sequence: int | None = None
+    ) -> list[torch.Tensor]:
+        own = slice(None) if sequence is None else slice(sequence, sequence + 1)
+        assert self.key_scale is not None
+        assert self.value_scale is not None
+        return [_fp8(key, self.key_scale[own]), _fp8(value, self.value_scale[own])]
+
+    def decode(self, planes: Sequence[torch.Tensor]) -> KeyValue:
+        return KeyValue(planes[0].to(self._dtype), planes[1].to(self._dtype))
+
+
+def _fp8(tensor: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    most = torch.finfo(torch.float8_e4m3fn).max
+    # Converting does not saturate everywhere: above the largest number stands NaN.
+    scaled = (tensor.float() / scale[:, :, None, None].float()).clamp(-most, most)
+    return scaled.to(torch.float8_e4m3fn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvDtype:
+    """One choice of the kv_dtype axis."""
+
+    name: str
+    summary: str
+    codec: type[Codec]
+    bits: int | None = None  # of a stored element; None: those of the precision
+    scale_a_token: bool = False  # one more number of the precision for each token and head
+
+
+KV_DTYPES = Registry(
+    "kv_dtype",
+    [
+        KvDtype(name="same", summary="the variant's precision", codec=SameCodec),
+        KvDtype(
+            name="int8",
+            summary="int8, a scale for each token and head; made whole again when read",
+            codec=Int8Codec,
+            bits=8,
+            scale_a_token=True,
+        ),
+        KvDtype(
+            name="fp8",
+            summary="float8_e4m3, a scale for each sequence and head; flex reads it on CUDA",
+            codec=Fp8Codec,
+            bits=8,
+        ),
+    ],
+)
