@@ -86,6 +86,16 @@ class DeviceBench:
             seconds["worker start"] = started
         return evaluation.model_copy(update={"seconds": seconds})
 
+    def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
+        """Return PyTorch's own answer to whether the backend takes it; None where it has none."""
+        job = {"ask": configuration.model_dump(mode="json")}
+        try:
+            answer = self.worker.call(job, deadline_s=self._limits.deadline_s)
+        except WorkerError:
+            return None
+        accepts: bool | None = answer["accepts"]
+        return accepts
+
     def close(self) -> None:
         """End the process."""
         self.worker.close()

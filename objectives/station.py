@@ -15,6 +15,7 @@ from objectives.limits import Limits
 from objectives.worker import Message
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError, detect_device
+from variants.sdpa_answers import sdpa_accepts
 
 HOST_MEMORY_SHARE = 0.9  # of what is available: past it the kernel would kill something
 
@@ -27,7 +28,10 @@ class DeviceStation:
         self._evaluator = evaluator
 
     def work(self, job: Message) -> Message:
-        """Evaluate `job["configuration"]` and return the Evaluation."""
+        """Evaluate `job["configuration"]`, or ask PyTorch about `job["ask"]`."""
+        if "ask" in job:
+            asked = Configuration.model_validate(job["ask"])
+            return {"accepts": sdpa_accepts(asked) if torch.cuda.is_available() else None}
         configuration = Configuration.model_validate(job["configuration"])
         evaluation: Message = self._evaluator.evaluate(configuration).model_dump(mode="json")
         return evaluation

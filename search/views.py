@@ -10,22 +10,34 @@ import typer
 
 from objectives.bench import DeviceBench
 from objectives.limits import Limits
-from search.choices import UsageError, choices_from_options
+from search.choices import UsageError, gather_choices
 from search.options import (
     DEFAULT_STORAGE,
+    Backend,
+    Batch,
+    Cache,
     DeviceOption,
+    Execution,
+    Gqa,
     HeadDim,
+    HiddenSize,
+    KvDtype,
     KvHeads,
+    ModelOption,
     Phase,
+    Precision,
     QHeads,
+    Quantization,
     ScoreMod,
+    SeqLen,
     Storage,
     StudyName,
 )
-from search.support import print_support
+from search.support import axes_markdown, check_support, print_support
 from search.terminal import make_console
 from search.verdict import print_front, print_outcomes, print_verdict
 from studies.dashboard import address, serve
+from studies.defaults import EIGHT_BIT_MAX_ERROR
 from studies.export import build_export, export_schema, write_atomically
 from studies.results import as_table, read_results
 from studies.study import load_study, open_storage
@@ -127,20 +139,51 @@ def support(
     ] = None,
     device: DeviceOption = "auto",
     phase: Phase = None,
+    batch: Batch = None,
+    seq_len: SeqLen = None,
     q_heads: QHeads = None,
     kv_heads: KvHeads = None,
     head_dim: HeadDim = None,
+    hidden_size: HiddenSize = None,
     score_mod: ScoreMod = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    quantization: Quantization = None,
+    cache: Cache = None,
+    kv_dtype: KvDtype = None,
+    gqa: Gqa = None,
+    execution: Execution = None,
+    model: ModelOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Try it on this device: is it as declared?")
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print all choices of all axes as Markdown.")
+    ] = False,
 ) -> None:
     """Print what a device can run, and why it cannot run the rest."""
-    given = choices_from_options(
+    if markdown:
+        sys.stdout.write(axes_markdown())
+        return
+    given = gather_choices(
         {
             "phase": phase,
+            "batch": batch,
+            "seq_len": seq_len,
             "q_heads": q_heads,
             "kv_heads": kv_heads,
             "head_dim": head_dim,
+            "hidden_size": hidden_size,
             "score_mod": score_mod,
-        }
+            "backend": backend,
+            "precision": precision,
+            "quantization": quantization,
+            "cache": cache,
+            "kv_dtype": kv_dtype,
+            "gqa": gqa,
+            "execution": execution,
+        },
+        model=model,
     )
     if device_profile is not None:
         if device_profile not in DEVICE_PROFILES:
@@ -148,11 +191,16 @@ def support(
                 f"--device-profile must be one of {', '.join(DEVICE_PROFILES)}; "
                 f"got {device_profile}"
             )
-        here = DEVICE_PROFILES[device_profile].device
-    else:
-        bench = DeviceBench(Limits(), seed=0, device=None if device == "auto" else device)
-        try:
-            here = bench.device()
-        finally:
-            bench.close()
-    print_support(console, here, given)
+        if check:
+            raise UsageError("--check must be left out where --device-profile names no device")
+        print_support(console, DEVICE_PROFILES[device_profile].device, given)
+        return
+    # Short samples, and room for 8-bit numbers: whether it runs is the question.
+    limits = Limits(sampling_s=0.01, max_error=2 * EIGHT_BIT_MAX_ERROR)
+    bench = DeviceBench(limits, seed=0, device=None if device == "auto" else device)
+    try:
+        print_support(console, bench.device(), given)
+        if check and not check_support(console, bench, given):
+            raise typer.Exit(1)
+    finally:
+        bench.close()

@@ -26,14 +26,7 @@ from variants.score_mods import SCORE_MODS
 from variants.support import unsupported_reasons
 from variants.workload import Phase, Workload
 
-# Parameters that matter at a few dozen tokens; others keep their default.
-_SMALL = {
-    "softcap": "softcap:2",
-    "sliding_window": "sliding_window:30",
-    "document": "document:20",
-    "prefix_lm": "prefix_lm:25",
-}
-MODS = (*(_SMALL.get(name, name) for name in SCORE_MODS), "softcap:2+sliding_window:30")
+MODS = (*(entry.told for entry in SCORE_MODS.values()), "softcap:2+sliding_window:30")
 # A phase, or decoding with a cache.
 MODES = ("prefill", "train", *CACHES)
 Q_HEADS = 4

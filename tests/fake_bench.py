@@ -99,3 +99,6 @@ class FakeBench:
             ),
             seconds={"latency": 0.0},
         )
+
+    def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
+        return None

@@ -196,7 +196,7 @@ def _kinds(config: Mapping[str, Any], layers: int, name: str) -> dict[str, int]:
     types = config.get("layer_types")
     window = config.get("sliding_window")
     if window is None or config.get("use_sliding_window") is False:
-        if "sliding_attention" in (types or ()):
+        if isinstance(types, list) and "sliding_attention" in types:
             raise ModelError(
                 f"{name}: layer_types has sliding_attention, but sliding_window is off"
             )

@@ -52,10 +52,17 @@ class ScoreMod:
     bind: Callable[[int, int, torch.device], BoundScoreMod]  # (parameter, q_heads, device)
     parameter: str | None = None  # what the number behind the colon means, with its unit
     default: int = 0
+    # A parameter at which scores of variance 1 and a short prompt show it: softcap:50 leaves them.
+    telling: int = 0
     relative: bool = False  # `score` looks at positions
     # (parameter, position) -> how many keys the query there sees; None: every key up to its own.
     visible_keys: Callable[[int, int], int] | None = None
     bounded: bool = False  # `parameter` is the largest distance at which a key is seen, plus one
+
+    @property
+    def told(self) -> str:
+        """The name with its telling parameter, `softcap:2`."""
+        return self.canonical(self.telling)
 
     def canonical(self, parameter: int | None = None) -> str:
         """Return the name with its parameter, `sliding_window:256`."""
@@ -292,6 +299,7 @@ SCORE_MODS = Registry(
             bind=_bind_softcap,
             parameter="cap",
             default=50,
+            telling=2,
         ),
         ScoreMod(
             name="sliding_window",
@@ -301,6 +309,7 @@ SCORE_MODS = Registry(
             bind=_bind_sliding_window,
             parameter="window in keys",
             default=256,
+            telling=30,
             visible_keys=lambda window, position: min(window, position + 1),
             bounded=True,
         ),
@@ -312,6 +321,7 @@ SCORE_MODS = Registry(
             bind=_bind_document,
             parameter="mean document length in tokens",
             default=512,
+            telling=20,
             visible_keys=_keys_in_document,
         ),
         ScoreMod(
@@ -322,6 +332,7 @@ SCORE_MODS = Registry(
             bind=_bind_prefix_lm,
             parameter="prefix in tokens",
             default=128,
+            telling=25,
             visible_keys=lambda prefix, position: max(prefix, position + 1),
         ),
     ],

@@ -150,6 +150,18 @@ BAD: list[tuple[str, str]] = [
     ("export --study absent", "study"),
     ("table --output x.xlsx", "study|must end in .csv or .parquet"),
     ("dashboard", "the storage holds no study"),
+    ("run --preset kv", "--preset: preset must be one of flex-attention, .*; got kv"),
+    ("run --model lama", "--model: model must be one of gpt2, .*; got lama"),
+    ("run --model ./absent.json", "--model: model must be a file that can be read, got absent"),
+    ("run --model broken.json", "--model: broken.json: num_key_value_heads must divide"),
+    (
+        "run --model gemma-2-9b --score-mod alibi",
+        "--model: score_mod of gemma-2-9b must be one of softcap:50.*; got alibi",
+    ),
+    ("run --quantization int4", "--quantization: quantization must be one of none, .*; got int4"),
+    ("run --kv-dtype fp4", "--kv-dtype: kv_dtype must be one of same, int8, fp8; got fp4"),
+    ("support --device-profile h100 --q-heads 4 --kv-heads 3", "q_heads must be a multiple of"),
+    ("support --device-profile h100 --check", "--check must be left out"),
     ("support --device-profile tpu", "must be one of cpu, a100, h100, h200; got tpu"),
     ("run --device cpu --q-heads 4 --kv-heads 3", "q_heads must be a multiple of kv_heads"),
     (
@@ -157,12 +169,14 @@ BAD: list[tuple[str, str]] = [
         "no combination of the space can run on .*: backend cudnn does not exist on cpu",
     ),
 ]
-TOML = {
+FILES = {
     "broken.toml": "[axes\nbatch = 1",
     "axis.toml": "[axes]\nbach = 1",
     "type.toml": "[axes]\nbatch = [1, 1.5]",
     "table.toml": "[axis]\nbatch = 1",
     "empty.toml": "[axes]\nbatch = []",
+    "broken.json": '{"num_attention_heads": 32, "num_key_value_heads": 5, "hidden_size": 4096, '
+    '"num_hidden_layers": 2}',
 }
 
 
@@ -175,7 +189,7 @@ def test_bad_input_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, text in TOML.items():
+    for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(sys, "argv", ["search", *command.split()])
     assert main() == 2
@@ -206,6 +220,16 @@ def test_support_names_what_runs_and_why_not(
     shown = capsys.readouterr().out
     assert "NVIDIA H100" in shown
     assert "flash takes bf16 or fp16, not fp32" in shown
+    assert "backend math takes no block table, which cache paged needs" in shown
+
+
+def test_support_is_asked_about_a_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "support --device-profile h100 --model llama-3.1-8b --batch 32 --backend efficient"
+    monkeypatch.setattr(sys, "argv", ["search", *words.split()])
+    assert main() == 0
+    assert "efficient needs kv_heads equal to q_heads, or gqa" in capsys.readouterr().out
 
 
 def test_dashboard_shows_named_objectives_and_no_failure_as_best(storage: BaseStorage) -> None:
