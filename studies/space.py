@@ -124,9 +124,14 @@ def survey(space: SearchSpace, device: Device) -> Survey:
     possible: dict[str, tuple[Variant, ...]] = {}
     impossible: Counter[str] = Counter()
     workloads = space.workloads()
+    # Variants depend on a workload through the axes that mean nothing for it: few of many differ.
+    of_kind: dict[object, tuple[Variant, ...]] = {}
     for workload in workloads:
+        kind = tuple(inactive_axes(workload, cache) for cache in space.axes.get("cache", (None,)))
+        if kind not in of_kind:
+            of_kind[kind] = space.variants(workload)
         supported = []
-        for variant in space.variants(workload):
+        for variant in of_kind[kind]:
             configuration = Configuration(workload=workload, variant=variant)
             reasons = unsupported_reasons(configuration, device)
             if reasons:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,6 +21,18 @@ def capture_stream() -> torch.cuda.Stream:
     its allocation part of whatever is measured.
     """
     return torch.cuda.Stream()
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep the garbage collector from running: to free another graph ends a capture in error."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Graph:
@@ -44,7 +58,7 @@ class Graph:
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=stream):
+        with _without_collection(), torch.cuda.graph(self._graph, stream=stream):
             self._out = step(self._hidden, self._position)
 
     def replay(self, hidden: Tensor, position: int | None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -55,6 +57,20 @@ def test_a_replayed_step_is_the_eager_step(backend: str, kv_dtype: str, score_mo
     # Over the whole buffer instead of a slice, sums are split differently: a roundoff or two.
     for ours, theirs in zip(found, expected, strict=True):
         assert relative_error(ours, theirs) < 2 * 2.0**-8
+
+
+@pytest.mark.cuda
+def test_garbage_is_not_collected_in_the_middle_of_a_capture() -> None:
+    captured = configured(ACROSS, "eager fp16 static", execution="cuda_graph")
+    before = gc.get_threshold()
+    gc.set_threshold(1)  # as often as it can be
+    try:
+        for _ in range(5):
+            run = Run(captured, torch.device("cuda"), SEED)
+            run.step(0)
+            run.itself = run  # type: ignore[attr-defined]  # with its graph, for the collector
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.cuda
