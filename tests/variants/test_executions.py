@@ -6,6 +6,7 @@ import gc
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from objectives.accuracy import relative_error
 from objectives.kernels import kernels_of_step
@@ -16,6 +17,7 @@ from variants.configuration import Configuration
 from variants.detect import detect_device
 from variants.device import DeviceKind
 from variants.executions import EXECUTIONS
+from variants.layer import PROJECTIONS
 from variants.run import Run
 from variants.support import unsupported_reasons
 from variants.workload import Workload
@@ -164,3 +166,17 @@ def test_a_compiled_backend_is_not_answered_by_another_ones_code() -> None:
         run = Run(configured(prefill, f"{backend} fp32", execution="compiled"), CPU, SEED)
         run.step(0)
         assert backend_that_ran(kernels_of_step(run), "cpu") == backend
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("cache", ["concat", "static"])
+def test_projections_of_a_cached_step_are_matrix_products(batch: int, cache: str) -> None:
+    # Not a batch of vectors, for which the weights are read again and again.
+    of = SHORT.model_copy(update={"batch": batch})
+    run = Run(configured(of, f"flash fp32 {cache}"), CPU, SEED)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run.step(0)
+        run.step(1)
+    names = [event.name for event in profiler.events()]
+    assert names.count("aten::bmm") == 0
+    assert names.count("aten::mm") == 2 * len(PROJECTIONS)
