@@ -47,8 +47,8 @@ class Run:
             assert self.layer.cache is not None
             with torch.inference_mode():
                 self.layer.cache.mark(self.steps)
-            # Each step on its own in memory, as a model makes it: linear layers multiply a slice of
-            # every sequence as a batch of vectors, which reads the weights for each of them.
+            # Each step on its own in memory, as a model makes it: linear layers multiply a slice
+            # of every sequence as a batch of vectors, which reads the weights for each of them.
             self._hidden = torch.stack(hidden.unbind(1))[:, :, None]
             self._inputs = list(self._hidden.unbind())
         elif workload.decodes:
