@@ -30,6 +30,11 @@ class Peaks:
     fp32_tflops: float
     bandwidth_gb_s: float
 
+    def tflops(self, precision: str) -> float:
+        """Return the rate of products at a precision."""
+        named = {"fp32": self.fp32_tflops, "tf32": self.tf32_tflops}
+        return named.get(precision, self.half_tflops)
+
 
 # By the start of the device's name. SXM parts, the fastest of their family, since the bound
 # accuses a measurement of being too fast.
@@ -54,8 +59,7 @@ class Bound:
 def bound(configuration: Configuration, device: Device) -> Bound:
     """Return the least latency and memory of one configuration, all layers together."""
     workload, variant = configuration.workload, configuration.variant
-    peaks = next((p for name, p in DATASHEET.items() if device.name.startswith(name)), None)
-    rates = peaks or TYPICAL[device.kind]
+    rates, known = peaks_of(device)
     precision, quantization = PRECISIONS[variant.precision], QUANTIZATIONS[variant.quantization]
     width = precision.bits / 8
     cached = variant.cache is not None and CACHES[variant.cache].reuses
@@ -63,9 +67,7 @@ def bound(configuration: Configuration, device: Device) -> Bound:
     tokens = workload.batch * rows
     weight_bytes = weight_elements(workload) * (quantization.weight_bits or precision.bits) / 8
     stream_bytes = 2 * tokens * workload.hidden_size * width  # the layer's input and output
-    tflops = {"fp32": rates.fp32_tflops, "tf32": rates.tf32_tflops}.get(
-        precision.name, rates.half_tflops
-    )
+    tflops = rates.tflops(precision.name)
     projecting = rates.eight_bit_tflops if quantization.multiplies_quantized else tflops
     heads = workload.batch * workload.q_heads * workload.head_dim
     # (query, key) pairs that are not masked, of one head of one sequence
@@ -83,8 +85,14 @@ def bound(configuration: Configuration, device: Device) -> Bound:
     return Bound(
         passes * max(computing, moving) * 1e3 * workload.layers,
         (memory + stream_bytes) / 2**20,
-        peaks is not None,
+        known,
     )
+
+
+def peaks_of(device: Device) -> tuple[Peaks, bool]:
+    """Return a device's rates, and whether they are its own."""
+    peaks = next((p for name, p in DATASHEET.items() if device.name.startswith(name)), None)
+    return peaks or TYPICAL[device.kind], peaks is not None
 
 
 def token_bytes(configuration: Configuration) -> float:

@@ -11,6 +11,7 @@ import typer
 
 from objectives.isolation import WorkerError
 from search.choices import UsageError
+from search.replay import replay
 from search.run import run
 from search.views import dashboard, export, show, support, table
 from studies.space import SpaceError
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, show, export, dashboard, table, support):
+for command in (run, show, export, dashboard, table, support, replay):
     app.command()(command)
 
 # typer carries click under one name or another; what both share is reached through this class.

@@ -45,7 +45,7 @@ from studies.estimate import estimate_s
 from studies.opening import open_study, stored_plan
 from studies.plots import save_plots
 from studies.results import Results, read_results
-from studies.sampler import SAMPLERS
+from studies.samplers import OWN, SAMPLERS
 from studies.session import Session
 from studies.space import Survey, fill_defaults, survey
 from studies.study import Plan, open_storage
@@ -108,7 +108,7 @@ def run(
         ),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}. [default: tpe]")
+        str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}. [default: {OWN}]")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of inputs and proposals. [default: 0]")
@@ -184,7 +184,7 @@ def _settings(
         update={name: value for name, value in asked.items() if value is not None}
     )
     if sampler is None:
-        sampler = "tpe" if stored is None else stored.sampler
+        sampler = OWN if stored is None else stored.sampler
     if seed is None:
         seed = 0 if stored is None else stored.seed
     return limits, sampler, seed

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.space import Survey
+from studies.space import SpaceExhausted, Survey, trial_params
 from variants.axes import AXES, Choice
 from variants.configuration import inactive_axes
 from variants.variant import Variant
@@ -29,10 +29,6 @@ from variants.workload import Workload
 # the remaining variants is drawn at random.
 ATTEMPTS = 16
 ANY_CACHE = "concat"  # one that is read, for axes that only such a cache has
-
-
-class SpaceExhausted(Exception):
-    """Every possible configuration has been tried."""
 
 
 def _tpe(seed: int) -> BaseSampler:
@@ -45,7 +41,7 @@ def _nsga2(seed: int) -> BaseSampler:
 
 # A new sampler is made for every proposal, seeded by its place in the study: what is proposed
 # depends on the seed and on what was told, not on how often the run was interrupted.
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler] | None] = {
+STOCK: Mapping[str, Callable[[int], BaseSampler] | None] = {
     "tpe": _tpe,
     "nsga2": _nsga2,
     "random": None,
@@ -56,8 +52,8 @@ class ConfigurationSampler(BaseSampler):
     """Draws the next untried configuration of a survey."""
 
     def __init__(self, survey: Survey, sampler: str, seed: int) -> None:
-        """Name the stock sampler that chooses variants, one of `SAMPLERS`."""
-        self._survey, self._make, self._seed = survey, SAMPLERS[sampler], seed
+        """Name the stock sampler that chooses variants, one of `STOCK`."""
+        self._survey, self._make, self._seed = survey, STOCK[sampler], seed
         self._variants = {
             key: {variant.key: variant for variant in variants}
             for key, variants in survey.possible.items()
@@ -96,7 +92,7 @@ class ConfigurationSampler(BaseSampler):
         variant = self._propose(study, trial, workload, untried, index)
         if variant is None:
             variant = rng.choice(untried)
-        return self._params(workload, variant)
+        return trial_params(self._survey.space, workload, variant)
 
     def _copy_told(self, study: optuna.Study) -> None:
         searched = self._survey.space.searched
@@ -200,10 +196,6 @@ class ConfigurationSampler(BaseSampler):
         """Store what the stock sampler noted of its trial (NSGA-II, its generation)."""
         for name, value in current.system_attrs.items():
             study._storage.set_trial_system_attr(trial._trial_id, name, value)
-
-    def _params(self, workload: Workload, variant: Variant) -> dict[str, Any]:
-        chosen = _context(workload) | variant.model_dump(exclude_none=True)
-        return {name: chosen[name] for name in self._survey.space.searched if name in chosen}
 
 
 def _context(workload: Workload) -> dict[str, Choice]:

@@ -10,7 +10,7 @@ import optuna
 
 from objectives.bench import Bench
 from objectives.evaluation import Evaluation
-from studies.sampler import ConfigurationSampler
+from studies.samplers import make_sampler
 from studies.space import Survey
 from studies.study import (
     Plan,
@@ -51,7 +51,9 @@ class Session:
             default = default_of(self.study, workload)
             if default is not None:
                 self._defaults[workload.key] = default
-        self.study.sampler = ConfigurationSampler(self.survey, self.plan.sampler, self.plan.seed)
+        self.study.sampler = make_sampler(
+            self.plan.sampler, self.survey, self._device, self.plan.seed
+        )
 
     def tried(self) -> int:
         """Return how many unique configurations the study has told."""

@@ -17,6 +17,10 @@ from variants.variant import Variant
 from variants.workload import Workload
 
 
+class SpaceExhausted(Exception):
+    """Every possible configuration has been tried."""
+
+
 class SpaceError(ValueError):
     """A space that cannot be searched; the message is one line for the user."""
 
@@ -87,6 +91,12 @@ class SearchSpace(BaseModel):
         names = [name for name in self.axes if _decides(name) == of_variant]
         for choices in itertools.product(*(self.axes[name] for name in names)):
             yield dict(zip(names, choices, strict=True))
+
+
+def trial_params(space: SearchSpace, workload: Workload, variant: Variant) -> dict[str, Choice]:
+    """Return the parameters of a trial of this configuration: the searched axes that it has."""
+    chosen = workload.model_dump(mode="json") | variant.model_dump(exclude_none=True)
+    return {name: chosen[name] for name in space.searched if name in chosen}
 
 
 def _decides(axis: str) -> bool:

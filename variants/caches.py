@@ -322,6 +322,7 @@ class CacheKind:
     summary: str
     cache: type[KVCache] | None  # None: no cache, each step recomputes all tokens
     grows: bool = False  # a step's tensors are larger than those of the step before
+    copies: bool = False  # old and new exist at once in a step
     windowed: bool = False  # it keeps a window of keys, in no order
     paged: bool = False  # keys are found through a table
     fixed: bool = False  # it can be written at a position that only the device knows
@@ -346,6 +347,7 @@ CACHES = Registry(
             summary="grows by torch.cat at each step",
             cache=ConcatCache,
             grows=True,
+            copies=True,
         ),
         CacheKind(
             name="static",

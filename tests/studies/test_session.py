@@ -17,9 +17,10 @@ from studies.defaults import DEFAULT_AXES
 from studies.opening import open_study
 from studies.presets import preset_path
 from studies.results import as_table, read_results
-from studies.sampler import SAMPLERS, SpaceExhausted
+from studies.sampler import STOCK
+from studies.samplers import SAMPLERS
 from studies.session import Session
-from studies.space import fill_defaults, survey
+from studies.space import SpaceExhausted, fill_defaults, survey
 from studies.study import EVALUATION, OWNER, Plan, StudyError, told
 from tests.fake_bench import FakeBench
 from variants.axes import Choice
@@ -64,8 +65,9 @@ def test_all_proposals_are_possible_new_and_fair_to_workloads(
     }
     assert set(keys) <= possible
     by_workload = Counter(key.split(" ")[0] for key in keys)
-    assert max(by_workload.values()) - min(by_workload.values()) <= 1
     assert len(by_workload) == len(of.survey.workloads)
+    if sampler in STOCK:  # goldilocks spends its trials where there is something to gain
+        assert max(by_workload.values()) - min(by_workload.values()) <= 1
     states = Counter(trial.state for trial in of.study.trials)
     assert states == {TrialState.COMPLETE: 60}  # no rejected trial is stored
 

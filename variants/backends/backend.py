@@ -124,6 +124,8 @@ class Backend:
     # that this backend ran.
     proof: Mapping[DeviceKind, str]
     compiled: bool = False  # through torch.compile, whatever the execution
+    holds_scores: bool = False  # the score matrix exists in memory
+    skips_hidden: bool = False  # keys that a mask hides from all rows are not read
     plans_each_shape: bool = False  # what it prepares for a new shape outlives the layer
     whole_buffer: bool = False  # its mask skips what is not valid: no slices, no new shapes
     # Of torch.compile, where the whole layer is compiled.

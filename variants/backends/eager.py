@@ -90,6 +90,7 @@ EAGER = Backend(
         ),
     },
     prepare=EagerAttention,
+    holds_scores=True,
     proof={
         "cpu": r"^aten::_softmax$|^graph_\d+_cpp_fused_.*_softmax",
         "cuda": r"^aten::_softmax$|^triton_.*_softmax",

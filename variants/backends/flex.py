@@ -270,5 +270,6 @@ FLEX = Backend(
     prepare=FlexAttention,
     compiled=True,
     whole_buffer=True,
+    skips_hidden=True,
     proof={"cpu": r"^graph_\d+_kernel", "cuda": r"^triton_tem_fused"},
 )

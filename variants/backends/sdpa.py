@@ -99,6 +99,7 @@ MATH = Backend(
         "cuda": Support(precisions=_ALL, takes=Takes.ADDITIVE, grouped_heads=True),
     },
     prepare=_prepare_sdpa("MATH"),
+    holds_scores=True,
     proof={
         "cpu": r"^aten::_scaled_dot_product_attention_math|^graph_\d+_cpp_fused_.*_safe_softmax",
         "cuda": r"^aten::_scaled_dot_product_attention_math|^triton_.*_safe_softmax",

@@ -1,0 +1,130 @@
+"""The replay command: samplers against a recorded table, without a GPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from search.choices import UsageError
+from search.terminal import make_console
+from studies.recorded import TableError, read_table
+from studies.replay import Score
+from studies.replay import replay as replay_search
+from studies.samplers import OWN, SAMPLERS
+from variants.device import DEVICE_PROFILES
+
+console = make_console()
+
+
+def replay(
+    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="A recorded table.")],
+    sampler: Annotated[
+        str, typer.Option(metavar="A,B", help=f"Any of {', '.join(SAMPLERS)}.")
+    ] = OWN,
+    trials: Annotated[
+        str, typer.Option(metavar="N,N", help="Budgets, in configurations tried.")
+    ] = "25,50,100,200",
+    seeds: Annotated[int, typer.Option(min=1, help="Searches for each sampler.")] = 5,
+    device_profile: Annotated[
+        str, typer.Option(help=f"The prior's device: {', '.join(DEVICE_PROFILES)}.")
+    ] = "h100",
+    prior: Annotated[bool, typer.Option(help="Start from what the roofline expects.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score searches on a recorded table: how soon do they find what measuring all would?"""
+    names = [name.strip() for name in sampler.split(",")]
+    for name in names:
+        if name not in SAMPLERS:
+            raise UsageError(f"--sampler must be among {', '.join(SAMPLERS)}; got {name}")
+    budgets = _budgets(trials)
+    if device_profile not in DEVICE_PROFILES:
+        raise UsageError(
+            f"--device-profile must be one of {', '.join(DEVICE_PROFILES)}; got {device_profile}"
+        )
+    device = DEVICE_PROFILES[device_profile].device if prior else None
+    try:
+        recorded = read_table(table)
+    except TableError as error:
+        raise UsageError(str(error)) from None
+    scores: dict[str, list[list[Score]]] = {}
+    with Progress(console=make_console(stderr=True), transient=True) as progress:
+        task = progress.add_task("replaying", total=len(names) * seeds * len(budgets))
+        for name in names:
+            for seed in range(seeds):
+                runs = scores.setdefault(name, [])
+                runs.append([])
+                for score in replay_search(recorded, name, seed, budgets, device):
+                    runs[-1].append(score)
+                    progress.advance(task)
+    if as_json:
+        document = {
+            "table": str(table),
+            "samplers": {name: _summary(runs) for name, runs in scores.items()},
+        }
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        return
+    size, workloads = recorded.survey.size, len(recorded.survey.workloads)
+    console.print(f"{table}: {size} configurations of {workloads} workloads, {seeds} seeds")
+    _print(console, scores)
+
+
+def _budgets(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--trials must be positive integers, got {text}")
+    return sorted({int(part) for part in parts})
+
+
+def _summary(runs: Sequence[Sequence[Score]]) -> Mapping[str, Any]:
+    """Return lists by budget, of means over seeds unless the name says otherwise."""
+    columns = list(zip(*runs, strict=False))
+
+    def mean(name: str) -> list[float]:
+        return [float(np.mean([getattr(score, name) for score in column])) for column in columns]
+
+    return {
+        "trials": [column[0].trials for column in columns],
+        "dispatch_score": mean("dispatch"),
+        "dispatch_score_min": [min(score.dispatch for score in column) for column in columns],
+        "global_score": mean("overall"),
+        "latency_regret": mean("latency_regret"),
+        "seconds_per_ask": mean("seconds_per_ask"),
+    }
+
+
+def _print(console: Console, scores: Mapping[str, Sequence[Sequence[Score]]]) -> None:
+    table = Table(title="share of what measuring everything finds", title_justify="left")
+    table.add_column("sampler")
+    for heading in ("trials", "dispatch score", "lowest", "global", "latency regret", "s an ask"):
+        table.add_column(heading, justify="right")
+    for name, runs in scores.items():
+        summary = _summary(runs)
+        for row, trials in enumerate(summary["trials"]):
+            regret = summary["latency_regret"][row]
+            table.add_row(
+                name if row == 0 else "",
+                str(trials),
+                f"{summary['dispatch_score'][row]:.4f}",
+                f"{summary['dispatch_score_min'][row]:.4f}",
+                f"{summary['global_score'][row]:.4f}",
+                f"{regret:.1%}" if regret < 10 else f"{regret:.0f}×",
+                f"{summary['seconds_per_ask'][row]:.3f}",
+            )
+        table.add_section()
+    console.print(table)
+    console.print(
+        "dispatch score: mean over workloads of the hypervolume found, as a share of the "
+        "exhaustive one, in log10 of bytes and milliseconds. lowest: of all seeds. latency "
+        "regret: how much slower than the workload's fastest the fastest found is, on average; a "
+        "workload without a measurement counts as its slowest.",
+        style="dim",
+    )

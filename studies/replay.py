@@ -1,0 +1,129 @@
+"""Replays searches on a recorded table and scores what they found, budget by budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+
+from objectives.evaluation import Evaluation, Outcome
+from studies.hypervolume import hypervolume
+from studies.recorded import RecordedTable
+from studies.samplers import make_sampler
+from studies.space import SpaceExhausted
+from studies.study import Unit, ask, tell
+from studies.surrogate import Matrix
+from variants.device import Device
+
+MARGIN = 0.05  # log10 units behind a workload's worst measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What one search had found after so many trials."""
+
+    trials: int
+    # Mean over workloads of hypervolume found / exhaustive; log10 of bytes and milliseconds.
+    dispatch: float
+    # The same of one front over all workloads, in bytes a token of context and ms a sequence.
+    overall: float
+    latency_regret: (
+        float  # mean over workloads of lowest latency found / exhaustive lowest, less 1
+    )
+    seconds_per_ask: float
+
+
+class Scorer:
+    """Knows what an exhaustive search finds in a table."""
+
+    def __init__(self, table: RecordedTable) -> None:
+        """Compute every workload's hypervolume."""
+        self._table = table
+        found = [e for e in table.evaluations.values() if e.outcome is Outcome.MEASURED]
+        self._by_workload = _by_workload(found)
+        self._worst = {
+            key: points.max(axis=0) + MARGIN for key, points in self._by_workload.items()
+        }
+        self._whole = {
+            key: hypervolume(points, self._worst[key]) for key, points in self._by_workload.items()
+        }
+        everything = np.array([_per_unit(evaluation) for evaluation in found])
+        self._overall_worst = everything.max(axis=0) + MARGIN
+        self._overall = hypervolume(everything, self._overall_worst)
+
+    def score(self, found: Sequence[Evaluation], seconds_per_ask: float) -> Score:
+        """Score the evaluations of a search so far."""
+        measured = [e for e in found if e.outcome is Outcome.MEASURED]
+        mine = _by_workload(measured)
+        shares, regrets = [], []
+        for key, points in self._by_workload.items():
+            got = mine.get(key)
+            worst = self._worst[key]
+            shares.append(0.0 if got is None else hypervolume(got, worst) / self._whole[key])
+            lowest = points[:, 1].max() if got is None else got[:, 1].min()
+            regrets.append(10 ** (lowest - points[:, 1].min()) - 1)
+        overall = np.array([_per_unit(evaluation) for evaluation in measured]).reshape(-1, 2)
+        return Score(
+            trials=len(found),
+            dispatch=float(np.mean(shares)),
+            overall=hypervolume(overall, self._overall_worst) / self._overall,
+            latency_regret=float(np.mean(regrets)),
+            seconds_per_ask=seconds_per_ask,
+        )
+
+
+def replay(
+    table: RecordedTable, sampler: str, seed: int, budgets: Sequence[int], device: Device | None
+) -> Iterator[Score]:
+    """Run one search on the table; yields its score at each budget that it reaches.
+
+    Args:
+        table: What measuring says.
+        sampler: One of `studies.samplers.SAMPLERS`.
+        seed: Of the sampler.
+        budgets: Numbers of trials, rising.
+        device: That of the prior; None for no prior.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    scorer = Scorer(table)
+    study = optuna.create_study(
+        directions=["minimize", "minimize"],
+        sampler=make_sampler(sampler, table.survey, device, seed),
+    )
+    found: list[Evaluation] = []
+    asking = 0.0
+    for budget in budgets:
+        try:
+            while len(found) < budget:
+                before = time.perf_counter()
+                trial, configuration = ask(study, table.survey.space)
+                asking += time.perf_counter() - before
+                found.append(table.evaluations[configuration.key])
+                tell(study, trial, found[-1], Unit(1.0, 1.0, True))
+        except SpaceExhausted:
+            yield scorer.score(found, asking / max(1, len(found)))
+            return
+        yield scorer.score(found, asking / len(found))
+
+
+def _by_workload(evaluations: Sequence[Evaluation]) -> dict[str, Matrix]:
+    points: dict[str, list[tuple[float, float]]] = {}
+    for evaluation in evaluations:
+        points.setdefault(evaluation.configuration.workload.key, []).append(_point(evaluation))
+    return {key: np.array(values) for key, values in points.items()}
+
+
+def _point(evaluation: Evaluation) -> tuple[float, float]:
+    assert evaluation.peak_memory_mib is not None
+    assert evaluation.latency_ms is not None
+    return float(np.log10(evaluation.peak_memory_mib)), float(np.log10(evaluation.latency_ms))
+
+
+def _per_unit(evaluation: Evaluation) -> tuple[float, float]:
+    memory, latency = _point(evaluation)
+    workload = evaluation.configuration.workload
+    tokens = float(np.log10(workload.batch * workload.seq_len))
+    return memory - tokens, latency - float(np.log10(workload.batch))

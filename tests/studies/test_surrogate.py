@@ -1,0 +1,141 @@
+"""The surrogate and the proposer on functions that are known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studies.hypervolume import gains, hypervolume, staircase
+from studies.proposer import Candidates, Proposer, Told
+from studies.surrogate import Axes, AxesKernel, Surrogate
+
+AXES = Axes(np.array([True, True, False]))
+POINTS = st.lists(
+    st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), min_size=1, max_size=8
+).map(np.array)
+
+
+@given(POINTS)
+def test_hypervolume_is_the_cells_that_are_dominated(points: np.ndarray) -> None:
+    reference = np.array([10.0, 10.0])
+    cells = itertools.product(range(10), range(10))
+    covered = sum(bool(((points[:, 0] <= x) & (points[:, 1] <= y)).any()) for x, y in cells)
+    assert hypervolume(points, reference) == pytest.approx(covered)
+
+
+@given(POINTS, st.tuples(st.integers(0, 11).map(float), st.integers(0, 11).map(float)))
+def test_gain_is_the_difference_of_hypervolumes(
+    front: np.ndarray, point: tuple[float, float]
+) -> None:
+    reference = np.array([10.0, 10.0])
+    more = hypervolume(np.vstack([front, point]), reference) - hypervolume(front, reference)
+    assert gains(front, reference, np.array([point]))[0] == pytest.approx(more)
+    assert gains(np.empty((0, 2)), reference, np.array([point]))[0] == pytest.approx(
+        hypervolume(np.array([point]), reference)
+    )
+
+
+def test_points_beyond_the_reference_count_nothing() -> None:
+    assert hypervolume(np.array([[11.0, 1.0]]), np.array([10.0, 10.0])) == 0
+    assert len(staircase(np.array([[1.0, 1.0], [1.0, 1.0], [2.0, 0.5]]))) == 2
+
+
+def test_the_kernels_slopes_are_its_differences() -> None:
+    rng = np.random.default_rng(0)
+    points = np.c_[rng.integers(0, 3, (12, 2)), rng.integers(0, 5, 12)].astype(float)
+    kernel = AxesKernel(AXES)
+    here, slopes = kernel(points, eval_gradient=True)
+    for index in range(len(kernel.theta)):
+        moved = kernel.theta.copy()
+        moved[index] += 1e-6
+        difference = (AxesKernel(AXES, moved)(points) - here) / 1e-6
+        np.testing.assert_allclose(slopes[..., index], difference, atol=1e-6)
+
+
+def test_what_is_learnt_of_one_workload_carries_over() -> None:
+    # Two named axes and one number: additive, with an axis that means nothing.
+    grid = np.array(list(itertools.product(range(4), range(3), range(5))), dtype=float)
+    truth = 0.4 * grid[:, 0] + 0.1 * grid[:, 2]
+    rng = np.random.default_rng(1)
+    seen = rng.choice(len(grid), 30, replace=False)
+    surrogate = Surrogate(AXES)
+    surrogate.fit(grid[seen], truth[seen], refit=True)
+    rest = np.setdiff1d(np.arange(len(grid)), seen)
+    mean, deviation = surrogate.predict(grid[rest])
+    assert np.abs(mean - truth[rest]).max() < 0.15
+    known, sure = surrogate.predict(grid[seen])
+    assert np.abs(known - truth[seen]).max() < 0.02
+    assert sure.max() < deviation.mean()
+
+
+def problem(workloads: int = 6, variants: int = 24) -> tuple[Candidates, np.ndarray]:
+    """Every workload has one variant that is best in both objectives, the same up to a pair."""
+    rows = np.array(
+        list(itertools.product(range(workloads), range(variants // 4), range(4))), dtype=float
+    )
+    memory = rows[:, 0] * 0.3 + 0.2 * (rows[:, 1] - 2) ** 2 + 0.1 * rows[:, 2]
+    latency = rows[:, 0] * 0.2 + 0.2 * (rows[:, 1] - 2) ** 2 + 0.15 * np.abs(rows[:, 2] - 1)
+    axes = Axes(np.array([False, True, True]))
+    of = rows[:, 0].astype(np.int64)
+    return Candidates(rows, axes, of, None), np.stack([memory, latency], axis=1)
+
+
+def found_after(candidates: Candidates, values: np.ndarray, trials: int, seed: int) -> list[int]:
+    proposer = Proposer(candidates, seed)
+    told: dict[int, tuple[float, float]] = {}
+    for _ in range(trials):
+        index = proposer.propose(Told(told, frozenset()))
+        assert index is not None
+        assert index not in told
+        told[index] = (float(values[index, 0]), float(values[index, 1]))
+    return list(told)
+
+
+def test_the_best_of_every_workload_is_found_in_a_fraction() -> None:
+    candidates, values = problem()
+    order = found_after(candidates, values, 36, seed=0)  # a quarter of them
+    for workload in range(6):
+        mine = [index for index in order if candidates.workloads[index] == workload]
+        everything = values[candidates.workloads == workload]
+        reference = everything.max(axis=0) + 0.05
+        assert hypervolume(values[mine], reference) > 0.98 * hypervolume(everything, reference)
+
+
+def test_proposals_depend_on_the_seed_and_on_what_was_told() -> None:
+    candidates, values = problem()
+    whole = found_after(candidates, values, 20, seed=3)
+    assert found_after(candidates, values, 20, seed=3) == whole
+    fresh = Proposer(candidates, 3)
+    told = {index: (float(values[index, 0]), float(values[index, 1])) for index in whole[:12]}
+    assert fresh.propose(Told(told, frozenset())) == whole[12]
+    assert found_after(candidates, values, 20, seed=4) != whole
+
+
+def test_running_and_failed_candidates_are_not_proposed_again() -> None:
+    candidates, _ = problem(workloads=1, variants=8)
+    count = len(candidates.points)
+    proposer = Proposer(candidates, 0)
+    running, failed = frozenset(range(0, count, 2)), frozenset(range(1, count - 2, 2))
+    assert proposer.propose(Told({}, failed, running)) == count - 1
+    assert proposer.propose(Told({}, failed | {count - 1}, running)) is None
+
+
+def test_what_resembles_failures_is_avoided() -> None:
+    candidates, values = problem()
+    bad = candidates.points[:, 1] == 2  # where the best would be
+    told: dict[int, tuple[float, float]] = {}
+    failed: set[int] = set()
+    proposer = Proposer(candidates, 0)
+    for _ in range(40):
+        index = proposer.propose(Told(told, frozenset(failed)))
+        assert index is not None
+        if bad[index]:
+            failed.add(index)
+        else:
+            told[index] = (float(values[index, 0]), float(values[index, 1]))
+    # They promise the most; one for each workload and a few more show that they do not hold it.
+    assert len(failed) <= 14
