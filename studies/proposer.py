@@ -24,8 +24,9 @@ START_AFTER = 3  # measurements; before, the prior speaks alone
 DOUBT = 0.3  # deviation of the prior, in log10 units
 # Of a workload without a front, deviations that a prediction is believed to be better: greed
 # would never try what the prior gets wrong.
-OPTIMISM = 0.5
+OPTIMISM = 1.0
 SAMPLES = 32
+RIDGE = 1.0  # evidence, in squared log10 units, that outweighs the belief in a prior
 MOST_CERTAIN = 0.98  # that a candidate fails
 MOST_CANDIDATES = 20_000  # looked at for one proposal
 MOST_POINTS = 600  # that the surrogate learns from
@@ -88,14 +89,17 @@ class Proposer:
         prior = self._prior[pool]
         if len(known) < START_AFTER:
             return prior, np.full_like(prior, DOUBT)
-        residuals = np.array([told.values[int(index)] for index in known]) - self._prior[known]
+        values = np.array([told.values[int(index)] for index in known])
+        stop = _fitted_to(len(known))
+        trust = _trust(self._prior[known[:stop]], values[:stop])
+        residuals = values - trust * self._prior[known]
         learnt = [
             self._learn(quantity, known, residuals[:, column]).predict(
                 self._candidates.points[pool]
             )
             for column, quantity in enumerate(("memory", "latency"))
         ]
-        means = prior + np.stack([mean for mean, _ in learnt], axis=1)
+        means = trust * prior + np.stack([mean for mean, _ in learnt], axis=1)
         return means, np.stack([deviation for _, deviation in learnt], axis=1)
 
     def _success(self, told: Told, pool: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -118,7 +122,7 @@ class Proposer:
         resumes gets the same.
         """
         points = self._candidates.points[known]
-        stop = len(known) - len(known) % REFIT_EVERY or len(known)
+        stop = _fitted_to(len(known))
         fitted, surrogate = self._learnt.get(quantity, (-1, None))
         if surrogate is None or fitted != stop:
             surrogate = Surrogate(self._candidates.axes)
@@ -146,3 +150,21 @@ class Proposer:
             drawn = mean[mine, None] + (self._normal - optimism) * deviation[mine, None]
             gain[mine] = gains(front, reference, drawn).mean(axis=1) / whole
         return gain
+
+
+def _fitted_to(count: int) -> int:
+    """Return how many of `count` trials decide what is fitted only now and then."""
+    return count - count % REFIT_EVERY or count
+
+
+def _trust(prior: Matrix, values: Matrix) -> Matrix:
+    """Return how far to follow the prior in each objective, from 0 to 1.
+
+    The slope of measurements over the prior, by ridge regression towards 1: a prior that is upside
+    down or says nothing is soon left alone.
+    """
+    apart = prior - prior.mean(axis=0)
+    missed = values - values.mean(axis=0) - apart
+    slope = 1 + (apart * missed).sum(axis=0) / ((apart**2).sum(axis=0) + RIDGE)
+    trust: Matrix = np.clip(slope, 0.0, 1.0)
+    return trust

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from objectives.prior import Prediction, predict
 from search.cli import main
 from studies.recorded import TableError, read_table
 from studies.replay import Scorer, replay
 from studies.samplers import SAMPLERS
-from variants.device import DEVICE_PROFILES
+from variants.configuration import Configuration
+from variants.device import DEVICE_PROFILES, Device
 
 HEADER = (
     "phase,batch,seq_len,score_mod,backend,precision,cache,execution,status,peak_bytes,latency_ms"
@@ -78,7 +80,14 @@ def test_scores_are_what_they_say(table: Path) -> None:
     assert Scorer(recorded).score([], 0.0).dispatch == 0
 
 
-def test_goldilocks_is_ahead_of_random_even_with_a_wrong_prior(table: Path) -> None:
+def upside_down(configuration: Configuration, device: Device) -> Prediction:
+    right = predict(configuration, device)
+    return Prediction(1 / right.latency_ms, 1 / right.memory_mib)
+
+
+def test_goldilocks_is_ahead_of_random_even_with_a_wrong_prior(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorded = read_table(table)
 
     def at_24(sampler: str, profile: str | None) -> float:
@@ -91,6 +100,8 @@ def test_goldilocks_is_ahead_of_random_even_with_a_wrong_prior(table: Path) -> N
     assert at_24("goldilocks", "h100") > 0.95
     assert at_24("goldilocks", None) > at_24("random", None)
     assert at_24("goldilocks", "cpu") > at_24("random", None)
+    monkeypatch.setattr("studies.surrogate_sampler.predict", upside_down)
+    assert at_24("goldilocks", "h100") > at_24("random", None)
 
 
 @pytest.mark.parametrize(
