@@ -182,8 +182,12 @@ class ConfigurationSampler(BaseSampler):
             current = self._told.get_trials(deepcopy=False)[asked.number]
             params = stock.sample_relative(self._told, current, space)
             self._told.tell(asked, state=TrialState.FAIL)
+            # Read again: what the sampler noted is not in the trial that it was given.
+            current = self._told.get_trials(deepcopy=False)[asked.number]
             if len(params) < len(space):
-                return None  # it wants a start at random
+                # It wants a start at random, and to know later that this was one.
+                self._keep_bookkeeping(study, trial, current)
+                return None
             proposed = self._survey.space.configuration({**_context(workload), **params})
             if proposed.variant.key in wanted:
                 self._keep_bookkeeping(study, trial, current)

@@ -97,14 +97,22 @@ def test_a_resumed_run_proposes_what_an_uninterrupted_one_does(
     assert parts == whole
 
 
+def test_no_sampler_is_another_one_by_another_name(storage: BaseStorage) -> None:
+    proposed = {
+        sampler: tuple(run(session(storage, sampler=sampler, name=sampler), 90))
+        for sampler in SAMPLERS
+    }
+    assert len(set(proposed.values())) == len(SAMPLERS)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_axes_that_are_inactive_here_and_active_there_are_searched(
     storage: BaseStorage, sampler: str
 ) -> None:
     axes = choices_from_toml(preset_path("goldilocks"))
     of = session(storage, axes={**axes, "kv_heads": (4, 16)}, sampler=sampler)
-    keys = run(of, 100)
-    assert len(set(keys)) == 100
+    keys = run(of, 60)
+    assert len(set(keys)) == 60
     read = [Configuration.model_validate(c.evaluation.configuration) for c in told(of.study)]
     assert {c.key for c in read} == set(keys)
     assert {c.variant.kv_dtype for c in read} == {None, "same", "int8", "fp8"}
