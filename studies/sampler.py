@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from studies.joint import JointSampler
 from studies.space import SpaceExhausted, Survey, trial_params
 from variants.axes import AXES, Choice
 from variants.configuration import inactive_axes
@@ -48,12 +49,13 @@ STOCK: Mapping[str, Callable[[int], BaseSampler] | None] = {
 }
 
 
-class ConfigurationSampler(BaseSampler):
+class ConfigurationSampler(JointSampler):
     """Draws the next untried configuration of a survey."""
 
     def __init__(self, survey: Survey, sampler: str, seed: int) -> None:
         """Name the stock sampler that chooses variants, one of `STOCK`."""
-        self._survey, self._make, self._seed = survey, STOCK[sampler], seed
+        super().__init__(survey)
+        self._make, self._seed = STOCK[sampler], seed
         self._variants = {
             key: {variant.key: variant for variant in variants}
             for key, variants in survey.possible.items()
@@ -65,17 +67,6 @@ class ConfigurationSampler(BaseSampler):
             directions=["minimize", "minimize"], storage=optuna.storages.InMemoryStorage()
         )
         self._copied: set[int] = set()
-
-    @property
-    def _distributions(self) -> dict[str, BaseDistribution]:
-        searched = self._survey.space.searched
-        return {name: CategoricalDistribution(choices) for name, choices in searched.items()}
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Return all searched axes: they are proposed together."""
-        return self._distributions
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -113,16 +104,6 @@ class ConfigurationSampler(BaseSampler):
                         system_attrs=trial.system_attrs,
                     )
                 )
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Refuse: a parameter drawn on its own could be impossible together with the others."""
-        raise RuntimeError(f"parameter {param_name} is not an axis of this study")
 
     def _tried(self, study: optuna.Study, current: int) -> set[tuple[str, str]]:
         """Return (workload key, variant key) of all trials but the abandoned ones."""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from objectives.evaluation import Outcome
 from objectives.prior import predict
+from studies.joint import JointSampler
 from studies.proposer import Candidates, Proposer, Told
 from studies.space import SpaceExhausted, Survey, trial_params
 from studies.study import evaluation_of
@@ -25,12 +25,12 @@ from variants.variant import Variant
 from variants.workload import Workload
 
 
-class SurrogateSampler(BaseSampler):
+class SurrogateSampler(JointSampler):
     """Proposes the configuration with the largest expected gain among all that are possible."""
 
     def __init__(self, survey: Survey, device: Device | None, seed: int) -> None:
         """Enumerate the candidates; `device` is the prior's, None for none."""
-        self._survey = survey
+        super().__init__(survey)
         self._pairs: list[tuple[Workload, Variant]] = [
             (workload, variant)
             for workload in survey.workloads
@@ -39,13 +39,6 @@ class SurrogateSampler(BaseSampler):
         self._index = {(w.key, v.key): i for i, (w, v) in enumerate(self._pairs)}
         self._proposer = Proposer(_candidates(survey, self._pairs, device), seed)
         self._told: dict[int, tuple[int, tuple[float, float] | None, bool]] = {}  # by number
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Return all searched axes: they are proposed together."""
-        searched = self._survey.space.searched
-        return {name: CategoricalDistribution(choices) for name, choices in searched.items()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -59,16 +52,6 @@ class SurrogateSampler(BaseSampler):
         if index is None:
             raise SpaceExhausted
         return trial_params(self._survey.space, *self._pairs[index])
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Refuse: a parameter drawn on its own could be impossible together with the others."""
-        raise RuntimeError(f"parameter {param_name} is not an axis of this study")
 
     def _read(self, study: optuna.Study, current: int) -> Told:
         """Return what all trials but the current and the abandoned ones say, by candidate."""
