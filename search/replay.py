@@ -68,13 +68,15 @@ def replay(
     if as_json:
         document = {
             "table": str(table),
-            "samplers": {name: _summary(runs) for name, runs in scores.items()},
+            "samplers": {name: _summary(runs, budgets) for name, runs in scores.items()},
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    size, workloads = recorded.survey.size, len(recorded.survey.workloads)
+    size, workloads = len(recorded.catalogue), len(recorded.catalogue.sizes)
     console.print(f"{table}: {size} configurations of {workloads} workloads, {seeds} seeds")
-    _print(console, scores)
+    if recorded.unknown:
+        console.print(f"taken as axes, unknown here: {', '.join(recorded.unknown)}")
+    _print(console, {name: _summary(runs, budgets) for name, runs in scores.items()})
 
 
 def _budgets(text: str) -> list[int]:
@@ -84,30 +86,29 @@ def _budgets(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _summary(runs: Sequence[Sequence[Score]]) -> Mapping[str, Any]:
+def _summary(runs: Sequence[Sequence[Score]], budgets: Sequence[int]) -> Mapping[str, Any]:
     """Return lists by budget, of means over seeds unless the name says otherwise."""
-    columns = list(zip(*runs, strict=False))
+    columns = list(zip(*runs, strict=True))
 
     def mean(name: str) -> list[float]:
         return [float(np.mean([getattr(score, name) for score in column])) for column in columns]
 
     return {
-        "trials": [column[0].trials for column in columns],
+        "trials": list(budgets),
         "dispatch_score": mean("dispatch"),
         "dispatch_score_min": [min(score.dispatch for score in column) for column in columns],
         "global_score": mean("overall"),
         "latency_regret": mean("latency_regret"),
-        "seconds_per_ask": mean("seconds_per_ask"),
+        "seconds_per_ask": mean("seconds_per_ask")[-1],
     }
 
 
-def _print(console: Console, scores: Mapping[str, Sequence[Sequence[Score]]]) -> None:
+def _print(console: Console, summaries: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table(title="share of what measuring everything finds", title_justify="left")
     table.add_column("sampler")
     for heading in ("trials", "dispatch score", "lowest", "global", "latency regret", "s an ask"):
         table.add_column(heading, justify="right")
-    for name, runs in scores.items():
-        summary = _summary(runs)
+    for name, summary in summaries.items():
         for row, trials in enumerate(summary["trials"]):
             regret = summary["latency_regret"][row]
             table.add_row(
@@ -117,7 +118,7 @@ def _print(console: Console, scores: Mapping[str, Sequence[Sequence[Score]]]) ->
                 f"{summary['dispatch_score_min'][row]:.4f}",
                 f"{summary['global_score'][row]:.4f}",
                 f"{regret:.1%}" if regret < 10 else f"{regret:.0f}×",
-                f"{summary['seconds_per_ask'][row]:.3f}",
+                f"{summary['seconds_per_ask']:.3f}" if row == 0 else "",
             )
         table.add_section()
     console.print(table)

@@ -1,34 +1,82 @@
-"""The base of this product's samplers: all parameters of a trial are proposed together."""
+"""The base of this product's samplers: all parameters of a trial are proposed together.
+
+What a device cannot run is not in the catalogue, and what was tried is not proposed again: both
+act inside the sampler, so that no rejected trial is ever stored.
+"""
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from studies.space import Survey
+from studies.catalogue import Catalogue
+from studies.probes import probe_order
+from studies.proposer import Told
+from studies.space import SpaceExhausted
+
+PROBES = "goldilocks:probes"  # of a study: how many configurations of the probe order to try
+LATENCY, MEMORY = "latency_ms", "peak_memory_mib"  # of a trial
+FIXED = "fixed_params"  # what Optuna calls the parameters of an enqueued trial
 
 
 class JointSampler(BaseSampler):
-    """Proposes in `sample_relative` alone, among what a survey says is possible."""
+    """Proposes in `sample_relative` alone, among what a catalogue holds.
 
-    def __init__(self, survey: Survey) -> None:
-        """Take the possible configurations."""
-        self._survey = survey
+    Parameters that are not the catalogue's are drawn at random, as Optuna's samplers do.
+    """
 
-    @property
-    def _distributions(self) -> dict[str, BaseDistribution]:
-        searched = self._survey.space.searched
-        return {name: CategoricalDistribution(choices) for name, choices in searched.items()}
+    def __init__(self, catalogue: Catalogue, seed: int) -> None:
+        """Take everything that can be proposed."""
+        self.catalogue, self.seed = catalogue, seed
+        self.probe_order: NDArray[np.int64] = probe_order(catalogue.sizes, seed)
+        self.distributions: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(choices) for name, choices in catalogue.choices.items()
+        }
+        self._elsewhere = optuna.samplers.RandomSampler(seed)
+        self._read: dict[int, tuple[int, tuple[float, float] | None, bool]] = {}  # by trial number
+
+    @abstractmethod
+    def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
+        """Return the next configuration; at least one is untried."""
+
+    def probes_due(self, told: Told) -> int:
+        """Return how many configurations of the probe order should have been tried by now."""
+        return 0
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return all searched axes."""
-        return self._distributions
+        """Return all axes that vary."""
+        return self.distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the parameters of the next configuration.
+
+        Raises:
+            SpaceExhausted: There is none left.
+        """
+        if not search_space.keys() >= self.distributions.keys() or not len(self.catalogue):
+            return {}  # somebody else's space
+        if FIXED in trial.system_attrs:
+            return {k: v for k, v in trial.system_attrs[FIXED].items() if k in search_space}
+        told = self._tell(study, trial.number)
+        if len(told.tried) == len(self.catalogue):
+            raise SpaceExhausted
+        due = max(self.probes_due(told), study.user_attrs.get(PROBES, 0))
+        for index in self.probe_order[:due]:
+            if int(index) not in told.tried:
+                return dict(self.catalogue.params(int(index)))
+        return dict(self.catalogue.params(self.choose(study, trial, told)))
 
     def sample_independent(
         self,
@@ -37,5 +85,50 @@ class JointSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Refuse: a parameter drawn on its own could be impossible together with the others."""
-        raise RuntimeError(f"parameter {param_name} is not an axis of this study")
+        """Draw a parameter that is none of the catalogue's."""
+        return self._elsewhere.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Reseed what Optuna reseeds in each of several threads; proposals have no such state."""
+        self._elsewhere.reseed_rng()
+
+    def _tell(self, study: optuna.Study, current: int) -> Told:
+        """Return what all trials but the current and the abandoned ones say."""
+        values: dict[int, tuple[float, float]] = {}
+        failed, running = set(), set()
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number == current or trial.state == TrialState.FAIL:
+                continue
+            if not trial.state.is_finished():
+                index = self.catalogue.find(trial.params) if self._is_named(trial) else None
+                if index is not None:
+                    running.add(index)
+                continue
+            if trial.number not in self._read:
+                index = self.catalogue.find(trial.params)
+                if index is None:
+                    continue
+                self._read[trial.number] = (index, *_numbers(trial))
+            index, numbers, lost = self._read[trial.number]
+            if numbers is not None:
+                values[index] = numbers
+            if lost:
+                failed.add(index)
+        return Told(values, frozenset(failed), frozenset(running))
+
+    def _is_named(self, trial: FrozenTrial) -> bool:
+        # Asked in another process this very moment, a trial has no parameters yet.
+        return bool(trial.params) or not self.catalogue.choices
+
+
+def _numbers(trial: FrozenTrial) -> tuple[tuple[float, float] | None, bool]:
+    """Return log10 memory and log10 latency if they are known, and whether it failed.
+
+    Of a trial without measurements, what it told.
+    """
+    attrs = trial.user_attrs
+    pair = (attrs[MEMORY], attrs[LATENCY]) if LATENCY in attrs else trial.values
+    failed = trial.state is not TrialState.COMPLETE
+    if pair is None or len(pair) != 2 or not all(0 < one < math.inf for one in pair):
+        return None, True
+    return (math.log10(pair[0]), math.log10(pair[1])), failed

@@ -13,40 +13,20 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.space import Survey
 
-Pair = tuple[str, str]  # keys of a workload and of one of its variants
-
-
-def pairs_of(survey: Survey) -> list[Pair]:
-    """Return every possible configuration as keys, workload by workload."""
-    return [
-        (workload.key, variant.key)
-        for workload in survey.workloads
-        for variant in survey.possible[workload.key]
-    ]
-
-
-def probe_order(survey: Survey, seed: int) -> NDArray[np.int64]:
-    """Return the order in which probes are taken, as indexes into `pairs_of`.
+def probe_order(sizes: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return the order in which probes are taken, as indexes into a catalogue.
 
     Systematic sampling from a shuffled list: any beginning holds of each workload its share,
-    drawn at random.
+    drawn at random. `sizes`: how many configurations each workload has.
     """
     rng = np.random.default_rng((seed, 0x9B0BE))
-    places = []
-    for workload in survey.workloads:
-        size = len(survey.possible[workload.key])
-        places.append((rng.permutation(size) + rng.random()) / max(1, size))
+    places = [(rng.permutation(size) + rng.random()) / max(1, size) for size in sizes]
     return np.argsort(np.concatenate(places), kind="stable")
 
 
-def probed(survey: Survey, seed: int, tried: Collection[Pair]) -> list[Pair]:
+def probed(sizes: NDArray[np.int64], seed: int, tried: Collection[int]) -> NDArray[np.int64]:
     """Return the longest beginning of the probe order that was tried altogether."""
-    pairs = pairs_of(survey)
-    found: list[Pair] = []
-    for index in probe_order(survey, seed):
-        if pairs[index] not in tried:
-            break
-        found.append(pairs[index])
-    return found
+    order = probe_order(sizes, seed)
+    missing = ~np.isin(order, np.fromiter(tried, dtype=np.int64))
+    return order[: int(np.argmax(missing)) if missing.any() else len(order)]

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm, qmc
 
 from studies.hypervolume import gains, hypervolume
-from studies.surrogate import Axes, Matrix, Surrogate
+from studies.surrogate import Axes, Matrix, Surrogate, spread
 
-REFIT_EVERY = 5  # trials; hyperparameters change slowly
+# What is expensive is done anew when trials have grown by this share, but not at every trial:
+# hyperparameters and the shortlist change slowly.
+GROWTH, LEAST_GROWTH = 0.1, 5
 MARGIN = 0.05  # log10 units behind the worst point: where hypervolumes are measured from
 START_AFTER = 3  # measurements; before, the prior speaks alone
 DOUBT = 0.3  # deviation of the prior, in log10 units
@@ -28,8 +30,9 @@ OPTIMISM = 1.0
 SAMPLES = 32
 RIDGE = 1.0  # evidence, in squared log10 units, that outweighs the belief in a prior
 MOST_CERTAIN = 0.98  # that a candidate fails
-MOST_CANDIDATES = 20_000  # looked at for one proposal
-MOST_POINTS = 600  # that the surrogate learns from
+MOST_CANDIDATES = 4_000  # looked at for one proposal
+MOST_SCANNED = 100_000  # looked at when the shortlist is made
+MOST_POINTS = 500  # that the surrogate learns from
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,21 @@ class Told:
     failed: frozenset[int]  # no candidate of a front, measured or not
     running: frozenset[int] = frozenset()
 
+    @property
+    def tried(self) -> frozenset[int]:
+        """All that will not be proposed again."""
+        return self.failed | self.running | self.values.keys()
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What to measure next."""
+
+    index: int
+    # What the best candidate of each workload is expected to add to its hypervolume, as a share of
+    # it, on average over the workloads.
+    expected_gain: float
+
 
 class Proposer:
     """Chooses among candidates."""
@@ -57,6 +75,8 @@ class Proposer:
     def __init__(self, candidates: Candidates, seed: int) -> None:
         """Remember the candidates; nothing is learnt yet."""
         self._candidates, self._seed = candidates, seed
+        workloads = int(candidates.workloads.max()) + 1
+        self._order = np.random.default_rng(seed).permutation(workloads)
         count = len(candidates.points)
         prior = candidates.prior
         self._prior = np.zeros((count, 2)) if prior is None else prior
@@ -64,52 +84,114 @@ class Proposer:
         self._normal = norm.ppf(np.clip(uniform, 1e-4, 1 - 1e-4))
         # By quantity: to how many trials its hyperparameters are fitted, and the surrogate.
         self._learnt: dict[str, tuple[int, Surrogate]] = {}
+        self._listed: tuple[int, NDArray[np.int64]] | None = None  # after so many trials
 
-    def propose(self, told: Told) -> int | None:
-        """Return the index of the next candidate; None when all were tried."""
-        tried = {*told.values, *told.failed, *told.running}
-        rng = np.random.default_rng((self._seed, len(tried)))
-        open_ = np.ones(len(self._candidates.points), dtype=bool)
-        open_[list(tried)] = False
-        pool = self._pool(rng, np.flatnonzero(open_))
+    def propose(self, told: Told) -> Proposal | None:
+        """Return the best candidate; None when all were tried."""
+        pool, gain = self.rank(told)
         if not len(pool):
             return None
-        mean, deviation = self._predict(told, pool)
-        gain = self._gain(told, pool, mean, deviation) * self._success(told, pool)
-        return int(pool[np.argmax(gain + 1e-9 * rng.random(len(pool)))])
+        rng = np.random.default_rng((self._seed, len(told.tried)))
+        of_pool = self._candidates.workloads[pool]
+        best_gains = np.zeros(len(self._order))
+        np.maximum.at(best_gains, of_pool, gain)
+        worth = gain + 1e-9 * rng.random(len(pool))
+        unserved = np.setdiff1d(of_pool, self._candidates.workloads[list(told.tried)])
+        if len(unserved):
+            # Every workload is served first, in an order that favours none: which of them gains
+            # most by its first measurement, no prior knows.
+            worth[of_pool != unserved[np.argmin(self._order[unserved])]] = -1.0
+        return Proposal(int(pool[np.argmax(worth)]), float(best_gains.mean()))
 
-    def _pool(self, rng: np.random.Generator, untried: NDArray[np.int64]) -> NDArray[np.int64]:
+    def rank(self, told: Told) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return untried candidates and what each is expected to add to its workload's volume."""
+        pool = self._pool(told)
+        if not len(pool):
+            return pool, np.zeros(0)
+        # What is being measured counts at its predicted values: nobody proposes its like.
+        running = np.array(sorted(told.running), dtype=np.int64)
+        mean, deviation = self._predict(told, np.r_[pool, running])
+        gain = self._gain(
+            told, pool, mean[: len(pool)], deviation[: len(pool)], running, mean[len(pool) :]
+        )
+        return pool, gain * self._success(told, pool)
+
+    def _pool(self, told: Told) -> NDArray[np.int64]:
+        """Return the untried candidates, or, of very many, the promising and some others."""
+        open_ = np.ones(len(self._candidates.points), dtype=bool)
+        open_[list(told.tried)] = False
+        untried = np.flatnonzero(open_)
         if len(untried) <= MOST_CANDIDATES:
             return untried
-        return np.sort(rng.choice(untried, MOST_CANDIDATES, replace=False))
+        shortlist = self._shortlist(told)
+        rng = np.random.default_rng((self._seed, len(told.tried), 1))
+        others = rng.choice(untried, MOST_CANDIDATES // 2, replace=False)
+        return np.union1d(shortlist[open_[shortlist]], others)
 
-    def _predict(self, told: Told, pool: NDArray[np.int64]) -> tuple[Matrix, Matrix]:
-        """Return mean and deviation of log10 memory and log10 latency, `(n, 2)` each."""
-        known = np.array(list(told.values), dtype=np.int64)[-MOST_POINTS:]
+    def _shortlist(self, told: Told) -> NDArray[np.int64]:
+        """Return the most promising candidates of each workload, by expected values alone.
+
+        They are those after so many trials, whenever they are asked for.
+        """
+        stop = _settled(len(told.values))
+        if self._listed is None or self._listed[0] != stop:
+            before = Told(
+                dict(list(told.values.items())[:stop]), told.failed & frozenset(told.values)
+            )
+            rng = np.random.default_rng((self._seed, stop, 2))
+            count = len(self._candidates.points)
+            scanned = np.sort(rng.choice(count, min(count, MOST_SCANNED), replace=False))
+            mean, deviation = self._predict(before, scanned, certain=True)
+            none = np.empty(0, dtype=np.int64), np.empty((0, 2))
+            gain = self._gain(before, scanned, mean, deviation, *none)
+            self._listed = stop, self._best_of_each(scanned, gain)
+        return self._listed[1]
+
+    def _best_of_each(
+        self, scanned: NDArray[np.int64], gain: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Return an equal number of each workload's best."""
+        workloads = self._candidates.workloads[scanned]
+        order = np.lexsort((-gain, workloads))
+        starts = np.searchsorted(workloads[order], workloads[order])
+        place = np.arange(len(order)) - starts  # within its workload
+        each = max(1, MOST_CANDIDATES // 2 // len(np.unique(workloads)))
+        return np.sort(scanned[order[place < each]])
+
+    def _predict(
+        self, told: Told, pool: NDArray[np.int64], *, certain: bool = False
+    ) -> tuple[Matrix, Matrix]:
+        """Return mean and deviation of log10 memory and log10 latency, `(n, 2)` each.
+
+        `certain`: as if the means were sure, which costs far less.
+        """
+        known = np.array(list(told.values), dtype=np.int64)
         prior = self._prior[pool]
         if len(known) < START_AFTER:
             return prior, np.full_like(prior, DOUBT)
         values = np.array([told.values[int(index)] for index in known])
-        stop = _fitted_to(len(known))
+        stop = _settled(len(known))
         trust = _trust(self._prior[known[:stop]], values[:stop])
         residuals = values - trust * self._prior[known]
-        learnt = [
-            self._learn(quantity, known, residuals[:, column]).predict(
-                self._candidates.points[pool]
-            )
-            for column, quantity in enumerate(("memory", "latency"))
-        ]
-        means = trust * prior + np.stack([mean for mean, _ in learnt], axis=1)
-        return means, np.stack([deviation for _, deviation in learnt], axis=1)
+        means, deviations = trust * prior, np.zeros_like(prior)
+        for column, quantity in enumerate(("memory", "latency")):
+            surrogate = self._learn(quantity, known, residuals[:, column])
+            points = self._candidates.points[pool]
+            if certain:
+                means[:, column] += surrogate.expect(points)
+            else:
+                mean, deviations[:, column] = surrogate.predict(points)
+                means[:, column] += mean
+        return means, deviations
 
     def _success(self, told: Told, pool: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the probability that a candidate does not fail, learnt like any other number."""
         if not told.failed:
             return np.ones(len(pool))
         tried = dict.fromkeys((*told.values, *sorted(told.failed)))
-        known = np.array(list(tried), dtype=np.int64)[-MOST_POINTS:]
+        known = np.array(list(tried), dtype=np.int64)
         lost = np.array([float(index in told.failed) for index in known])
-        mean, _ = self._learn("failure", known, lost).predict(self._candidates.points[pool])
+        mean = self._learn("failure", known, lost).expect(self._candidates.points[pool])
         success: Matrix = 1 - np.clip(mean, 0.0, MOST_CERTAIN)
         return success
 
@@ -122,23 +204,33 @@ class Proposer:
         resumes gets the same.
         """
         points = self._candidates.points[known]
-        stop = _fitted_to(len(known))
+        stop = _settled(len(known))
         fitted, surrogate = self._learnt.get(quantity, (-1, None))
         if surrogate is None or fitted != stop:
             surrogate = Surrogate(self._candidates.axes)
-            surrogate.fit(points[:stop], values[:stop], refit=True)
+            surrogate.learn(points[:stop], values[:stop])
             self._learnt[quantity] = stop, surrogate
-        surrogate.fit(points, values, refit=False)
+        some = spread(len(known), MOST_POINTS)
+        surrogate.fit(points[some], values[some])
         return surrogate
 
     def _gain(
-        self, told: Told, pool: NDArray[np.int64], mean: Matrix, deviation: Matrix
+        self,
+        told: Told,
+        pool: NDArray[np.int64],
+        mean: Matrix,
+        deviation: Matrix,
+        running: NDArray[np.int64],
+        running_mean: Matrix,
     ) -> NDArray[np.float64]:
         of_pool = self._candidates.workloads[pool]
         fronts: dict[int, list[tuple[float, float]]] = {}
         for index, values in told.values.items():
             if index not in told.failed:
                 fronts.setdefault(int(self._candidates.workloads[index]), []).append(values)
+        for index, (memory, latency) in zip(running, running_mean, strict=True):
+            of_running = int(self._candidates.workloads[index])
+            fronts.setdefault(of_running, []).append((float(memory), float(latency)))
         gain = np.zeros(len(pool))
         for workload in np.unique(of_pool):
             mine = np.flatnonzero(of_pool == workload)
@@ -152,9 +244,12 @@ class Proposer:
         return gain
 
 
-def _fitted_to(count: int) -> int:
-    """Return how many of `count` trials decide what is fitted only now and then."""
-    return count - count % REFIT_EVERY or count
+def _settled(count: int) -> int:
+    """Return the last number of trials, up to `count`, at which the expensive was done anew."""
+    stop = LEAST_GROWTH
+    while stop + max(LEAST_GROWTH, int(GROWTH * stop)) <= count:
+        stop += max(LEAST_GROWTH, int(GROWTH * stop))
+    return min(stop, count)
 
 
 def _trust(prior: Matrix, values: Matrix) -> Matrix:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
 from objectives.evaluation import Evaluation, Latency, Measurements, Memory, Outcome, Samples
-from studies.space import SearchSpace, Survey
-from variants.axes import AXES
+from studies.catalogue import Catalogue, encode
+from variants.axes import AXES, Choice
 from variants.configuration import Configuration
 from variants.workload import Workload
 
-MEASURED_COLUMNS = ("status", "peak_bytes", "latency_ms")
 STATUSES = {"ok": Outcome.MEASURED, "oom": Outcome.OUT_OF_MEMORY}
-# What else a table may hold about a row, and a replay does not need.
-OTHER_COLUMNS = ("reserved_bytes", "latency_iqr_ms", "rel_error", "compile_s", "note")
+# What a table says of a row beside its axes. Any other column that varies is an axis.
+MEASURED = {
+    *("trial", "status", "outcome", "reason", "note", "compile_s"),
+    *("latency_ms", "latency_iqr_ms", "latency_low_ms", "latency_high_ms", "bound", "gpu_ms"),
+    *("host_ms", "held", "first_step_ms", "new_length_ms", "backend_ran"),
+    *("peak_bytes", "reserved_bytes", "rel_error", "relative_error", *Memory.model_fields),
+}
 
 
 class TableError(ValueError):
@@ -27,42 +32,75 @@ class TableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RecordedTable:
-    """Every row of a table, by the key of its configuration."""
+    """The rows of a table, workload by workload."""
 
-    survey: Survey
-    evaluations: Mapping[str, Evaluation]
+    catalogue: Catalogue
+    # Of each row of the catalogue. Its configuration lacks what the vocabulary does not know.
+    evaluations: Sequence[Evaluation]
+    unknown: tuple[str, ...]  # columns that are axes, but none of ours
 
 
 def read_table(path: Path) -> RecordedTable:
-    """Read a CSV with a column for each axis, `status`, `peak_bytes` and `latency_ms`.
+    """Read a CSV with a column for each axis and what was measured.
 
-    Its rows are the space: declared support is not applied.
+    `status` (ok, oom) and `peak_bytes`, or `outcome` and `peak_mib` as `search table` writes them,
+    and `latency_ms`. Its rows are the space: declared support is not applied, an empty cell is an
+    axis that means nothing there, and defaults (rows without a trial's number) are passed over.
 
     Raises:
         TableError: It cannot be read, lacks a column, or holds what is no configuration.
     """
     try:
-        frame = pd.read_csv(path, keep_default_na=False)
+        frame = pd.read_csv(path, keep_default_na=False, dtype=str)
     except (OSError, ValueError) as error:
         raise TableError(
-            f"table must be a CSV file that can be read, got {path}: {error}"
+            f"table must be a CSV file that can be read, got {path}: {_one_line(error)}"
         ) from None
-    missing = [name for name in MEASURED_COLUMNS if name not in frame.columns]
-    if missing:
-        raise TableError(f"table {path}: columns must include {', '.join(missing)}")
-    known = (*AXES, *MEASURED_COLUMNS, *OTHER_COLUMNS)
-    unknown = [name for name in frame.columns if name not in known and frame[name].nunique() > 1]
-    if unknown:
-        raise TableError(f"table {path}: columns that vary must be axes, got {', '.join(unknown)}")
-    axes = [name for name in AXES if name in frame.columns]
-    evaluations: dict[str, Evaluation] = {}
+    for either in (("phase",), ("status", "outcome"), ("peak_bytes", "peak_mib"), ("latency_ms",)):
+        if not set(either) & set(frame.columns):
+            raise TableError(f"table {path}: there must be a column {' or '.join(either)}")
+    unknown = tuple(
+        name
+        for name in frame.columns
+        if name not in AXES and not _is_measured(name) and frame[name].nunique() > 1
+    )
+    rows: list[tuple[Mapping[str, Choice], Evaluation]] = []
     for number, row in enumerate(frame.to_dict("records"), 2):
+        cells = {str(name): str(value) for name, value in row.items()}
+        if cells.get("trial") == "":
+            continue
         try:
-            evaluation = _evaluation({str(name): value for name, value in row.items()}, axes)
+            rows.append((_choices(cells, unknown), _evaluation(cells)))
         except (ValueError, KeyError) as error:
             raise TableError(f"table {path}, line {number}: {_one_line(error)}") from None
-        evaluations[evaluation.configuration.key] = evaluation
-    return RecordedTable(_survey([e.configuration for e in evaluations.values()]), evaluations)
+    if not rows:
+        raise TableError(f"table {path} must have rows, got none")
+    return _recorded(path, rows, unknown)
+
+
+def _recorded(
+    path: Path, rows: list[tuple[Mapping[str, Choice], Evaluation]], unknown: tuple[str, ...]
+) -> RecordedTable:
+    number_of: dict[str, int] = {}
+    for _, evaluation in rows:
+        number_of.setdefault(evaluation.configuration.workload.key, len(number_of))
+    rows.sort(key=lambda row: number_of[row[1].configuration.workload.key])
+    seen: dict[str, dict[Choice, None]] = {name: {} for name in (*AXES, *unknown)}
+    for chosen, _ in rows:
+        for name, choice in chosen.items():
+            seen[name].setdefault(choice)
+    varying = {name: tuple(choices) for name, choices in seen.items() if len(choices) > 1}
+    decided = frozenset(n for n in varying if n in unknown or AXES[n].of_variant)
+    workloads = [number_of[evaluation.configuration.workload.key] for _, evaluation in rows]
+    varied = [{name: row[name] for name in varying if name in row} for row, _ in rows]
+    catalogue = Catalogue(varying, decided, encode(varying, varied), np.array(workloads))
+    if len(np.unique(catalogue.codes, axis=0)) < len(catalogue):
+        raise TableError(f"table {path}: rows must differ in their axes, but some are alike")
+    return RecordedTable(catalogue, [evaluation for _, evaluation in rows], unknown)
+
+
+def _is_measured(column: str) -> bool:
+    return column in MEASURED or column.startswith("seconds ")
 
 
 def _one_line(error: Exception) -> str:
@@ -71,21 +109,39 @@ def _one_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def _evaluation(row: Mapping[str, object], axes: list[str]) -> Evaluation:
-    given = {name: row[name] for name in axes if row[name] != ""}
+def _choices(cells: Mapping[str, str], unknown: Sequence[str]) -> dict[str, Choice]:
+    """Return what a row chooses on each axis, where it chooses anything."""
+    given = {name: cells[name] for name in (*AXES, *unknown) if cells.get(name, "") != ""}
+    return {
+        name: int(text) if name in AXES and AXES[name].numeric else text
+        for name, text in given.items()
+    }
+
+
+def _evaluation(cells: Mapping[str, str]) -> Evaluation:
+    given = _choices(cells, ())
     # One step of a fixed length was recorded, unless the table says otherwise.
     of = {"new_tokens": 1} | {n: v for n, v in given.items() if not AXES[n].of_variant}
     workload = Workload.model_validate(of)
     choices = {name: value for name, value in given.items() if AXES[name].of_variant}
     configuration = Configuration.of(workload, choices)
-    status = str(row["status"])
-    if status not in STATUSES:
-        raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {status}")
-    outcome = STATUSES[status]
-    if outcome is not Outcome.MEASURED:
+    outcome = _outcome(cells)
+    if not cells["latency_ms"]:
+        if outcome is Outcome.MEASURED:
+            raise ValueError("latency_ms must be a number where something was measured, got none")
         return Evaluation(configuration=configuration, outcome=outcome, reason="as recorded")
-    numbers = _measurements(float(str(row["latency_ms"])), float(str(row["peak_bytes"])) / 2**20)
+    peak = cells.get("peak_mib")
+    memory_mib = float(cells["peak_bytes"]) / 2**20 if peak is None else float(peak)
+    numbers = _measurements(float(cells["latency_ms"]), memory_mib)
     return Evaluation(configuration=configuration, outcome=outcome, measurements=numbers)
+
+
+def _outcome(cells: Mapping[str, str]) -> Outcome:
+    if "outcome" in cells:
+        return Outcome(cells["outcome"])
+    if cells["status"] not in STATUSES:
+        raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {cells['status']}")
+    return STATUSES[cells["status"]]
 
 
 def _measurements(latency_ms: float, memory_mib: float) -> Measurements:
@@ -123,23 +179,4 @@ def _measurements(latency_ms: float, memory_mib: float) -> Measurements:
         relative_error=0.0,
         backend_ran=None,
         kernels=(),
-    )
-
-
-def _survey(configurations: list[Configuration]) -> Survey:
-    choices: dict[str, dict[int | str, None]] = {name: {} for name in AXES}
-    workloads: dict[str, Workload] = {}
-    possible: dict[str, list[Configuration]] = {}
-    for configuration in configurations:
-        workload, variant = configuration.workload, configuration.variant
-        workloads.setdefault(workload.key, workload)
-        possible.setdefault(workload.key, []).append(configuration)
-        fields = workload.model_dump(mode="json") | variant.model_dump(exclude_none=True)
-        for name, value in fields.items():
-            choices[name].setdefault(value)
-    axes = {name: tuple(values) for name, values in choices.items() if values}
-    return Survey(
-        SearchSpace(axes=axes),
-        tuple(workloads.values()),
-        {key: tuple(c.variant for c in found) for key, found in possible.items()},
     )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import optuna
 
 from objectives.evaluation import Evaluation, Outcome
+from studies.catalogue import expected
 from studies.hypervolume import hypervolume
 from studies.recorded import RecordedTable
 from studies.samplers import make_sampler
-from studies.space import SpaceExhausted
 from studies.study import Unit, ask, tell
 from studies.surrogate import Matrix
 from variants.device import Device
@@ -42,7 +43,7 @@ class Scorer:
     def __init__(self, table: RecordedTable) -> None:
         """Compute every workload's hypervolume."""
         self._table = table
-        found = [e for e in table.evaluations.values() if e.outcome is Outcome.MEASURED]
+        found = [e for e in table.evaluations if e.outcome is Outcome.MEASURED]
         self._by_workload = _by_workload(found)
         self._worst = {
             key: points.max(axis=0) + MARGIN for key, points in self._by_workload.items()
@@ -78,7 +79,7 @@ class Scorer:
 def replay(
     table: RecordedTable, sampler: str, seed: int, budgets: Sequence[int], device: Device | None
 ) -> Iterator[Score]:
-    """Run one search on the table; yields its score at each budget that it reaches.
+    """Run one search on the table; yields its score at each budget, or at the end of the table.
 
     Args:
         table: What measuring says.
@@ -89,23 +90,24 @@ def replay(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     scorer = Scorer(table)
+    catalogue = table.catalogue
+    configurations = [evaluation.configuration for evaluation in table.evaluations]
+    prior = None if device is None else partial(expected, configurations, device)
     study = optuna.create_study(
         directions=["minimize", "minimize"],
-        sampler=make_sampler(sampler, table.survey, device, seed),
+        sampler=make_sampler(sampler, catalogue, prior, seed),
     )
     found: list[Evaluation] = []
     asking = 0.0
     for budget in budgets:
-        try:
-            while len(found) < budget:
-                before = time.perf_counter()
-                trial, configuration = ask(study, table.survey.space)
-                asking += time.perf_counter() - before
-                found.append(table.evaluations[configuration.key])
-                tell(study, trial, found[-1], Unit(1.0, 1.0, True))
-        except SpaceExhausted:
-            yield scorer.score(found, asking / max(1, len(found)))
-            return
+        while len(found) < min(budget, len(catalogue)):
+            before = time.perf_counter()
+            trial = ask(study)
+            asking += time.perf_counter() - before
+            index = catalogue.find(trial.params)
+            assert index is not None
+            found.append(table.evaluations[index])
+            tell(study, trial, found[-1], Unit(1.0, 1.0, True))
         yield scorer.score(found, asking / len(found))
 
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from optuna.samplers import BaseSampler
+from collections.abc import Callable
 
-from studies.sampler import STOCK, ConfigurationSampler
-from studies.space import Survey
+from studies.catalogue import Catalogue
+from studies.joint import JointSampler
+from studies.ordered import ORDERS, OrderedSampler
+from studies.stock import STOCK, StockSampler
+from studies.surrogate import Matrix
 from studies.surrogate_sampler import SurrogateSampler
-from variants.device import Device
 
 OWN = "goldilocks"
-SAMPLERS = (OWN, *STOCK)
+SAMPLERS = (OWN, *STOCK, *ORDERS)
 
 
-def make_sampler(name: str, survey: Survey, device: Device | None, seed: int) -> BaseSampler:
-    """Return a sampler of `SAMPLERS`; `device` is that of the prior, None for none."""
+def make_sampler(
+    name: str, catalogue: Catalogue, prior: Callable[[], Matrix] | None, seed: int
+) -> JointSampler:
+    """Return a sampler of `SAMPLERS`.
+
+    Args:
+        name: Which.
+        catalogue: What it may propose.
+        prior: Returns the log10 memory and latency that are expected, `(n, 2)`; None for no prior.
+        seed: Of everything that it draws.
+    """
     if name == OWN:
-        return SurrogateSampler(survey, device, seed)
-    return ConfigurationSampler(survey, name, seed)
+        return SurrogateSampler(catalogue, None if prior is None else prior(), seed)
+    if name in ORDERS:
+        return OrderedSampler(catalogue, name, seed)
+    return StockSampler(catalogue, name, seed)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import optuna
 
 from objectives.bench import Bench
 from objectives.evaluation import Evaluation
+from studies.catalogue import catalogue_of, expected
 from studies.samplers import make_sampler
 from studies.space import Survey
 from studies.study import (
@@ -52,7 +54,10 @@ class Session:
             if default is not None:
                 self._defaults[workload.key] = default
         self.study.sampler = make_sampler(
-            self.plan.sampler, self.survey, self._device, self.plan.seed
+            self.plan.sampler,
+            catalogue_of(self.survey),
+            partial(expected, self.survey.configurations(), self._device),
+            self.plan.seed,
         )
 
     def tried(self) -> int:
@@ -84,7 +89,8 @@ class Session:
             SpaceExhausted: `budget` was spent before.
         """
         before = time.monotonic()
-        trial, configuration = ask(self.study, self.plan.space)
+        trial = ask(self.study)
+        configuration = self.plan.space.configuration(trial.params)
         self._add("search", time.monotonic() - before)
         try:
             evaluation = self._evaluate(configuration)

@@ -82,21 +82,10 @@ class SearchSpace(BaseModel):
         workload = Workload.model_validate({n: c for n, c in chosen.items() if not _decides(n)})
         return Configuration.of(workload, {n: c for n, c in chosen.items() if _decides(n)})
 
-    def inactive(self, params: Mapping[str, Choice]) -> frozenset[str]:
-        """Return the variant axes that mean nothing for the workload and cache of `params`."""
-        chosen = {name: params.get(name, choices[0]) for name, choices in self.axes.items()}
-        return inactive_axes(self.configuration(params).workload, chosen.get("cache"))
-
     def _product(self, *, of_variant: bool) -> Iterator[dict[str, Choice]]:
         names = [name for name in self.axes if _decides(name) == of_variant]
         for choices in itertools.product(*(self.axes[name] for name in names)):
             yield dict(zip(names, choices, strict=True))
-
-
-def trial_params(space: SearchSpace, workload: Workload, variant: Variant) -> dict[str, Choice]:
-    """Return the parameters of a trial of this configuration: the searched axes that it has."""
-    chosen = workload.model_dump(mode="json") | variant.model_dump(exclude_none=True)
-    return {name: chosen[name] for name in space.searched if name in chosen}
 
 
 def _decides(axis: str) -> bool:
@@ -123,6 +112,13 @@ class Survey:
     def size(self) -> int:
         """How many configurations can be measured."""
         return sum(len(variants) for variants in self.possible.values())
+
+    def configurations(self) -> Iterator[Configuration]:
+        """Yield them, workload by workload."""
+        for workload in self.workloads:
+            for variant in self.possible[workload.key]:
+                # Known to be valid: validating again would take most of a large space's time.
+                yield Configuration.model_construct(workload=workload, variant=variant)
 
 
 def survey(space: SearchSpace, device: Device) -> Survey:

@@ -19,6 +19,7 @@ from typing import Any
 import optuna
 import psutil
 import sqlalchemy
+from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -28,9 +29,7 @@ from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
 from objectives.roofline import bound
-from studies.space import SearchSpace
-from variants.axes import AXES, Choice
-from variants.configuration import Configuration
+from studies.space import SearchSpace, SpaceExhausted
 from variants.device import Device
 from variants.workload import Workload
 
@@ -288,23 +287,25 @@ def evaluation_of(trial: FrozenTrial) -> Evaluation:
     return Evaluation.model_validate(trial.user_attrs[EVALUATION])
 
 
-def ask(study: optuna.Study, space: SearchSpace) -> tuple[Trial, Configuration]:
-    """Ask the study's sampler for a configuration and store who is measuring it."""
+def ask(study: optuna.Study) -> Trial:
+    """Ask the study's sampler for a trial and store who is measuring it.
+
+    Raises:
+        SpaceExhausted: Everything has been tried.
+    """
     trial = study.ask()
     trial.set_user_attr(OWNER, owner_of_this_process())
-    searched = space.searched
-    params: dict[str, Choice] = {}
-    # The workload first, then the cache: they decide which of the other axes mean anything.
-    for name in sorted(searched, key=lambda name: (AXES[name].of_variant, name != "cache")):
-        if not AXES[name].of_variant or name not in space.inactive(params):
-            params[name] = _suggest(trial, name, searched[name])
-    return trial, space.configuration(params)
-
-
-def _suggest(trial: Trial, name: str, choices: tuple[Choice, ...]) -> Choice:
-    choice = trial.suggest_categorical(name, choices)
-    assert isinstance(choice, int | str)
-    return choice
+    try:
+        proposed = trial.relative_params
+    except SpaceExhausted:
+        abandon(study, trial, "nothing is left to try")
+        raise
+    for name in proposed:
+        assert trial.relative_search_space is not None
+        distribution = trial.relative_search_space[name]
+        assert isinstance(distribution, CategoricalDistribution)
+        trial.suggest_categorical(name, distribution.choices)
+    return trial
 
 
 def _one_line(error: Exception) -> str:

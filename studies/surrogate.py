@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -28,6 +29,9 @@ OCTAVES = 4.0  # powers of two between numbers that resemble each other as two n
 WEIGHT = (np.log(0.4), 0.8)
 VARIANCE = (np.log(0.1), 1.5)
 NOISE = (np.log(1e-3), 1.0)
+NORMAL_MEDIAN = 0.6745  # of the size of a standard normal number
+MOST_FITTED = 200  # points that hyperparameters are fitted to
+CHUNK = 10_000  # points predicted at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,11 @@ class Axes:
 
     named: NDArray[np.bool_]  # by axis
 
-    def distances(self, a: Matrix, b: Matrix) -> Matrix:
-        """Return `(axes, len(a), len(b))`."""
-        apart = np.abs(a.T[:, :, None] - b.T[:, None, :])
-        distances: Matrix = np.where(self.named[:, None, None], apart > 0, apart / OCTAVES)
-        return distances
+    def distance(self, axis: int, a: Matrix, b: Matrix) -> Matrix:
+        """Return how far points are apart on one axis, `(len(a), len(b))`."""
+        apart = a[:, axis, None] - b[None, :, axis]
+        distance: Matrix = (apart != 0) * 1.0 if self.named[axis] else np.abs(apart) / OCTAVES
+        return distance
 
 
 class AxesKernel(Kernel):  # type: ignore[misc]
@@ -76,14 +80,19 @@ class AxesKernel(Kernel):  # type: ignore[misc]
 
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
         weights, variance = np.exp(self.log[:-2]), float(np.exp(self.log[-2]))
-        apart = self.axes.distances(X, X if Y is None else Y)
-        alike = variance * np.exp(-np.tensordot(weights, apart, axes=1))
+        other = X if Y is None else Y
+        unlike = np.zeros((len(X), len(other)))
+        for axis, weight in enumerate(weights):
+            unlike += weight * self.axes.distance(axis, X, other)
+        alike = variance * np.exp(-unlike)
         if Y is not None:
             return alike
         noisy = float(np.exp(self.log[-1])) * np.eye(len(X))
         if not eval_gradient:
             return alike + noisy
-        slopes = [-weight * one * alike for weight, one in zip(weights, apart, strict=True)]
+        slopes = [
+            -weight * self.axes.distance(axis, X, X) * alike for axis, weight in enumerate(weights)
+        ]
         return alike + noisy, np.stack([*slopes, alike, noisy], axis=-1)
 
     def diag(self, X: Any) -> NDArray[np.float64]:
@@ -120,23 +129,63 @@ class Surrogate:
         self._log: NDArray[np.float64] | None = None
         self._model: GaussianProcessRegressor | None = None
         self._mean = 0.0
+        self._scale = 1.0
 
-    def fit(self, points: Matrix, residuals: NDArray[np.float64], *, refit: bool) -> None:
-        """Learn from residuals at points; `refit` learns hyperparameters too."""
-        refit = refit or self._log is None
+    def learn(self, points: Matrix, residuals: NDArray[np.float64]) -> None:
+        """Fit the hyperparameters, to some of the points where they are many."""
+        some = spread(len(points), MOST_FITTED)
+        self._model = self._fit(points[some], residuals[some], _believed)
+        self._log = self._model.kernel_.log
+        self._scale = _scale(self._model)
+
+    def fit(self, points: Matrix, residuals: NDArray[np.float64]) -> None:
+        """Take in residuals at points, with the hyperparameters as they are."""
+        self._model = self._fit(points, residuals, None)
+
+    def _fit(
+        self, points: Matrix, residuals: NDArray[np.float64], optimizer: Any
+    ) -> GaussianProcessRegressor:
         self._mean = float(residuals.mean())
-        self._model = GaussianProcessRegressor(
-            AxesKernel(self._axes, self._log),
-            alpha=1e-9,
-            optimizer=_believed if refit else None,
+        model = GaussianProcessRegressor(
+            AxesKernel(self._axes, self._log), alpha=1e-9, optimizer=optimizer
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a few steps are enough
-            self._model.fit(points, residuals - self._mean)
-        self._log = self._model.kernel_.log
+            return model.fit(points, residuals - self._mean)
 
     def predict(self, points: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and deviation of the residual at points."""
         assert self._model is not None
         mean, deviation = self._model.predict(points, return_std=True)
-        return mean + self._mean, deviation
+        return mean + self._mean, deviation * self._scale
+
+    def expect(self, points: Matrix) -> NDArray[np.float64]:
+        """Return the mean alone, of any number of points."""
+        assert self._model is not None
+        parts = [
+            self._model.predict(points[start : start + CHUNK])
+            for start in range(0, len(points), CHUNK)
+        ]
+        mean: NDArray[np.float64] = np.concatenate(parts) + self._mean
+        return mean
+
+
+def _scale(model: GaussianProcessRegressor) -> float:
+    """Return how large errors are beside the deviations that the model expects.
+
+    From predictions of each point by all others (Rasmussen and Williams, section 5.4.2), by their
+    median: a few surprises, which widen all deviations, do not make the rest uncertain.
+    """
+    inverse = cho_solve((model.L_, True), np.eye(len(model.L_)))
+    errors = (inverse @ model.y_train_) / np.sqrt(np.diag(inverse))
+    return float(np.clip(np.median(np.abs(errors)) / NORMAL_MEDIAN, 0.1, 1.0))
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """Return `most` of `count` places: half of them the last ones, half evenly from the rest."""
+    if count <= most:
+        return np.arange(count, dtype=np.int64)
+    last = most // 2
+    early = np.linspace(0, count - last, most - last, endpoint=False).astype(np.int64)
+    late = np.arange(count - last, count, dtype=np.int64)
+    return np.concatenate([early, late])

@@ -3,121 +3,52 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from objectives.evaluation import Outcome
-from objectives.prior import predict
+from studies.catalogue import Catalogue
 from studies.joint import JointSampler
 from studies.proposer import Candidates, Proposer, Told
-from studies.space import SpaceExhausted, Survey, trial_params
-from studies.study import evaluation_of
-from studies.surrogate import Axes
-from variants.axes import AXES, Choice
-from variants.configuration import Configuration
-from variants.device import Device
-from variants.variant import Variant
-from variants.workload import Workload
+from studies.surrogate import Axes, Matrix
+
+# Trials of which one is a probe, once every workload has been served: what the others found is
+# judged by them, and they find what the surrogate would never look at.
+PROBE_EVERY = 8
+EXPECTED_GAIN = "goldilocks:expected_gain"  # of a trial: see `Proposal`
 
 
 class SurrogateSampler(JointSampler):
     """Proposes the configuration with the largest expected gain among all that are possible."""
 
-    def __init__(self, survey: Survey, device: Device | None, seed: int) -> None:
-        """Enumerate the candidates; `device` is the prior's, None for none."""
-        super().__init__(survey)
-        self._pairs: list[tuple[Workload, Variant]] = [
-            (workload, variant)
-            for workload in survey.workloads
-            for variant in survey.possible[workload.key]
-        ]
-        self._index = {(w.key, v.key): i for i, (w, v) in enumerate(self._pairs)}
-        self._proposer = Proposer(_candidates(survey, self._pairs, device), seed)
-        self._told: dict[int, tuple[int, tuple[float, float] | None, bool]] = {}  # by number
+    def __init__(self, catalogue: Catalogue, prior: Matrix | None, seed: int) -> None:
+        """Take what is expected of each configuration, `(n, 2)`; None for no prior."""
+        super().__init__(catalogue, seed)
+        self.proposer = Proposer(candidates_of(catalogue, prior), seed)
 
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Return the parameters of the next configuration.
+    def probes_due(self, told: Told) -> int:
+        """Return one for every so many trials, after as many as there are workloads."""
+        return max(0, (len(told.tried) - len(self.catalogue.sizes)) // PROBE_EVERY)
 
-        Raises:
-            SpaceExhausted: There is none left.
-        """
-        index = self._proposer.propose(self._read(study, trial.number))
-        if index is None:
-            raise SpaceExhausted
-        return trial_params(self._survey.space, *self._pairs[index])
-
-    def _read(self, study: optuna.Study, current: int) -> Told:
-        """Return what all trials but the current and the abandoned ones say, by candidate."""
-        values: dict[int, tuple[float, float]] = {}
-        failed, running = set(), set()
-        for trial in study.get_trials(deepcopy=False):
-            if trial.number == current or trial.state == TrialState.FAIL:
-                continue
-            if trial.state in (TrialState.RUNNING, TrialState.WAITING):
-                index = self._of(trial)
-                if index is not None:
-                    running.add(index)
-                continue
-            if trial.number not in self._told:
-                index = self._of(trial)
-                if index is None:
-                    continue
-                self._told[trial.number] = (index, *_numbers(trial))
-            index, numbers, lost = self._told[trial.number]
-            if numbers is not None:
-                values[index] = numbers
-            if lost:
-                failed.add(index)
-        return Told(values, frozenset(failed), frozenset(running))
-
-    def _of(self, trial: FrozenTrial) -> int | None:
-        """Return the candidate of a trial; None where it is none of this space, or unnamed yet."""
-        if not trial.params and self._survey.space.searched:
-            return None  # asked in another process this very moment
-        found = self._survey.space.configuration(trial.params)
-        return self._index.get((found.workload.key, found.variant.key))
+    def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
+        """Return the best, and note what was expected of it."""
+        proposal = self.proposer.propose(told)
+        assert proposal is not None
+        study._storage.set_trial_system_attr(
+            trial._trial_id, EXPECTED_GAIN, proposal.expected_gain
+        )
+        return proposal.index
 
 
-def _numbers(trial: FrozenTrial) -> tuple[tuple[float, float] | None, bool]:
-    """Return log10 memory and log10 latency if they were measured, and whether it failed."""
-    evaluation = evaluation_of(trial)
-    failed = evaluation.outcome is not Outcome.MEASURED
-    memory, latency = evaluation.peak_memory_mib, evaluation.latency_ms
-    if not memory or not latency:
-        return None, failed
-    return (math.log10(memory), math.log10(latency)), failed
+def candidates_of(catalogue: Catalogue, prior: Matrix | None) -> Candidates:
+    """Return the candidates of a catalogue.
 
-
-def _candidates(
-    survey: Survey, pairs: list[tuple[Workload, Variant]], device: Device | None
-) -> Candidates:
-    searched = survey.space.searched
-    named = np.array([not AXES[name].numeric for name in searched], dtype=bool)
-    codes = {name: {choice: i + 1 for i, choice in enumerate(c)} for name, c in searched.items()}
-    number_of = {workload.key: i for i, workload in enumerate(survey.workloads)}
-    points = np.empty((len(pairs), len(searched)))
-    for row, (workload, variant) in enumerate(pairs):
-        chosen: dict[str, Choice] = trial_params(survey.space, workload, variant)
-        for column, name in enumerate(searched):
-            value = chosen.get(name)
-            if AXES[name].numeric:
-                # An axis that means nothing here is as far from all of its choices.
-                points[row, column] = 0.0 if value is None else math.log2(int(value))
-            else:
-                points[row, column] = 0 if value is None else codes[name][value]
-    workloads: NDArray[np.int64] = np.array([number_of[w.key] for w, _ in pairs], dtype=np.int64)
-    prior = None
-    if device is not None:
-        expected = [
-            predict(Configuration(workload=workload, variant=variant), device)
-            for workload, variant in pairs
-        ]
-        prior = np.log10([[p.memory_mib, p.latency_ms] for p in expected])
-    return Candidates(points, Axes(named), workloads, prior)
+    With a prior, the expected latency is a coordinate too: configurations that are bound by their
+    launches resemble each other, whatever their shapes.
+    """
+    points, axes = catalogue.points, catalogue.axes
+    if prior is not None:
+        points = np.column_stack([points, prior[:, 1] / math.log10(2)])  # octaves, as all numbers
+        axes = Axes(np.append(axes.named, False))
+    return Candidates(points, axes, catalogue.workloads, prior)

@@ -17,10 +17,10 @@ from studies.defaults import DEFAULT_AXES
 from studies.opening import open_study
 from studies.presets import preset_path
 from studies.results import as_table, read_results
-from studies.sampler import STOCK
 from studies.samplers import SAMPLERS
 from studies.session import Session
 from studies.space import SpaceExhausted, fill_defaults, survey
+from studies.stock import STOCK
 from studies.study import EVALUATION, OWNER, Plan, StudyError, told
 from tests.fake_bench import FakeBench
 from variants.axes import Choice
@@ -65,7 +65,8 @@ def test_all_proposals_are_possible_new_and_fair_to_workloads(
     }
     assert set(keys) <= possible
     by_workload = Counter(key.split(" ")[0] for key in keys)
-    assert len(by_workload) == len(of.survey.workloads)
+    if sampler != "sweep":  # which takes one workload after the other
+        assert len(by_workload) == len(of.survey.workloads)
     if sampler in STOCK:  # goldilocks spends its trials where there is something to gain
         assert max(by_workload.values()) - min(by_workload.values()) <= 1
     states = Counter(trial.state for trial in of.study.trials)
@@ -115,8 +116,9 @@ def test_axes_that_are_inactive_here_and_active_there_are_searched(
     assert len(set(keys)) == 60
     read = [Configuration.model_validate(c.evaluation.configuration) for c in told(of.study)]
     assert {c.key for c in read} == set(keys)
-    assert {None, "same", "int8"} <= {c.variant.kv_dtype for c in read}
-    assert {None, "native"} <= {c.variant.gqa for c in read}
+    if sampler != "sweep":  # which has not come further than its first workload
+        assert {None, "same", "int8"} <= {c.variant.kv_dtype for c in read}
+        assert {None, "native"} <= {c.variant.gqa for c in read}
 
 
 def test_other_seeds_propose_otherwise(storage: BaseStorage) -> None:
@@ -235,8 +237,8 @@ def test_an_evaluation_that_was_stored_but_not_told_is_told(storage: BaseStorage
     run(of, 3)
     from studies.study import ask
 
-    trial, configuration = ask(of.study, of.plan.space)
-    evaluation = of.bench.evaluate(configuration)
+    trial = ask(of.study)
+    evaluation = of.bench.evaluate(of.plan.space.configuration(trial.params))
     trial.set_user_attr(EVALUATION, evaluation.model_dump(mode="json"))
     trial.set_user_attr(OWNER, dead_owner())
     assert session(storage).abandoned == 0

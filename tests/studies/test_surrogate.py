@@ -63,7 +63,8 @@ def test_what_is_learnt_of_one_workload_carries_over() -> None:
     rng = np.random.default_rng(1)
     seen = rng.choice(len(grid), 30, replace=False)
     surrogate = Surrogate(AXES)
-    surrogate.fit(grid[seen], truth[seen], refit=True)
+    surrogate.learn(grid[seen], truth[seen])
+    surrogate.fit(grid[seen], truth[seen])
     rest = np.setdiff1d(np.arange(len(grid)), seen)
     mean, deviation = surrogate.predict(grid[rest])
     assert np.abs(mean - truth[rest]).max() < 0.15
@@ -88,8 +89,9 @@ def found_after(candidates: Candidates, values: np.ndarray, trials: int, seed: i
     proposer = Proposer(candidates, seed)
     told: dict[int, tuple[float, float]] = {}
     for _ in range(trials):
-        index = proposer.propose(Told(told, frozenset()))
-        assert index is not None
+        proposal = proposer.propose(Told(told, frozenset()))
+        assert proposal is not None
+        index = proposal.index
         assert index not in told
         told[index] = (float(values[index, 0]), float(values[index, 1]))
     return list(told)
@@ -111,7 +113,9 @@ def test_proposals_depend_on_the_seed_and_on_what_was_told() -> None:
     assert found_after(candidates, values, 20, seed=3) == whole
     fresh = Proposer(candidates, 3)
     told = {index: (float(values[index, 0]), float(values[index, 1])) for index in whole[:12]}
-    assert fresh.propose(Told(told, frozenset())) == whole[12]
+    proposal = fresh.propose(Told(told, frozenset()))
+    assert proposal is not None
+    assert proposal.index == whole[12]
     assert found_after(candidates, values, 20, seed=4) != whole
 
 
@@ -120,7 +124,9 @@ def test_running_and_failed_candidates_are_not_proposed_again() -> None:
     count = len(candidates.points)
     proposer = Proposer(candidates, 0)
     running, failed = frozenset(range(0, count, 2)), frozenset(range(1, count - 2, 2))
-    assert proposer.propose(Told({}, failed, running)) == count - 1
+    proposal = proposer.propose(Told({}, failed, running))
+    assert proposal is not None
+    assert proposal.index == count - 1
     assert proposer.propose(Told({}, failed | {count - 1}, running)) is None
 
 
@@ -131,11 +137,60 @@ def test_what_resembles_failures_is_avoided() -> None:
     failed: set[int] = set()
     proposer = Proposer(candidates, 0)
     for _ in range(40):
-        index = proposer.propose(Told(told, frozenset(failed)))
-        assert index is not None
+        proposal = proposer.propose(Told(told, frozenset(failed)))
+        assert proposal is not None
+        index = proposal.index
         if bad[index]:
             failed.add(index)
         else:
             told[index] = (float(values[index, 0]), float(values[index, 1]))
     # They promise the most; one for each workload and a few more show that they do not hold it.
     assert len(failed) <= 14
+
+
+def test_the_expected_gain_shrinks_as_the_fronts_are_found() -> None:
+    candidates, values = problem()
+    proposer = Proposer(candidates, 0)
+    told: dict[int, tuple[float, float]] = {}
+    expected = []
+    for _ in range(60):
+        proposal = proposer.propose(Told(told, frozenset()))
+        assert proposal is not None
+        expected.append(proposal.expected_gain)
+        told[proposal.index] = (
+            float(values[proposal.index, 0]),
+            float(values[proposal.index, 1]),
+        )
+    assert expected[0] > 0.5
+    assert expected[-1] < 0.01
+
+
+def test_of_very_many_candidates_the_promising_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    candidates, values = problem(workloads=6, variants=400)
+    monkeypatch.setattr("studies.proposer.MOST_CANDIDATES", 120)
+    monkeypatch.setattr("studies.proposer.MOST_SCANNED", 1200)
+    order = found_after(candidates, values, 60, seed=0)
+    assert len(set(order)) == 60
+    found = 0.0
+    for workload in range(6):
+        mine = [index for index in order if candidates.workloads[index] == workload]
+        everything = values[candidates.workloads == workload]
+        reference = everything.max(axis=0) + 0.05
+        found += hypervolume(values[mine], reference) / hypervolume(everything, reference) / 6
+    assert found > 0.95
+
+
+def test_one_surprise_does_not_make_the_rest_uncertain() -> None:
+    grid = np.array(list(itertools.product(range(4), range(3), range(5))), dtype=float)
+    truth = 0.3 * grid[:, 0] + 0.1 * grid[:, 1]
+    surprised = truth.copy()
+    surprised[7] += 2.0
+    deviations = []
+    for values in (truth, surprised):
+        surrogate = Surrogate(AXES)
+        surrogate.learn(grid[::2], values[::2])
+        surrogate.fit(grid[::2], values[::2])
+        deviations.append(float(np.median(surrogate.predict(grid[1::2])[1])))
+    assert deviations[1] < 0.5
