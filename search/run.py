@@ -36,10 +36,16 @@ from search.options import (
     SpaceFile,
     Storage,
 )
-from search.runner import Runner, stopping_reason
+from search.runner import LITTLE, Limit, Runner, stopping_reason
 from search.terminal import make_console
 from search.text import duration
-from search.verdict import print_outcomes, print_space, print_time, print_verdict
+from search.verdict import (
+    print_coverage,
+    print_outcomes,
+    print_space,
+    print_time,
+    print_verdict,
+)
 from studies.defaults import DEFAULT_AXES, EIGHT_BIT_MAX_ERROR, default_max_error
 from studies.estimate import estimate_s
 from studies.opening import open_study, stored_plan
@@ -51,13 +57,31 @@ from studies.space import Survey, fill_defaults, survey
 from studies.study import Plan, open_storage
 from variants.device import Device
 
+TRIALS = 200
+
 console = make_console()
 
 
 def run(
-    trials: Annotated[int, typer.Option(min=1, help="Unique configurations, in all.")] = 200,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help=f"Unique configurations, in all. [default: {TRIALS}]")
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Stop after this many minutes.")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Stop when for so many trials in a row the surrogate expected less than "
+            f"{LITTLE:.1%} of the hypervolume from another one.",
+        ),
+    ] = None,
+    probe: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Add so many trials that fill the space, for `sensitivity`; then stop."
+        ),
     ] = None,
     phase: Phase = None,
     batch: Batch = None,
@@ -148,6 +172,8 @@ def run(
     )
     if sampler is not None and sampler not in SAMPLERS:
         raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}; got {sampler}")
+    if probe is not None and trials is not None:
+        raise UsageError("--probe N says how many trials: leave out --trials")
     # A dry run of a new study leaves no database behind.
     opened = None if dry_run and study is None else open_storage(storage)
     stored = None if opened is None else stored_plan(opened, study)
@@ -160,18 +186,25 @@ def run(
         "deadline_s": deadline_s,
     }
     limits, sampler, seed = _settings(stored, asked, sampler, seed)
+    if patience is not None and sampler != OWN:
+        raise UsageError(f"--patience needs --sampler {OWN}, which expects gains; got {sampler}")
     bench = DeviceBench(limits, seed=seed, device=None if device == "auto" else device)
     try:
         here = bench.device()
         _warn_of_neighbours(here)
         base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
-        _introduce(found, here, trials, defaults_alone=not given and stored is None)
+        _introduce(
+            found, here, probe or trials or TRIALS, defaults_alone=not given and stored is None
+        )
         if dry_run or opened is None:
             return
         plan = Plan(space=found.space, limits=limits, sampler=sampler, seed=seed)
         session = Session(open_study(opened, study, plan, bench.environment()), plan, found, bench)
-        _search(session, bench.worker.start_seconds, trials, minutes, storage)
+        if probe is not None:
+            trials = session.tried() + session.add_probes(probe)
+        limit = Limit(trials or TRIALS, minutes, patience)
+        _search(session, bench.worker.start_seconds, limit, storage)
     finally:
         bench.close()
 
@@ -212,16 +245,14 @@ def _warn_of_neighbours(here: Device) -> None:
         )
 
 
-def _search(
-    session: Session, starts: list[float], trials: int, minutes: float | None, storage: str
-) -> None:
+def _search(session: Session, starts: list[float], limit: Limit, storage: str) -> None:
     name = session.study.study_name
     if session.abandoned:
         console.print(f"{session.abandoned} trials of a run that died are abandoned")
     console.print(f"study {name} in {storage}")
     runner = Runner(console, session)
     try:
-        runner.run(trials, minutes)
+        runner.run(limit)
     except KeyboardInterrupt:
         runner.interrupt.asked = True
     with runner.interrupt.ignored():  # a Ctrl-C that comes late must not cost the report
@@ -232,9 +263,10 @@ def _search(
         session.seconds["worker start"] = sum(starts)
         wall_s = runner.wall_s + starts[0]  # the first one was before the run
         print_time(console, session.seconds, wall_s, runner.trials)
-        console.print(stopping_reason(runner, session, trials))
+        print_coverage(console, session.coverage(), session.expected_gains())
+        console.print(stopping_reason(runner, session, limit.trials))
         stopped = runner.interrupt.asked or runner.out_of_time
-        _print_next(results, storage, trials, session.survey.size, resume=stopped)
+        _print_next(results, storage, limit.trials, session.survey.size, resume=stopped)
     if runner.interrupt.asked:
         raise typer.Exit(130)
     if not any(result.winners for result in results.workloads):

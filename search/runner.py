@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from rich.console import Console
@@ -62,6 +63,18 @@ def _handled_by(
             signal.signal(number, earlier)
 
 
+LITTLE = 1e-3  # of the hypervolume: no gain to wait for
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """When a run ends, whatever comes first."""
+
+    trials: int  # told in all
+    minutes: float | None = None  # of this run
+    patience: int | None = None  # trials in a row of which the surrogate expects next to nothing
+
+
 class Runner:
     """Runs a session until its budget of trials or minutes is spent, or the user stops it."""
 
@@ -75,19 +88,20 @@ class Runner:
         self.trials = 0  # of this run
         self.wall_s = 0.0
         self.out_of_time = False
+        self.out_of_patience = False
 
-    def run(self, trials: int, minutes: float | None) -> None:
-        """Measure until `trials` are told in all, or `minutes` have passed in this run.
+    def run(self, limit: Limit) -> None:
+        """Measure until a limit is reached.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, twice; everything told is kept.
         """
         begin = time.monotonic()
-        deadline = None if minutes is None else begin + 60 * minutes
+        deadline = None if limit.minutes is None else begin + 60 * limit.minutes
         try:
             with self.interrupt.watched(), self._progress() as progress:
                 self._measure_defaults(progress)
-                self._measure_trials(progress, trials, deadline)
+                self._measure_trials(progress, limit, deadline)
         finally:
             self.wall_s = time.monotonic() - begin
 
@@ -114,13 +128,16 @@ class Runner:
             progress.advance(task)
         progress.update(task, visible=False)
 
-    def _measure_trials(self, progress: Progress, trials: int, deadline: float | None) -> None:
+    def _measure_trials(self, progress: Progress, limit: Limit, deadline: float | None) -> None:
         session = self._session
-        tried, budget = session.tried(), session.budget(trials)
+        tried, budget = session.tried(), session.budget(limit.trials)
         task = progress.add_task("trials", total=budget, completed=tried, status="")
         while tried < budget and not self.interrupt.asked:
             if deadline is not None and time.monotonic() >= deadline:
                 self.out_of_time = True
+                return
+            if limit.patience is not None and self._is_stale(limit.patience):
+                self.out_of_patience = True
                 return
             evaluation = session.trial()
             tried += 1
@@ -128,6 +145,11 @@ class Runner:
             self._note(evaluation)
             self._say(progress, f"{tried:>4}/{budget}  {trial_line(evaluation, self._varying)}")
             progress.update(task, completed=tried, status=self._status())
+
+    def _is_stale(self, patience: int) -> bool:
+        """Tell whether the surrogate expects next to nothing, and has for so many trials."""
+        gains = self._session.expected_gains()[-patience:]
+        return len(gains) == patience and max(gains) < LITTLE
 
     def _note(self, evaluation: Evaluation) -> None:
         self._outcomes[evaluation.outcome] += 1
@@ -155,6 +177,8 @@ def stopping_reason(runner: Runner, session: Session, trials: int) -> str:
         why = "interrupted"
     elif runner.out_of_time:
         why = "time is up"
+    elif runner.out_of_patience:
+        why = f"the surrogate expects less than {LITTLE:.1%} more"
     elif tried >= size and size <= trials:
         why = "the whole space is measured"
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -14,7 +14,7 @@ from search.text import duration, factor, mebibytes, milliseconds, variant_label
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
 from studies.space import Survey
-from variants.axes import AXES
+from variants.axes import AXES, Choice
 
 # What a stage of a trial counts as, in the split of a run's time.
 _SPLIT = {
@@ -144,6 +144,26 @@ def print_outcomes(console: Console, results: Results) -> None:
     console.print(table)
     if results.abandoned:
         console.print(f"{results.abandoned} more were abandoned by a process that ended")
+
+
+def print_coverage(
+    console: Console,
+    coverage: Mapping[str, Mapping[Choice, tuple[int, int]]],
+    expected_gains: Sequence[float],
+) -> None:
+    """Print which part of the space was tried, and what is still expected of the rest."""
+    table = Table(title="what was tried of what is possible", title_justify="left")
+    table.add_column("axis")
+    table.add_column("choice tried/possible", overflow="fold")
+    for axis, choices in coverage.items():
+        cells = (f"{choice} {tried}/{possible}" for choice, (tried, possible) in choices.items())
+        table.add_row(axis, "   ".join(cells))
+    console.print(table)
+    if expected_gains:
+        console.print(
+            f"the surrogate expected {expected_gains[-1]:.2%} more hypervolume from the next "
+            "trial of each workload, on average"
+        )
 
 
 def print_time(console: Console, seconds: Mapping[str, float], wall_s: float, trials: int) -> None:

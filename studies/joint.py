@@ -69,7 +69,7 @@ class JointSampler(BaseSampler):
             return {}  # somebody else's space
         if FIXED in trial.system_attrs:
             return {k: v for k, v in trial.system_attrs[FIXED].items() if k in search_space}
-        told = self._tell(study, trial.number)
+        told = self.told(study, but=trial.number)
         if len(told.tried) == len(self.catalogue):
             raise SpaceExhausted
         due = max(self.probes_due(told), study.user_attrs.get(PROBES, 0))
@@ -92,12 +92,12 @@ class JointSampler(BaseSampler):
         """Reseed what Optuna reseeds in each of several threads; proposals have no such state."""
         self._elsewhere.reseed_rng()
 
-    def _tell(self, study: optuna.Study, current: int) -> Told:
-        """Return what all trials but the current and the abandoned ones say."""
+    def told(self, study: optuna.Study, *, but: int = -1) -> Told:
+        """Return what all trials say, but the abandoned ones and the one of that number."""
         values: dict[int, tuple[float, float]] = {}
         failed, running = set(), set()
         for trial in study.get_trials(deepcopy=False):
-            if trial.number == current or trial.state == TrialState.FAIL:
+            if trial.number == but or trial.state == TrialState.FAIL:
                 continue
             if not trial.state.is_finished():
                 index = self.catalogue.find(trial.params) if self._is_named(trial) else None

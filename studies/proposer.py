@@ -28,7 +28,7 @@ DOUBT = 0.3  # deviation of the prior, in log10 units
 # would never try what the prior gets wrong.
 OPTIMISM = 1.0
 SAMPLES = 32
-RIDGE = 1.0  # evidence, in squared log10 units, that outweighs the belief in a prior
+RIDGE = 0.5  # evidence, in squared log10 units, that outweighs the belief in a prior
 MOST_CERTAIN = 0.98  # that a candidate fails
 MOST_CANDIDATES = 4_000  # looked at for one proposal
 MOST_SCANNED = 100_000  # looked at when the shortlist is made
@@ -170,8 +170,7 @@ class Proposer:
         if len(known) < START_AFTER:
             return prior, np.full_like(prior, DOUBT)
         values = np.array([told.values[int(index)] for index in known])
-        stop = _settled(len(known))
-        trust = _trust(self._prior[known[:stop]], values[:stop])
+        trust = _trust(self._prior[known], values)
         residuals = values - trust * self._prior[known]
         means, deviations = trust * prior, np.zeros_like(prior)
         for column, quantity in enumerate(("memory", "latency")):

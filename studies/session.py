@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import optuna
 
 from objectives.bench import Bench
 from objectives.evaluation import Evaluation
 from studies.catalogue import catalogue_of, expected
+from studies.joint import PROBES
+from studies.probes import probed
 from studies.samplers import make_sampler
 from studies.space import Survey
 from studies.study import (
@@ -25,6 +28,8 @@ from studies.study import (
     tell,
     told,
 )
+from studies.surrogate_sampler import EXPECTED_GAIN
+from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload
 
@@ -53,7 +58,7 @@ class Session:
             default = default_of(self.study, workload)
             if default is not None:
                 self._defaults[workload.key] = default
-        self.study.sampler = make_sampler(
+        self._sampler = self.study.sampler = make_sampler(
             self.plan.sampler,
             catalogue_of(self.survey),
             partial(expected, self.survey.configurations(), self._device),
@@ -67,6 +72,41 @@ class Session:
     def budget(self, trials: int) -> int:
         """Return how many trials can be had of `trials`: the space may be smaller."""
         return min(trials, self.survey.size)
+
+    def add_probes(self, count: int) -> int:
+        """Have so many more configurations of the probe order tried before anything else.
+
+        Returns how many trials that takes: some may have been tried already.
+        """
+        sizes, seed = self._sampler.catalogue.sizes, self.plan.seed
+        tried = self._sampler.told(self.study).tried
+        wanted = len(probed(sizes, seed, tried)) + count
+        self.study.set_user_attr(PROBES, wanted)
+        order = self._sampler.probe_order[:wanted].tolist()
+        return sum(index not in tried for index in order)
+
+    def expected_gains(self) -> list[float]:
+        """Return what the surrogate expected of the trials that it chose, in order."""
+        return [
+            trial.system_attrs[EXPECTED_GAIN]
+            for trial in self.study.get_trials(deepcopy=False)
+            if EXPECTED_GAIN in trial.system_attrs
+        ]
+
+    def coverage(self) -> dict[str, dict[Choice, tuple[int, int]]]:
+        """Return how many configurations of each choice were tried, and are possible."""
+        catalogue = self._sampler.catalogue
+        tried = np.array(sorted(self._sampler.told(self.study).tried), dtype=np.int64)
+        found: dict[str, dict[Choice, tuple[int, int]]] = {}
+        for column, (name, choices) in enumerate(catalogue.choices.items()):
+            all_of = np.bincount(catalogue.codes[:, column], minlength=len(choices) + 1)
+            of_tried = np.bincount(catalogue.codes[tried, column], minlength=len(choices) + 1)
+            found[name] = {
+                choice: (int(of_tried[code]), int(all_of[code]))
+                for code, choice in enumerate(choices, 1)
+                if all_of[code]
+            }
+        return found
 
     def workloads_without_default(self) -> Iterator[Workload]:
         """Yield the workloads whose default is still to be measured."""
