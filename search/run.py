@@ -38,7 +38,6 @@ from search.options import (
 )
 from search.runner import LITTLE, Limit, Runner, stopping_reason
 from search.terminal import make_console
-from search.text import duration
 from search.verdict import (
     print_coverage,
     print_outcomes,
@@ -55,6 +54,7 @@ from studies.samplers import OWN, SAMPLERS
 from studies.session import Session
 from studies.space import Survey, fill_defaults, survey
 from studies.study import Plan, open_storage
+from studies.text import duration
 from variants.device import Device
 
 TRIALS = 200

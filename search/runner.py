@@ -21,8 +21,8 @@ from rich.progress import (
 )
 
 from objectives.evaluation import Evaluation, Outcome
-from search.text import duration, milliseconds, trial_line, workload_label
 from studies.session import Session
+from studies.text import duration, milliseconds, trial_line, workload_label
 
 
 class Interrupt:

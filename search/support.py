@@ -11,9 +11,9 @@ from rich.table import Table
 
 from objectives.bench import DeviceBench
 from objectives.evaluation import Outcome
-from search.text import variant_label, workload_label
 from studies.defaults import DEFAULT_AXES
 from studies.space import SearchSpace, fill_defaults
+from studies.text import variant_label, workload_label
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration
 from variants.device import Device, DeviceKind

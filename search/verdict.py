@@ -10,10 +10,10 @@ from rich.table import Table
 
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
-from search.text import duration, factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
 from studies.space import Survey
+from studies.text import duration, factor, mebibytes, milliseconds, variant_label, workload_label
 from variants.axes import AXES, Choice
 
 # What a stage of a trial counts as, in the split of a run's time.

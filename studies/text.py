@@ -1,4 +1,4 @@
-"""Numbers and names as a terminal shows them."""
+"""Numbers and names as tables, pages and terminals show them."""
 
 from __future__ import annotations
 
