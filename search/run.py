@@ -48,7 +48,7 @@ from search.verdict import (
 from studies.defaults import DEFAULT_AXES, EIGHT_BIT_MAX_ERROR, default_max_error
 from studies.estimate import estimate_s
 from studies.opening import open_study, stored_plan
-from studies.plots import save_plots
+from studies.publish import publish
 from studies.results import Results, read_results
 from studies.samplers import OWN, SAMPLERS
 from studies.session import Session
@@ -257,7 +257,7 @@ def _search(session: Session, starts: list[float], limit: Limit, storage: str) -
         runner.interrupt.asked = True
     with runner.interrupt.ignored():  # a Ctrl-C that comes late must not cost the report
         results = read_results(session.study)
-        save_plots(session.study, results)
+        publish(session.study)
         print_verdict(console, results)
         print_outcomes(console, results)
         session.seconds["worker start"] = sum(starts)
@@ -279,6 +279,7 @@ def _print_next(results: Results, storage: str, trials: int, size: int, *, resum
     console.print("next:")
     lines = [
         f"python -m search dashboard{study}{where}",
+        f"python -m search report{study}{where} --output report.html",
         f"python -m search export{study}{where} --output best.json",
     ]
     told = len(results.told)

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from objectives.evaluation import Evaluation, Outcome
+from studies.publish import Publisher
 from studies.session import Session
 from studies.text import duration, milliseconds, trial_line, workload_label
 
@@ -132,6 +133,7 @@ class Runner:
         session = self._session
         tried, budget = session.tried(), session.budget(limit.trials)
         task = progress.add_task("trials", total=budget, completed=tried, status="")
+        publisher = Publisher(session.study)
         while tried < budget and not self.interrupt.asked:
             if deadline is not None and time.monotonic() >= deadline:
                 self.out_of_time = True
@@ -139,6 +141,7 @@ class Runner:
             if limit.patience is not None and self._is_stale(limit.patience):
                 self.out_of_patience = True
                 return
+            session.seconds["storage"] = session.seconds.get("storage", 0.0) + publisher.refresh()
             evaluation = session.trial()
             tried += 1
             self.trials += 1

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from objectives.evaluation import Evaluation, Outcome
+from objectives.evaluation import Evaluation
 from objectives.limits import Limits
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
 from studies.space import Survey
+from studies.summary import notes
 from studies.text import duration, factor, mebibytes, milliseconds, variant_label, workload_label
 from variants.axes import AXES, Choice
 
@@ -61,12 +62,12 @@ def print_verdict(console: Console, results: Results) -> None:
         table.add_column(heading, no_wrap=True)
     for heading in ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
-    notes = []
+    remarks = []
     for result in results.workloads:
         label = workload_label(result.workload, varying)
         table.add_row(label, style="bold")
         table.add_row("  default", *_numbers(result.default, None))
-        notes += [f"{label}: {note}" for note in _notes(result)]
+        remarks += [f"{label}: {note}" for note in notes(result)]
         for name, winner in result.winners.items():
             table.add_row("  " + name.replace("_", " "), *_winner(winner.candidate, result))
         if result.strict_winners:
@@ -75,7 +76,7 @@ def print_verdict(console: Console, results: Results) -> None:
             table.add_row("  " + name.replace("_", " "), *_winner(winner.candidate, result))
         table.add_section()
     console.print(table)
-    for note in notes:
+    for note in remarks:
         console.print(note, highlight=False)
     console.print(
         "faster, smaller: the default's number divided by the winner's. error: relative, against "
@@ -109,21 +110,6 @@ def _numbers(evaluation: Evaluation, result: WorkloadResult | None) -> list[str]
         "" if unit is None else factor(memory / unit.peak_memory_mib),
         f"{measured.relative_error:.1e}",
     ]
-
-
-def _notes(result: WorkloadResult) -> Iterator[str]:
-    default = result.default
-    if default.outcome is not Outcome.MEASURED:
-        yield f"the default {default.outcome.value}: {default.reason}"
-    if not result.unit.measured:
-        yield "factors are to the default's roofline"
-    if not result.winners:
-        yield "nothing was measured"
-    for name, winner in result.winners.items():
-        shown = [variant_label(tie.evaluation.configuration.variant) for tie in winner.ties[:2]]
-        more = f" and {len(winner.ties) - 2} more" if len(winner.ties) > 2 else ""
-        if shown:
-            yield f"{name.replace('_', ' ')} is a tie with {', '.join(shown)}{more}"
 
 
 def print_outcomes(console: Console, results: Results) -> None:

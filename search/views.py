@@ -36,9 +36,11 @@ from search.options import (
 from search.support import axes_markdown, check_support, print_support
 from search.terminal import make_console
 from search.verdict import print_front, print_outcomes, print_verdict
+from studies.artifacts import artifact_store
 from studies.dashboard import address, serve
 from studies.defaults import EIGHT_BIT_MAX_ERROR
 from studies.export import build_export, export_schema, write_atomically
+from studies.publish import publish
 from studies.results import as_table, read_results
 from studies.study import load_study, open_storage
 from variants.device import DEVICE_PROFILES
@@ -95,9 +97,10 @@ def dashboard(
     """Serve optuna-dashboard: the Pareto front, live while a run goes on."""
     opened = open_storage(storage)
     chosen = load_study(opened, study)
+    publish(chosen)
     console.print(f"{address(host, port, chosen._study_id)}   (Ctrl-C ends)", soft_wrap=True)
     try:
-        serve(opened, host, port)
+        serve(opened, artifact_store(storage), host, port)
     except OSError as error:
         raise UsageError(
             f"--host and --port must be free to listen on, got {host}:{port}: {error.strerror}"

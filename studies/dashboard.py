@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
 from optuna_dashboard import wsgi
 
@@ -16,13 +18,22 @@ class _QuietHandler(WSGIRequestHandler):
         """Say nothing."""
 
 
-def serve(storage: BaseStorage, host: str, port: int) -> None:
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answers each connection in a thread: browsers open some that they never use."""
+
+    daemon_threads = True
+
+
+def serve(storage: BaseStorage, store: FileSystemArtifactStore, host: str, port: int) -> None:
     """Serve the dashboard until interrupted.
 
     Raises:
         OSError: The address cannot be listened on.
     """
-    with make_server(host, port, wsgi(storage), handler_class=_QuietHandler) as server:
+    application = wsgi(storage, artifact_store=store)
+    with make_server(
+        host, port, application, server_class=_Server, handler_class=_QuietHandler
+    ) as server:
         server.serve_forever()
 
 

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import html
+import math
+import textwrap
 from dataclasses import dataclass
 
 import optuna
 import plotly.graph_objects as go
 from optuna_dashboard import save_plotly_graph_object
+from plotly.subplots import make_subplots
 
-from studies.front import Candidate, WorkloadResult
+from studies.front import Candidate, Choice, WorkloadResult
+from studies.progress import hypervolume_history
 from studies.results import Results
+from studies.text import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.zone import ZoneMap, zone_maps
 
-FRONT_PLOT_ID = "goldilocks-front"
+FRONT_PLOT_ID, MAP_PLOT_ID, HISTORY_PLOT_ID = "goldilocks-front", "goldilocks-map", "hypervolume"
+# Okabe and Ito's palette: eight colours that colour-blind readers can tell apart.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#6F6F6F")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "pentagon", "hexagon2", "star")
+TICKS = {"type": "log", "tickformat": ",.3~r", "nticks": 5}
+_MAPS_A_ROW = 3
+_CELL_WIDTH = 20  # letters of a winner's name in one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +34,7 @@ class Points:
     label: str
     memory: tuple[float, ...]
     latency: tuple[float, ...]
-    names: tuple[str, ...]  # of their variants
+    names: tuple[str, ...]  # of their variants, with their numbers
     front: bool  # joined by a line
 
 
@@ -31,16 +44,19 @@ def front_points(results: Results) -> list[Points]:
     Grouped by workload where there are several, and by backend where there is one.
     """
     drawn = []
+    varying = set(results.plan.space.searched)
     for result in results.workloads:
+        label = workload_label(result.workload, varying)
         groups: dict[str, list[Candidate]] = {}
         for candidate in result.measured:
             backend = candidate.evaluation.configuration.variant.backend
-            label = backend if len(results.workloads) == 1 else result.workload.key
-            groups.setdefault(label, []).append(candidate)
-        drawn += [_points(label, group, result, front=False) for label, group in groups.items()]
+            groups.setdefault(backend if len(results.workloads) == 1 else label, []).append(
+                candidate
+            )
+        drawn += [_points(name, group, result, front=False) for name, group in groups.items()]
         if result.front:
-            label = "front" if len(results.workloads) == 1 else result.workload.key
-            drawn.append(_points(label, list(result.front), result, front=True))
+            name = "front" if len(results.workloads) == 1 else label
+            drawn.append(_points(name, list(result.front), result, front=True))
     return drawn
 
 
@@ -52,9 +68,17 @@ def _points(
         label,
         tuple(candidate.memory / unit.peak_memory_mib for candidate in candidates),
         tuple(candidate.latency / unit.latency_ms for candidate in candidates),
-        tuple(candidate.evaluation.configuration.variant.key for candidate in candidates),
+        tuple(_described(candidate) for candidate in candidates),
         front,
     )
+
+
+def _described(candidate: Candidate) -> str:
+    number = "default" if candidate.number is None else f"trial {candidate.number}"
+    ran = candidate.measurements.backend_ran
+    name = variant_label(candidate.evaluation.configuration.variant, ran)
+    numbers = f"{milliseconds(candidate.latency)} ms, {mebibytes(candidate.memory)} MiB"
+    return f"{number}: {name}, {numbers}"
 
 
 def front_figure(results: Results) -> go.Figure:
@@ -64,41 +88,171 @@ def front_figure(results: Results) -> go.Figure:
     labels = list(dict.fromkeys(points.label for points in drawn))
     shown: set[str] = set()
     for points in drawn:
-        # The golden angle: any number of hues, neighbours far apart.
-        color = f"hsl({labels.index(points.label) * 137 % 360},60%,45%)"
+        place = labels.index(points.label)
+        color = PALETTE[place % len(PALETTE)]
         figure.add_trace(
             go.Scatter(
                 x=points.memory,
                 y=points.latency,
-                text=points.names,
+                text=[html.escape(name) for name in points.names],
+                hovertemplate="%{text}<br>memory %{x:.3g}, latency %{y:.3g} of the default's"
+                "<extra></extra>",
                 mode="lines+markers" if points.front else "markers",
-                name=points.label,
+                name=html.escape(points.label),
                 legendgroup=points.label,
                 showlegend=points.label not in shown,
-                marker={"size": 11 if points.front else 7, "color": color, "opacity": 0.7},
+                marker={
+                    "size": 11 if points.front else 6,
+                    "color": color,
+                    "symbol": SYMBOLS[place // len(PALETTE) % len(SYMBOLS)],
+                    "opacity": 0.9 if points.front else 0.45,
+                },
                 line={"color": color, "width": 1, "shape": "hv"},
             )
         )
         shown.add(points.label)
     figure.add_hline(y=1, line_width=1, line_dash="dot")
     figure.add_vline(x=1, line_width=1, line_dash="dot")
-    what = _subject(results)
     figure.update_layout(
-        title=f"{results.environment.device.name}: {what}, default at the dotted lines",
-        xaxis={"title": "peak memory, share of the default's", "type": "log"},
-        yaxis={"title": "latency, share of the default's", "type": "log"},
+        title=f"Fronts on {html.escape(results.environment.device.name)}: {_subject(results)}",
+        xaxis=TICKS | {"title": "peak memory / default's (dotted)"},
+        yaxis=TICKS | {"title": "latency / default's (dotted)"},
         template="plotly_white",
-        legend={"font": {"size": 10}},
+        legend={"font": {"size": 11}},
+        margin={"t": 50, "b": 50},
     )
     return figure
 
 
 def _subject(results: Results) -> str:
     if len(results.workloads) == 1:
-        return results.workloads[0].workload.key
-    return f"fronts of {len(results.workloads)} workloads"
+        varying = set(results.plan.space.searched)
+        return html.escape(workload_label(results.workloads[0].workload, varying))
+    return f"{len(results.workloads)} workloads"
+
+
+def history_figure(results: Results) -> go.Figure:
+    """Return the share of the final hypervolume over trials, of each workload and in the mean."""
+    history = hypervolume_history(results)
+    varying = set(results.plan.space.searched)
+    names = {r.workload.key: workload_label(r.workload, varying) for r in results.workloads}
+    figure = go.Figure()
+    trials = list(range(len(results.told) + 1))
+    for key, shares in history.by_workload.items():
+        figure.add_trace(
+            go.Scatter(
+                x=trials,
+                y=shares,
+                mode="lines",
+                name=html.escape(names[key]),
+                line={"color": "#b8b8b8", "width": 1, "shape": "hv"},
+                showlegend=False,
+                hovertemplate="%{x} trials: %{y:.0%}",
+            )
+        )
+    if len(history.by_workload) != 1:
+        figure.add_trace(
+            go.Scatter(
+                x=trials,
+                y=history.mean,
+                mode="lines",
+                name="mean",
+                line={"color": PALETTE[0], "width": 3, "shape": "hv"},
+                showlegend=False,
+                hovertemplate="%{x} trials: %{y:.0%}",
+            )
+        )
+    else:
+        figure.update_traces(line={"color": PALETTE[0], "width": 3})
+    figure.update_layout(
+        title="What the search had found after so many trials",
+        xaxis={"title": "trials told", "rangemode": "tozero"},
+        yaxis={"title": "share of final hypervolume", "tickformat": ".0%", "range": [0, 1.03]},
+        template="plotly_white",
+        margin={"t": 50, "b": 50},
+    )
+    return figure
+
+
+def map_figure(results: Results, choice: Choice = "balanced") -> go.Figure | None:
+    """Return the Goldilocks map, coloured by gain in latency; None with a single workload."""
+    maps = zone_maps(results)
+    if not maps:
+        return None
+    across = min(_MAPS_A_ROW, len(maps))
+    figure = make_subplots(
+        rows=math.ceil(len(maps) / across),
+        cols=across,
+        subplot_titles=[html.escape(one.title) for one in maps],
+    )
+    for place, one in enumerate(maps):
+        row, column = place // across + 1, place % across + 1
+        figure.add_trace(_heatmap(one, choice), row=row, col=column)
+        figure.update_xaxes(title=one.column_axis, type="category", row=row, col=column)
+        figure.update_yaxes(title=one.row_axis, type="category", row=row, col=column)
+    figure.update_layout(
+        title=f"Goldilocks map: {choice.replace('_', ' ')} winner, its gain in latency and memory",
+        coloraxis={
+            "colorscale": [[0, "#f7d9c4"], [0.5, "#f7f7f7"], [1, "#8cc5b0"]],
+            "cmin": -3,
+            "cmax": 3,
+            "colorbar": {
+                "title": "faster",
+                "tickvals": [-3, -1, 0, 1, 3],
+                "ticktext": ["1/8×", "1/2×", "1×", "2×", "8×"],
+            },
+        },
+        template="plotly_white",
+        margin={"t": 70, "b": 50},
+    )
+    return figure
+
+
+def _heatmap(one: ZoneMap, choice: Choice) -> go.Heatmap:
+    gains, texts = [], []
+    for row in one.cells:
+        gains.append([_gain(result, choice) for result in row])
+        texts.append([_cell(result, choice) for result in row])
+    return go.Heatmap(
+        x=[html.escape(name) for name in one.columns],
+        y=[html.escape(name) for name in one.rows],
+        z=gains,
+        text=texts,
+        texttemplate="%{text}",
+        hovertemplate="%{x}, %{y}<br>%{text}<extra></extra>",
+        coloraxis="coloraxis",
+        xgap=2,
+        ygap=2,
+    )
+
+
+def _gain(result: WorkloadResult | None, choice: Choice) -> float | None:
+    if result is None or not result.winners:
+        return None
+    return -math.log2(result.winners[choice].candidate.latency / result.unit.latency_ms)
+
+
+def _cell(result: WorkloadResult | None, choice: Choice) -> str:
+    if result is None:
+        return ""
+    if not result.winners:
+        return "nothing usable"
+    winner = result.winners[choice].candidate
+    name = "the default"
+    if winner.number is not None:
+        name = variant_label(winner.evaluation.configuration.variant)
+    lines = [html.escape(line) for line in textwrap.wrap(name, _CELL_WIDTH)]
+    gain = (
+        f"{factor(winner.latency / result.unit.latency_ms)} faster, "
+        f"{factor(winner.memory / result.unit.peak_memory_mib)} smaller"
+    )
+    return "<br>".join([*lines, gain])
 
 
 def save_plots(study: optuna.Study, results: Results) -> None:
     """Attach the figures to the study; optuna-dashboard shows them below its own."""
     save_plotly_graph_object(study, front_figure(results), graph_object_id=FRONT_PLOT_ID)
+    save_plotly_graph_object(study, history_figure(results), graph_object_id=HISTORY_PLOT_ID)
+    map_of = map_figure(results)
+    if map_of is not None:
+        save_plotly_graph_object(study, map_of, graph_object_id=MAP_PLOT_ID)

@@ -1,0 +1,43 @@
+"""The `report` command: a study as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.choices import UsageError
+from search.options import DEFAULT_STORAGE, Storage, StudyName
+from search.terminal import make_console
+from studies.artifacts import artifact_store, attach
+from studies.export import write_atomically
+from studies.report.page import render_report
+from studies.study import load_study, open_storage
+
+console = make_console()
+
+
+def report(
+    study: StudyName = None,
+    storage: Storage = DEFAULT_STORAGE,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")] = Path(
+        "report.html"
+    ),
+    attached: Annotated[
+        bool, typer.Option("--attach/--no-attach", help="Show it in the dashboard, too.")
+    ] = True,
+) -> None:
+    """Write a study's report: one HTML file that opens without a network."""
+    chosen = load_study(open_storage(storage), study)
+    text = render_report(chosen)
+    try:
+        write_atomically(output, text)
+        if attached:
+            attach(chosen, artifact_store(storage), output, "text/html")
+    except OSError as error:
+        raise UsageError(
+            f"--output must be a file that can be written, got {output}: {error.strerror}"
+        ) from None
+    megabytes = len(text.encode()) / 1e6
+    console.print(f"wrote {output} ({megabytes:.1f} MB, most of it plotly; needs no network)")

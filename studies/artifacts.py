@@ -1,0 +1,64 @@
+"""Files that belong to a study, in Optuna's artifact store beside its database."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+_PREFIX = "artifacts:"  # of the attributes in which Optuna lists them
+
+
+def artifact_folder(storage_url: str) -> Path:
+    """Return where a storage's artifacts lie: `study.db.artifacts` beside `study.db`.
+
+    Storages that are no file have theirs in the working directory.
+    """
+    try:
+        url = make_url(storage_url)
+    except ArgumentError:  # a journal is named by its path
+        return Path(f"{storage_url}.artifacts")
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        return Path(f"{url.database}.artifacts")
+    return Path("goldilocks.artifacts")
+
+
+def artifact_store(storage_url: str) -> FileSystemArtifactStore:
+    """Return the store of a storage, its folder made.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    folder = artifact_folder(storage_url)
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileSystemArtifactStore(folder)
+
+
+def attach(study: optuna.Study, store: FileSystemArtifactStore, path: Path, mimetype: str) -> None:
+    """Attach a file to a study; one of the same name is replaced.
+
+    Raises:
+        OSError: It cannot be read or stored.
+    """
+    known = _artifact_id(study, path.name)
+    if known is None:
+        upload_artifact(
+            artifact_store=store, file_path=str(path), study_or_trial=study, mimetype=mimetype
+        )
+        return
+    with path.open("rb") as file:
+        store.write(known, file)
+
+
+def _artifact_id(study: optuna.Study, name: str) -> str | None:
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    for key, text in attributes.items():
+        # Optuna's own listing fails on one that was deleted in the dashboard: it is null there.
+        described = json.loads(text) if key.startswith(_PREFIX) else None
+        if described is not None and described["filename"] == name:
+            return str(described["artifact_id"])
+    return None

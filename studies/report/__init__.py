@@ -1,0 +1,1 @@
+"""The report: a study as one HTML file that needs no network and can be sent to a colleague."""

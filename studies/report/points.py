@@ -1,0 +1,105 @@
+"""Every trial as the page's figures, filters and table need it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from objectives.evaluation import Evaluation, Outcome
+from objectives.roofline import Bound, bound
+from studies.front import WorkloadResult
+from studies.results import Results
+from studies.text import variant_label, workload_label
+from variants.axes import AXES
+from variants.device import Device
+
+Json = Mapping[str, object]
+
+
+def page_data(results: Results) -> Json:
+    """Return what the page's script draws; JSON without infinities."""
+    varying = set(results.plan.space.searched)
+    places = {result.workload.key: place for place, result in enumerate(results.workloads)}
+    device = results.environment.device
+    axes = [axis for axis in results.plan.space.searched if AXES[axis].of_variant]
+    defaults = [
+        _point(None, result.default, place, axes, device)
+        for place, result in enumerate(results.workloads)
+    ]
+    trials = [
+        _point(told.number, told.evaluation, place, axes, device)
+        for told in results.told
+        if (place := places.get(told.evaluation.configuration.workload.key)) is not None
+    ]
+    return {
+        "axes": {axis: [*results.plan.space.axes[axis], "–"] for axis in axes},
+        "outcomes": [outcome.value for outcome in Outcome],
+        "workloads": [
+            {
+                "label": workload_label(result.workload, varying),
+                "roofline": _roofline(result, results),
+                "balanced": _balanced(result),
+            }
+            for result in results.workloads
+        ],
+        "trials": defaults + trials,
+    }
+
+
+def _balanced(result: WorkloadResult) -> int | None:
+    """Return the trial of the balanced winner; None for the default, or without one."""
+    return result.winners["balanced"].candidate.number if result.winners else None
+
+
+def _roofline(result: WorkloadResult, results: Results) -> Json | None:
+    """Return the least that any configuration tried needs, by the device's rates."""
+    device = results.environment.device
+    least = [bound(result.default.configuration, device)] + [
+        bound(told.evaluation.configuration, device)
+        for told in results.told
+        if told.evaluation.configuration.workload.key == result.workload.key
+    ]
+    if not least[0].datasheet:
+        return None
+    return {
+        "latency": min(one.latency_ms for one in least),
+        "memory": min(one.memory_mib for one in least),
+    }
+
+
+def share_of_roofline(evaluation: Evaluation, device: Device) -> float | None:
+    """Return the least latency that the configuration needs, as a share of the one it has."""
+    least: Bound = bound(evaluation.configuration, device)
+    if evaluation.latency_ms is None or not least.datasheet:
+        return None
+    return least.latency_ms / evaluation.latency_ms
+
+
+def _point(
+    number: int | None, evaluation: Evaluation, place: int, axes: list[str], device: Device
+) -> Json:
+    variant, measured = evaluation.configuration.variant, evaluation.measurements
+    chosen = variant.model_dump()
+    point: dict[str, object] = {
+        "trial": number,  # None: the default
+        "workload": place,
+        "name": variant_label(variant, None if measured is None else measured.backend_ran),
+        "values": {axis: "–" if chosen[axis] is None else chosen[axis] for axis in axes},
+        "outcome": evaluation.outcome.value,
+        "reason": evaluation.reason,
+    }
+    if measured is None:
+        return point
+    latency = measured.latency
+    return point | {
+        "latency": latency.latency_ms,
+        "low": latency.low_ms,
+        "high": latency.high_ms,
+        "gpu": None if latency.gpu is None else latency.gpu.value,
+        "host": latency.host.value,
+        "bound": latency.bound,
+        "memory": measured.memory.peak_mib,
+        "error": measured.relative_error if math.isfinite(measured.relative_error) else None,
+        "ran": measured.backend_ran,
+        "roofline": share_of_roofline(evaluation, device),
+    }

@@ -1,0 +1,186 @@
+"""The report's tables: for each workload the default, the front and what was chosen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from objectives.evaluation import Evaluation, Outcome
+from objectives.limits import Limits
+from studies.front import CHOICES, Candidate, WorkloadResult
+from studies.report.bars import Bars, memory_bars, time_bars
+from studies.report.points import share_of_roofline
+from studies.results import Results
+from studies.summary import notes
+from studies.text import factor, mebibytes, milliseconds, variant_label, workload_label
+from variants.device import Device
+
+_SHORT = {"lowest_latency": "fastest", "lowest_memory": "smallest", "balanced": "balanced"}
+_KERNELS = 12  # of one step; a step of many has the attention's among the first
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One configuration of one workload, as text."""
+
+    chosen: tuple[str, ...]  # as what: default, fastest, smallest, balanced
+    variant: str
+    trial: str
+    latency: str  # ms
+    interval: str  # its 95 % interval, ms
+    gpu: str  # ms
+    faster: str
+    memory: str  # MiB
+    smaller: str
+    error: str
+    roofline: str  # speed, as a share of the roofline's
+    outcome: str  # empty when MEASURED
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSection:
+    """All about one workload."""
+
+    place: int
+    label: str
+    key: str
+    rows: tuple[Row, ...]  # the default, then the front by rising memory
+    verdict: tuple[Row, ...]  # the default and what was chosen
+    notes: tuple[str, ...]
+    missing: tuple[tuple[str, int, str], ...]  # outcome, trials, commonest reason: without numbers
+    time: Bars
+    memory: Bars
+    kernels: tuple[tuple[str, tuple[str, ...], int], ...]  # whose, the first ones, how many more
+
+
+def workload_sections(results: Results) -> list[WorkloadSection]:
+    """Return a section for each workload, in the order of the space."""
+    varying = set(results.plan.space.searched)
+    device = results.environment.device
+    return [
+        _section(place, workload_label(result.workload, varying), result, results, device)
+        for place, result in enumerate(results.workloads)
+    ]
+
+
+def _section(
+    place: int, label: str, result: WorkloadResult, results: Results, device: Device
+) -> WorkloadSection:
+    chosen = _chosen(result)
+    shown = {c.number: c for c in (*result.front, *chosen) if c.number is not None}
+    default = _row(result.default, None, ("default", *_tags(None, result)), result, device)
+    rows = [
+        _row(c.evaluation, c.number, _tags(c.number, result), result, device)
+        for c in sorted(shown.values(), key=lambda c: (c.memory, c.latency))
+    ]
+    winners = [c for c in chosen if c.number is not None]
+    picked = [("default", result.default)] + [
+        (" = ".join(_tags(c.number, result)), c.evaluation) for c in winners
+    ]
+    with_numbers = [
+        (name, evaluation, evaluation.measurements)
+        for name, evaluation in picked
+        if evaluation.measurements is not None
+    ]
+    return WorkloadSection(
+        place=place,
+        label=label,
+        key=result.workload.key,
+        rows=(default, *rows),
+        verdict=(
+            default,
+            *(
+                _row(c.evaluation, c.number, _tags(c.number, result), result, device)
+                for c in winners
+            ),
+        ),
+        notes=tuple(notes(result)),
+        missing=_missing(result, results),
+        time=time_bars(with_numbers),
+        memory=memory_bars(with_numbers),
+        kernels=tuple(
+            (
+                f"{name}: {variant_label(evaluation.configuration.variant)}",
+                measured.kernels[:_KERNELS],
+                max(0, len(measured.kernels) - _KERNELS),
+            )
+            for name, evaluation, measured in with_numbers
+            if measured.kernels
+        ),
+    )
+
+
+def _chosen(result: WorkloadResult) -> list[Candidate]:
+    """Return each winner once, fastest first; those within the usual error after the others."""
+    found: dict[int | None, Candidate] = {}
+    for winners in (result.winners, result.strict_winners):
+        for choice in CHOICES:
+            if choice in winners:
+                found.setdefault(winners[choice].candidate.number, winners[choice].candidate)
+    return list(found.values())
+
+
+def _tags(number: int | None, result: WorkloadResult) -> tuple[str, ...]:
+    """Return as what a configuration was chosen."""
+    tags = [
+        _SHORT[choice]
+        for choice in CHOICES
+        if choice in result.winners and result.winners[choice].candidate.number == number
+    ]
+    within = f" within error {Limits().max_error:g}"
+    tags += [
+        _SHORT[choice] + within
+        for choice in CHOICES
+        if choice in result.strict_winners
+        and result.strict_winners[choice].candidate.number == number
+        and _SHORT[choice] not in tags
+    ]
+    return tuple(tags)
+
+
+def _row(
+    evaluation: Evaluation,
+    number: int | None,
+    chosen: tuple[str, ...],
+    result: WorkloadResult,
+    device: Device,
+) -> Row:
+    measured, unit = evaluation.measurements, result.unit
+    name = variant_label(
+        evaluation.configuration.variant, None if measured is None else measured.backend_ran
+    )
+    trial = "default" if number is None else str(number)
+    outcome = "" if evaluation.outcome is Outcome.MEASURED else evaluation.outcome.value
+    if measured is None:
+        return Row(chosen, name, trial, "–", "", "", "", "–", "", "–", "", outcome)
+    latency, memory = measured.latency, measured.memory.peak_mib
+    share = share_of_roofline(evaluation, device)
+    return Row(
+        chosen=chosen,
+        variant=name,
+        trial=trial,
+        latency=milliseconds(latency.latency_ms),
+        interval=f"{milliseconds(latency.low_ms)} to {milliseconds(latency.high_ms)}",
+        gpu="" if latency.gpu is None else milliseconds(latency.gpu.value),
+        faster=factor(latency.latency_ms / unit.latency_ms),
+        memory=mebibytes(memory),
+        smaller=factor(memory / unit.peak_memory_mib),
+        error=f"{measured.relative_error:.1e}",
+        roofline="" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}",
+        outcome=outcome,
+    )
+
+
+def _missing(result: WorkloadResult, results: Results) -> tuple[tuple[str, int, str], ...]:
+    counts: Counter[Outcome] = Counter()
+    reasons: dict[Outcome, Counter[str]] = {}
+    for told in results.told:
+        evaluation = told.evaluation
+        mine = evaluation.configuration.workload.key == result.workload.key
+        if mine and evaluation.measurements is None:
+            counts[evaluation.outcome] += 1
+            reasons.setdefault(evaluation.outcome, Counter())[evaluation.reason] += 1
+    return tuple(
+        (outcome.value, count, reasons[outcome].most_common(1)[0][0])
+        for outcome, count in counts.most_common()
+    )
