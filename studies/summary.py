@@ -91,7 +91,7 @@ def _of_one(found: _Balanced, varying: set[str]) -> str:
     what = workload_label(result.workload, varying)
     numbers = (
         f"{milliseconds(winner.latency)} ms and {mebibytes(winner.memory)} MiB, "
-        f"relative error {winner.measurements.relative_error:.1e}"
+        f"relative error {winner.measurements.relative_error:.2g}"
     )
     if winner.number is None:
         return f"nothing that was tried balances {what} better than PyTorch's default ({numbers})"
@@ -111,7 +111,7 @@ def _of_several(found: Sequence[_Balanced], results: Results) -> str:
         parts.append(
             f"the balanced winners of {_some(compared, count)} workloads are, against PyTorch's "
             f"default and in the geometric mean, {_gain(compared)}, at relative errors up to "
-            f"{error:.1e}"
+            f"{error:.2g}"
         )
     if kept := sum(one.winner.number is None for one in found):
         parts.append(f"in {kept} the default itself is the best balance")

@@ -36,9 +36,15 @@ def zone_maps(results: Results) -> tuple[ZoneMap, ...]:
     shape = [axis for axis in varying if axis in ("batch", "seq_len")]
     others = [axis for axis in varying if axis not in shape]
     if len(shape) == 2:
-        titles = dict.fromkeys(_named(result.workload, others) for result in found)
+        titles = dict.fromkeys(_titled(result.workload, others) for result in found)
         return tuple(
-            _map(title, ["batch"], ["seq_len"], _those(found, others, title)) for title in titles
+            _map(
+                title,
+                ["batch"],
+                ["seq_len"],
+                [result for result in found if _titled(result.workload, others) == title],
+            )
+            for title in titles
         )
     return (_map("", shape or ["batch"], others or ["seq_len"], found),)
 
@@ -55,10 +61,6 @@ def _varying(workloads: Sequence[Workload]) -> list[str]:
     # What follows from others is only left out while the others alone tell workloads apart.
     apart = {tuple(getattr(workload, axis) for axis in chosen) for workload in workloads}
     return chosen if len(apart) == len(workloads) else varying
-
-
-def _those(found: Sequence[WorkloadResult], axes: list[str], title: str) -> list[WorkloadResult]:
-    return [result for result in found if _named(result.workload, axes) == title]
 
 
 def _map(
@@ -91,3 +93,7 @@ def _sorted(found: Sequence[WorkloadResult], axes: list[str]) -> list[WorkloadRe
 
 def _named(workload: Workload, axes: Sequence[str]) -> str:
     return " · ".join(str(getattr(workload, axis)) for axis in axes)
+
+
+def _titled(workload: Workload, axes: Sequence[str]) -> str:
+    return ", ".join(f"{axis} {getattr(workload, axis)}" for axis in axes)

@@ -58,12 +58,12 @@ def time_bars(picked: Picked) -> Bars:
             waits = latency.latency_ms - works
             pieces = [("GPU works", "work", works), ("GPU waits for the host", "wait", waits)]
         host = f"host {milliseconds(latency.host.value)} ms, " if latency.gpu is not None else ""
-        first = f"first step {duration(latency.first_step_ms / 1e3)}"
+        first = f"first step {_once(latency.first_step_ms)}"
         length = latency.new_length_ms
         stall = f", each new length {milliseconds(length)} ms more" if length else ""
         bars.append(
             Bar(
-                label=f"{name}: {variant_label(evaluation.configuration.variant)}",
+                label=f"{variant_label(evaluation.configuration.variant)} ({name})",
                 total=f"{milliseconds(latency.latency_ms)} ms",
                 parts=_parts(pieces, longest, lambda value: f"{milliseconds(value)} ms"),
                 beside=host + first + stall,
@@ -92,13 +92,17 @@ def memory_bars(picked: Picked) -> Bars:
             beside.append(f"reserved by the allocator {mebibytes(memory.reserved_mib)} MiB")
         bars.append(
             Bar(
-                label=f"{name}: {variant_label(evaluation.configuration.variant)}",
+                label=f"{variant_label(evaluation.configuration.variant)} ({name})",
                 total=f"{mebibytes(memory.peak_mib)} MiB",
                 parts=_parts(pieces, largest, lambda value: f"{mebibytes(value)} MiB"),
                 beside=", ".join(beside),
             )
         )
     return Bars("Where the memory goes", tuple(bars))
+
+
+def _once(spent_ms: float) -> str:
+    return duration(spent_ms / 1e3) if spent_ms >= 1e3 else f"{milliseconds(spent_ms)} ms"
 
 
 def _parts(

@@ -5,11 +5,15 @@
   const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1",
     "#6F6F6F", "#1B2733", "#B5B000"];
   const SYMBOLS = { MEASURED: "circle", INACCURATE: "x", STALLS: "triangle-down", OUT_OF_MEMORY: "square" };
-  const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
-  const TICKS = { type: "log", tickformat: ",.3~r", nticks: 5, zeroline: false, automargin: true, gridcolor: "#e6eaee" };
+  const TICKS = { type: "log", tickformat: ",.3~r", nticks: 5, zeroline: false, gridcolor: "#e6eaee" };
   const phone = () => window.innerWidth < 640;
+  const config = () => ({
+    responsive: true, displaylogo: false, displayModeBar: phone() ? false : "hover",
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+  });
 
   // What points may be coloured and filtered by: outcome, each axis of the variant, what binds.
+  const isDefault = (t) => t.trial === null;
   const present = (values) => [...new Set(values)];
   const features = [
     { name: "outcome", of: (t) => t.outcome, order: data.outcomes },
@@ -17,7 +21,7 @@
     { name: "backend that ran", of: (t) => t.ran || "unknown", order: [] },
     { name: "bound by", of: (t) => t.bound || "unknown", order: [] },
   ].map((feature) => {
-    const found = present(data.trials.map((t) => String(feature.of(t))));
+    const found = present(data.trials.filter((t) => !isDefault(t)).map((t) => String(feature.of(t))));
     const known = feature.order.map(String).filter((value) => found.includes(value));
     return { ...feature, values: [...known, ...found.filter((value) => !known.includes(value)).sort()] };
   });
@@ -28,12 +32,11 @@
 
   const hidden = new Map(features.map((feature) => [feature.name, new Set()]));
   let most = Infinity; // relative error
-  const isDefault = (t) => t.trial === null;
   const shown = (t) => isDefault(t) ||
     (features.every((feature) => !hidden.get(feature.name).has(String(feature.of(t)))) &&
       (most === Infinity || (t.error !== null && t.error !== undefined && t.error <= most)));
 
-  const digits = (value) => Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+  const digits = (value) => (value < 99.95 ? value.toPrecision(3) : value.toFixed(0));
   const escaped = (text) => String(text).replace(/[&<>"']/g, (mark) => `&#${mark.charCodeAt(0)};`);
   const error = (t) => (t.error === undefined ? "" : t.error === null ? "not finite" : t.error.toExponential(1));
 
@@ -41,7 +44,7 @@
     const lines = [`<b>${escaped(t.name)}</b> (${isDefault(t) ? "default" : `trial ${t.trial}`})`];
     lines.push(`${digits(t.latency)} ms (${digits(t.low)} to ${digits(t.high)}), ${digits(t.memory)} MiB`);
     lines.push(t.gpu === null ? "" : `GPU ${digits(t.gpu)} ms, host ${digits(t.host)} ms: ${escaped(t.bound)} binds`);
-    lines.push(`error ${error(t)}` + (t.roofline === null ? "" : `, ${digits(100 * t.roofline)} % of roofline speed`));
+    lines.push(`error ${error(t)}` + (t.roofline === null ? "" : `, ${(100 * t.roofline).toPrecision(2)} % of roofline speed`));
     const values = Object.entries(t.values).map(([axis, value]) => `${escaped(axis)} ${escaped(value)}`);
     for (let start = 0; start < values.length; start += 3) lines.push(values.slice(start, start + 3).join(", "));
     if (t.outcome !== "MEASURED") lines.push(`<b>${escaped(t.outcome)}</b>: ${escaped(t.reason).slice(0, 160)}`);
@@ -114,7 +117,7 @@
         { type: "line", xref: "paper", x0: 0, x1: 1, y0: roofline.latency, y1: roofline.latency, line },
         { type: "line", yref: "paper", y0: 0, y1: 1, x0: roofline.memory, x1: roofline.memory, line },
       ] : [],
-      margin: { t: 8, r: 12, l: 60, b: 40 }, font: { size: phone() ? 11 : 13, color: "#1b2733" },
+      margin: { t: 8, r: 12, l: 64, b: 44 }, font: { size: phone() ? 11 : 13, color: "#1b2733" },
       legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 },
       hoverlabel: { align: "left", bgcolor: "#fff", font: { size: 12 } },
       hovermode: "closest", dragmode: phone() ? false : "zoom", plot_bgcolor: "#fff", paper_bgcolor: "#fff",
@@ -128,11 +131,11 @@
   function draw(element) {
     if (element.dataset.workload !== undefined) {
       const place = Number(element.dataset.workload);
-      Plotly.react(element, traces(place, chooser.value), layout(place), CONFIG);
+      Plotly.react(element, traces(place, chooser.value), layout(place), config());
     } else {
       const figure = JSON.parse(document.getElementById(element.dataset.drawing).textContent);
       const more = { title: undefined, font: { size: phone() ? 11 : 13 }, dragmode: phone() ? false : "zoom" };
-      Plotly.react(element, figure.data, { ...figure.layout, ...more, margin: { t: 8, r: 12, l: 60, b: 45 } }, CONFIG);
+      Plotly.react(element, figure.data, { ...figure.layout, ...more, margin: { t: 8, r: 12, l: 60, b: 45 } }, config());
     }
     drawn.add(element);
   }
@@ -243,7 +246,7 @@
   // ---- printing: everything drawn, at the paper's width ----
   const PAPER = 660;
   window.addEventListener("beforeprint", () => {
-    figures.forEach((element) => { draw(element); Plotly.relayout(element, { width: PAPER, height: 360 }); });
+    figures.forEach((element) => { draw(element); Plotly.relayout(element, { width: PAPER, height: 300 }); });
   });
   window.addEventListener("afterprint", () => {
     figures.forEach((element) => Plotly.relayout(element, { width: null, height: null, autosize: true }));

@@ -13,6 +13,7 @@ from studies.text import variant_label, workload_label
 from variants.axes import AXES
 from variants.device import Device
 
+INACTIVE = "inactive"  # where an axis means nothing
 Json = Mapping[str, object]
 
 
@@ -32,7 +33,7 @@ def page_data(results: Results) -> Json:
         if (place := places.get(told.evaluation.configuration.workload.key)) is not None
     ]
     return {
-        "axes": {axis: [*results.plan.space.axes[axis], "–"] for axis in axes},
+        "axes": {axis: [*results.plan.space.axes[axis], INACTIVE] for axis in axes},
         "outcomes": [outcome.value for outcome in Outcome],
         "workloads": [
             {
@@ -84,7 +85,7 @@ def _point(
         "trial": number,  # None: the default
         "workload": place,
         "name": variant_label(variant, None if measured is None else measured.backend_ran),
-        "values": {axis: "–" if chosen[axis] is None else chosen[axis] for axis in axes},
+        "values": {axis: INACTIVE if chosen[axis] is None else chosen[axis] for axis in axes},
         "outcome": evaluation.outcome.value,
         "reason": evaluation.reason,
     }

@@ -75,7 +75,7 @@ def _section(
     ]
     winners = [c for c in chosen if c.number is not None]
     picked = [("default", result.default)] + [
-        (" = ".join(_tags(c.number, result)), c.evaluation) for c in winners
+        (", ".join(_tags(c.number, result)), c.evaluation) for c in winners
     ]
     with_numbers = [
         (name, evaluation, evaluation.measurements)
@@ -127,14 +127,15 @@ def _tags(number: int | None, result: WorkloadResult) -> tuple[str, ...]:
         for choice in CHOICES
         if choice in result.winners and result.winners[choice].candidate.number == number
     ]
-    within = f" within error {Limits().max_error:g}"
-    tags += [
-        _SHORT[choice] + within
+    within = [
+        _SHORT[choice]
         for choice in CHOICES
         if choice in result.strict_winners
         and result.strict_winners[choice].candidate.number == number
         and _SHORT[choice] not in tags
     ]
+    if within:
+        tags.append(f"within error {Limits().max_error:g}: {', '.join(within)}")
     return tuple(tags)
 
 
@@ -166,7 +167,7 @@ def _row(
         memory=mebibytes(memory),
         smaller=factor(memory / unit.peak_memory_mib),
         error=f"{measured.relative_error:.1e}",
-        roofline="" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}",
+        roofline="" if share is None else f"{100 * share:.2g} %",
         outcome=outcome,
     )
 
