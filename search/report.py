@@ -31,13 +31,16 @@ def report(
     """Write a study's report: one HTML file that opens without a network."""
     chosen = load_study(open_storage(storage), study)
     text = render_report(chosen)
+    page = text.encode()
     try:
         write_atomically(output, text)
         if attached:
-            attach(chosen, artifact_store(storage), output, "text/html")
+            attach(chosen, artifact_store(storage), "report.html", page, "text/html")
     except OSError as error:
         raise UsageError(
             f"--output must be a file that can be written, got {output}: {error.strerror}"
         ) from None
-    megabytes = len(text.encode()) / 1e6
-    console.print(f"wrote {output} ({megabytes:.1f} MB, most of it plotly; needs no network)")
+    console.print(
+        f"wrote {output} ({len(page) / 1e6:.1f} MB, most of it plotly; needs no network)",
+        soft_wrap=True,
+    )

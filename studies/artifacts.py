@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tempfile
 from pathlib import Path
 
 import optuna
@@ -38,20 +40,24 @@ def artifact_store(storage_url: str) -> FileSystemArtifactStore:
     return FileSystemArtifactStore(folder)
 
 
-def attach(study: optuna.Study, store: FileSystemArtifactStore, path: Path, mimetype: str) -> None:
+def attach(
+    study: optuna.Study, store: FileSystemArtifactStore, name: str, content: bytes, mimetype: str
+) -> None:
     """Attach a file to a study; one of the same name is replaced.
 
     Raises:
-        OSError: It cannot be read or stored.
+        OSError: It cannot be stored.
     """
-    known = _artifact_id(study, path.name)
-    if known is None:
+    known = _artifact_id(study, name)
+    if known is not None:
+        store.write(known, io.BytesIO(content))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
         upload_artifact(
             artifact_store=store, file_path=str(path), study_or_trial=study, mimetype=mimetype
         )
-        return
-    with path.open("rb") as file:
-        store.write(known, file)
 
 
 def _artifact_id(study: optuna.Study, name: str) -> str | None:

@@ -38,6 +38,6 @@ def serve(storage: BaseStorage, store: FileSystemArtifactStore, host: str, port:
 
 
 def address(host: str, port: int, study_id: int) -> str:
-    """Return the address of a study's page."""
+    """Return the address of a study's note, where its page begins."""
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
-    return f"http://{shown}:{port}/dashboard/studies/{study_id}"
+    return f"http://{shown}:{port}/dashboard/studies/{study_id}/note"

@@ -56,7 +56,7 @@ def summary_note(results: Results) -> str:
 
 def _table(results: Results) -> str:
     varying = set(results.plan.space.searched)
-    rows = [f"| {' | '.join(_HEADINGS)} |", "|---" * len(_HEADINGS) + "|"]
+    rows = [f"| {' | '.join(_HEADINGS)} |", "|---" * 3 + "|---:" * 6 + "|"]
     for result in results.workloads[:_WORKLOADS]:
         rows += _rows(result, workload_label(result.workload, varying))
     left = len(results.workloads) - _WORKLOADS
@@ -89,7 +89,7 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
             factor(winner.latency / result.unit.latency_ms),
             mebibytes(winner.memory),
             factor(winner.memory / result.unit.peak_memory_mib),
-            f"{measured.relative_error:.1e}",
+            f"{measured.relative_error:.2g}",
         ]
         rows.append(f"| {' | '.join(map(_escaped, cells))} |")
         label = ""

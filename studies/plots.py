@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import textwrap
 from dataclasses import dataclass
 
 import optuna
@@ -24,7 +23,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "pentagon", "hexagon2", "star")
 TICKS = {"type": "log", "tickformat": ",.3~r", "nticks": 5}
 _MAPS_A_ROW = 3
-_CELL_WIDTH = 20  # letters of a winner's name in one line
+_LEGEND = 8  # entries; beyond, hovering names a point's workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +94,13 @@ def front_figure(results: Results) -> go.Figure:
                 x=points.memory,
                 y=points.latency,
                 text=[html.escape(name) for name in points.names],
-                hovertemplate="%{text}<br>memory %{x:.3g}, latency %{y:.3g} of the default's"
+                hovertemplate=html.escape(points.label)
+                + "<br>%{text}<br>memory %{x:.3g}, latency %{y:.3g} of the default's"
                 "<extra></extra>",
                 mode="lines+markers" if points.front else "markers",
                 name=html.escape(points.label),
                 legendgroup=points.label,
-                showlegend=points.label not in shown,
+                showlegend=points.label not in shown and len(labels) <= _LEGEND,
                 marker={
                     "size": 11 if points.front else 6,
                     "color": color,
@@ -128,7 +128,7 @@ def _subject(results: Results) -> str:
     if len(results.workloads) == 1:
         varying = set(results.plan.space.searched)
         return html.escape(workload_label(results.workloads[0].workload, varying))
-    return f"{len(results.workloads)} workloads"
+    return f"{len(results.workloads)} workloads, a colour and shape each"
 
 
 def history_figure(results: Results) -> go.Figure:
@@ -191,7 +191,7 @@ def map_figure(results: Results, choice: Choice = "balanced") -> go.Figure | Non
         figure.update_xaxes(title=one.column_axis, type="category", row=row, col=column)
         figure.update_yaxes(title=one.row_axis, type="category", row=row, col=column)
     figure.update_layout(
-        title=f"Goldilocks map: {choice.replace('_', ' ')} winner, its gain in latency and memory",
+        title=f"Goldilocks map: how much faster each {choice.replace('_', ' ')} winner is",
         coloraxis={
             "colorscale": [[0, "#f7d9c4"], [0.5, "#f7f7f7"], [1, "#8cc5b0"]],
             "cmin": -3,
@@ -209,17 +209,15 @@ def map_figure(results: Results, choice: Choice = "balanced") -> go.Figure | Non
 
 
 def _heatmap(one: ZoneMap, choice: Choice) -> go.Heatmap:
-    gains, texts = [], []
-    for row in one.cells:
-        gains.append([_gain(result, choice) for result in row])
-        texts.append([_cell(result, choice) for result in row])
     return go.Heatmap(
         x=[html.escape(name) for name in one.columns],
         y=[html.escape(name) for name in one.rows],
-        z=gains,
-        text=texts,
+        z=[[_gain(result, choice) for result in row] for row in one.cells],
+        text=[[_cell(result, choice) for result in row] for row in one.cells],
+        hovertext=[[_hover(result, choice) for result in row] for row in one.cells],
         texttemplate="%{text}",
-        hovertemplate="%{x}, %{y}<br>%{text}<extra></extra>",
+        textfont={"size": 11},
+        hovertemplate="%{x}, %{y}<br>%{hovertext}<extra></extra>",
         coloraxis="coloraxis",
         xgap=2,
         ygap=2,
@@ -233,20 +231,23 @@ def _gain(result: WorkloadResult | None, choice: Choice) -> float | None:
 
 
 def _cell(result: WorkloadResult | None, choice: Choice) -> str:
+    """Return what fits into a small cell: the gain in latency and the backend."""
     if result is None:
         return ""
     if not result.winners:
-        return "nothing usable"
+        return "nothing<br>usable"
     winner = result.winners[choice].candidate
-    name = "the default"
-    if winner.number is not None:
-        name = variant_label(winner.evaluation.configuration.variant)
-    lines = [html.escape(line) for line in textwrap.wrap(name, _CELL_WIDTH)]
-    gain = (
-        f"{factor(winner.latency / result.unit.latency_ms)} faster, "
-        f"{factor(winner.memory / result.unit.peak_memory_mib)} smaller"
-    )
-    return "<br>".join([*lines, gain])
+    backend = winner.evaluation.configuration.variant.backend
+    name = "default" if winner.number is None else html.escape(backend)
+    return f"{factor(winner.latency / result.unit.latency_ms)}<br>{name}"
+
+
+def _hover(result: WorkloadResult | None, choice: Choice) -> str:
+    if result is None or not result.winners:
+        return ""
+    winner = result.winners[choice].candidate
+    smaller = factor(winner.memory / result.unit.peak_memory_mib)
+    return f"{html.escape(_described(winner))}<br>{smaller} smaller"
 
 
 def save_plots(study: optuna.Study, results: Results) -> None:
