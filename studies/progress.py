@@ -33,11 +33,13 @@ def hypervolume_history(results: Results) -> History:
     """
     found = [result for result in results.workloads if result.front]
     by_workload = {result.workload.key: _history(result, results) for result in found}
+    if not found:
+        return History((), {})
     trials = len(results.told) + 1
     mean = tuple(
         float(np.mean([history[n] for history in by_workload.values()])) for n in range(trials)
     )
-    return History(mean if by_workload else (), by_workload)
+    return History(mean, by_workload)
 
 
 def _history(result: WorkloadResult, results: Results) -> tuple[float, ...]:

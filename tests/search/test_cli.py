@@ -148,6 +148,8 @@ BAD: list[tuple[str, str]] = [
     ("show --study absent", "study"),
     ("show", "the storage holds no study"),
     ("export --study absent", "study"),
+    ("report", "the storage holds no study"),
+    ("report --study absent", "study"),
     ("table --output x.xlsx", "study|must end in .csv or .parquet"),
     ("dashboard", "the storage holds no study"),
     ("run --preset kv", "--preset: preset must be one of flex-attention, .*; got kv"),
@@ -256,3 +258,23 @@ def test_dashboard_shows_named_objectives_and_no_failure_as_best(storage: BaseSt
         attributes = {attr["key"]: attr["value"] for attr in trial["user_attrs"]}
         assert attributes["outcome"] == "MEASURED"
         assert trial["state"] == "Complete"
+
+
+def test_report_is_written_and_attached_where_the_dashboard_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'goldilocks.db'}"
+    of = session(open_storage(url), sampler="random")
+    run(of, 8)
+    done = search("report", "--output", "r.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"wrote r.html \(\d\.\d MB, .* needs no network\)", done.stdout)
+    page = (tmp_path / "r.html").read_bytes()
+    (attached,) = (tmp_path / "goldilocks.db.artifacts").iterdir()
+    assert attached.read_bytes() == page
+    monkeypatch.chdir(tmp_path)
+    words = ["search", "report", "--no-attach", "--output", "absent/r.html"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert main() == 2
+    expected = "--output must be a file that can be written, got absent/r.html"
+    assert expected in capsys.readouterr().err
