@@ -25,6 +25,7 @@ from objectives.evaluation import Outcome
 from search.cli import main
 from studies.dashboard import _QuietHandler
 from studies.export import Export
+from studies.publish import publish
 from studies.study import load_study, open_storage, told
 from tests.fake_bench import FakeBench
 from tests.studies.test_session import run, session
@@ -238,6 +239,7 @@ def test_dashboard_shows_named_objectives_and_no_failure_as_best(storage: BaseSt
     fails = {"math": Outcome.INACCURATE, "eager": Outcome.OUT_OF_MEMORY}
     of = session(storage, FakeBench(fails=fails))
     run(of, 40)
+    publish(of.study)
     with make_server("127.0.0.1", 0, wsgi(storage), handler_class=_QuietHandler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -249,6 +251,10 @@ def test_dashboard_shows_named_objectives_and_no_failure_as_best(storage: BaseSt
         server.shutdown()
         thread.join()
     assert page["objective_names"] == ["peak_memory_vs_default", "latency_vs_default"]
+    assert "40 trials told so far" in page["note"]["body"]
+    plots = {plot["id"]: json.loads(plot["graph_object"]) for plot in page["plotly_graph_objects"]}
+    assert sorted(plots) == ["goldilocks-front", "goldilocks-map", "hypervolume"]
+    assert all(plot["data"] for plot in plots.values())
     assert len(page["trials"]) == 40
     states = {trial["state"] for trial in page["trials"]}
     assert states == {"Complete", "Pruned"}
