@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from objectives.prior import predict
 from studies.space import Survey
-from studies.surrogate import Axes, Matrix
+from studies.surrogate import Matrix
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration
 from variants.device import Device
@@ -64,10 +64,10 @@ class Catalogue:
         """How many configurations each workload has."""
         return np.bincount(self.workloads)
 
-    @cached_property
-    def axes(self) -> Axes:
+    @property
+    def named(self) -> list[bool]:
         """Which columns of `points` are names."""
-        return Axes(np.array([not _numeric(choices) for choices in self.choices.values()]))
+        return [not _numeric(choices) for choices in self.choices.values()]
 
     @cached_property
     def points(self) -> Matrix:

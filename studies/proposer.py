@@ -30,9 +30,9 @@ OPTIMISM = 1.0
 SAMPLES = 32
 RIDGE = 0.5  # evidence, in squared log10 units, that outweighs the belief in a prior
 MOST_CERTAIN = 0.98  # that a candidate fails
-MOST_CANDIDATES = 4_000  # looked at for one proposal
+MOST_CANDIDATES = 2_500  # looked at for one proposal
 MOST_SCANNED = 100_000  # looked at when the shortlist is made
-MOST_POINTS = 500  # that the surrogate learns from
+MOST_POINTS = 400  # that the surrogate learns from
 
 
 @dataclass(frozen=True, slots=True)

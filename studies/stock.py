@@ -73,14 +73,16 @@ class StockSampler(JointSampler):
         ):
             if trial.number not in self._copied:
                 self._copied.add(trial.number)
+                if self.catalogue.find(trial.params) is None or len(trial.values or (0, 0)) != 2:
+                    continue  # somebody else's
                 # Stock samplers pass over trials that lack a parameter: an axis that was inactive
                 # gets its first choice.
                 choices = self.catalogue.choices
-                missing = {n: c[0] for n, c in choices.items() if n not in trial.params}
+                params = {n: trial.params.get(n, known[0]) for n, known in choices.items()}
                 self._told.add_trial(
                     optuna.trial.create_trial(
                         state=trial.state,
-                        params=trial.params | missing,
+                        params=params,
                         distributions=self.distributions,
                         values=trial.values,
                         system_attrs=trial.system_attrs,

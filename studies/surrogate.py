@@ -9,7 +9,7 @@ Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, sections 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 
 Matrix = NDArray[np.float64]
 
+FEW_LEVELS = 64
 OCTAVES = 4.0  # powers of two between numbers that resemble each other as two names do
 # What is believed of the hyperparameters before there is data, in log units: (mean, deviation) of
 # the weight of an axis, of the variance of the residual and of the noise, all in log10 units.
@@ -39,12 +40,47 @@ class Axes:
     """The coordinates of points: a row of numbers each, codes on named axes."""
 
     named: NDArray[np.bool_]  # by axis
+    # Of an axis: all values there are, rising, if they are few.
+    levels: tuple[Matrix | None, ...]
+
+    @classmethod
+    def of(cls, points: Matrix, named: Sequence[bool]) -> Axes:
+        """Return the axes of these points, `(n, axes)`."""
+        levels = [np.unique(column) for column in points.T]
+        few = tuple(one if len(one) <= FEW_LEVELS else None for one in levels)
+        return cls(np.array(named, dtype=bool), few)
 
     def distance(self, axis: int, a: Matrix, b: Matrix) -> Matrix:
         """Return how far points are apart on one axis, `(len(a), len(b))`."""
         apart = a[:, axis, None] - b[None, :, axis]
         distance: Matrix = (apart != 0) * 1.0 if self.named[axis] else np.abs(apart) / OCTAVES
         return distance
+
+    def unlike(self, weights: Matrix, a: Matrix, b: Matrix) -> Matrix:
+        """Return the weighted sum of all distances, `(len(a), len(b))`.
+
+        A value among few is a row of zeros and ones whose differences are distances, so that most
+        of the sum is one matrix product.
+        """
+        bits_a, bits_b, costs = [], [], []
+        rest = np.zeros((len(a), len(b)))
+        for axis, (levels, weight) in enumerate(zip(self.levels, weights, strict=True)):
+            if levels is None:
+                rest += weight * self.distance(axis, a, b)
+            elif self.named[axis]:
+                bits_a.append(a[:, axis, None] == levels)
+                bits_b.append(b[:, axis, None] == levels)
+                costs.append(np.full(len(levels), weight / 2))
+            else:
+                bits_a.append(a[:, axis, None] > levels[:-1])
+                bits_b.append(b[:, axis, None] > levels[:-1])
+                costs.append(weight * np.diff(levels) / OCTAVES)
+        if costs:
+            cost = np.concatenate(costs)
+            left = np.concatenate(bits_a, axis=1) * cost
+            right = np.concatenate(bits_b, axis=1, dtype=np.float64)
+            rest += left.sum(axis=1)[:, None] + (right @ cost)[None, :] - 2 * (left @ right.T)
+        return rest
 
 
 class AxesKernel(Kernel):  # type: ignore[misc]
@@ -81,10 +117,7 @@ class AxesKernel(Kernel):  # type: ignore[misc]
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
         weights, variance = np.exp(self.log[:-2]), float(np.exp(self.log[-2]))
         other = X if Y is None else Y
-        unlike = np.zeros((len(X), len(other)))
-        for axis, weight in enumerate(weights):
-            unlike += weight * self.axes.distance(axis, X, other)
-        alike = variance * np.exp(-unlike)
+        alike = variance * np.exp(-self.axes.unlike(weights, X, other))
         if Y is not None:
             return alike
         noisy = float(np.exp(self.log[-1])) * np.eye(len(X))

@@ -47,8 +47,8 @@ def candidates_of(catalogue: Catalogue, prior: Matrix | None) -> Candidates:
     With a prior, the expected latency is a coordinate too: configurations that are bound by their
     launches resemble each other, whatever their shapes.
     """
-    points, axes = catalogue.points, catalogue.axes
+    points, named = catalogue.points, catalogue.named
     if prior is not None:
         points = np.column_stack([points, prior[:, 1] / math.log10(2)])  # octaves, as all numbers
-        axes = Axes(np.append(axes.named, False))
-    return Candidates(points, axes, catalogue.workloads, prior)
+        named = [*named, False]
+    return Candidates(points, Axes.of(points, named), catalogue.workloads, prior)

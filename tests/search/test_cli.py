@@ -135,7 +135,7 @@ BAD: list[tuple[str, str]] = [
     ("run --batch 0", "--batch: batch must be a positive integer, got 0"),
     ("run --batch x", "--batch: batch must be a positive integer, got 'x'"),
     ("run --score-mod sliding_window:0", "window in keys of sliding_window must be a positive"),
-    ("run --sampler best", "--sampler must be one of tpe, nsga2, random; got best"),
+    ("run --sampler best", "--sampler must be one of goldilocks, .*; got best"),
     ("run --device gpu", "--device"),
     ("run --nonsense", "nonsense"),
     ("run --storage sqlite:////nowhere/at/all.db", "storage must be a database .*/nowhere/at"),

@@ -13,7 +13,7 @@ from studies.hypervolume import gains, hypervolume, staircase
 from studies.proposer import Candidates, Proposer, Told
 from studies.surrogate import Axes, AxesKernel, Surrogate
 
-AXES = Axes(np.array([True, True, False]))
+AXES = Axes(np.array([True, True, False]), (np.arange(4.0), np.arange(3.0), None))
 POINTS = st.lists(
     st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), min_size=1, max_size=8
 ).map(np.array)
@@ -80,7 +80,7 @@ def problem(workloads: int = 6, variants: int = 24) -> tuple[Candidates, np.ndar
     )
     memory = rows[:, 0] * 0.3 + 0.2 * (rows[:, 1] - 2) ** 2 + 0.1 * rows[:, 2]
     latency = rows[:, 0] * 0.2 + 0.2 * (rows[:, 1] - 2) ** 2 + 0.15 * np.abs(rows[:, 2] - 1)
-    axes = Axes(np.array([False, True, True]))
+    axes = Axes.of(rows, [False, True, True])
     of = rows[:, 0].astype(np.int64)
     return Candidates(rows, axes, of, None), np.stack([memory, latency], axis=1)
 
@@ -194,3 +194,17 @@ def test_one_surprise_does_not_make_the_rest_uncertain() -> None:
         surrogate.fit(grid[::2], values[::2])
         deviations.append(float(np.median(surrogate.predict(grid[1::2])[1])))
     assert deviations[1] < 0.5
+
+
+@given(st.integers(0, 1000))
+def test_distances_by_matrix_products_are_the_sums_of_distances(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = np.c_[rng.integers(0, 5, (20, 2)), rng.random((20, 1)) * 9, rng.integers(0, 3, 20)]
+    axes = Axes.of(points, [True, False, False, False])
+    weights = rng.random(4)
+    few = Axes(axes.named, (*axes.levels[:2], None, axes.levels[3]))
+    summed = sum(
+        weight * few.distance(axis, points[:7], points) for axis, weight in enumerate(weights)
+    )
+    np.testing.assert_allclose(few.unlike(weights, points[:7], points), summed, atol=1e-12)
+    np.testing.assert_allclose(axes.unlike(weights, points[:7], points), summed, atol=1e-12)
