@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from optuna.storages import InMemoryStorage
 
+from objectives.evaluation import Outcome
 from objectives.prior import Prediction, predict
 from search.cli import main
 from studies.recorded import TableError, read_table
 from studies.replay import Scorer, replay
+from studies.results import as_table, read_results
 from studies.samplers import SAMPLERS
+from tests.fake_bench import FakeBench
+from tests.studies.test_session import run, session
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
 
@@ -148,3 +153,61 @@ def test_the_command_prints_scores_and_json(
     }
     monkeypatch.setattr(sys, "argv", ["search", "replay", "absent.csv"])
     assert main() == 2
+
+
+def test_a_column_that_is_no_axis_of_ours_is_one_of_the_tables(table: Path) -> None:
+    lines = table.read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    cells[0].insert(8, "block")
+    wide = [",".join(cells[0])]
+    for row in cells[1:]:
+        for block in ("64", "128") if row[4] == "math" else ("",):
+            wide.append(",".join([*row[:8], block, *row[8:]]))
+    table.write_text("\n".join(wide))
+    recorded = read_table(table)
+    assert recorded.unknown == ("block",)
+    assert len(recorded.catalogue) == 96 + 32
+    assert recorded.catalogue.choices["block"] == ("64", "128")
+    first = recorded.catalogue.params(0)
+    assert "block" not in first  # means nothing to the first backend
+    scores = list(replay(recorded, "goldilocks", 0, (16, 128), DEVICE_PROFILES["h100"].device))
+    assert scores[1].dispatch == pytest.approx(1.0)
+
+
+def test_names_mean_nothing_to_the_search(table: Path, tmp_path: Path) -> None:
+    # Without a prior, backends by other names are found as soon, up to ties.
+    swapped = {"eager": "cudnn", "cudnn": "math", "math": "eager"}
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    other = tmp_path / "permuted.csv"
+    other.write_text(
+        "\n".join(
+            ",".join([*line[:4], swapped.get(line[4], line[4]), *line[5:]]) for line in lines
+        )
+    )
+
+    def score(path: Path) -> float:
+        recorded = read_table(path)
+        runs = [next(replay(recorded, "goldilocks", seed, (24,), None)) for seed in range(2)]
+        return sum(run.dispatch for run in runs) / len(runs)
+
+    assert score(other) == pytest.approx(score(table), abs=0.02)
+
+
+def test_what_a_sweep_recorded_can_be_replayed(tmp_path: Path) -> None:
+    axes = {"batch": (1, 4), "seq_len": (512,), "score_mod": ("none",), "precision": ("bf16",)}
+    of = session(
+        InMemoryStorage(), FakeBench(fails={"math": Outcome.CRASHED}), axes=axes, sampler="sweep"
+    )
+    run(of, of.survey.size)
+    results = read_results(of.study)
+    path = tmp_path / "swept.csv"
+    as_table(results).to_csv(path, index=False)
+    recorded = read_table(path)
+    assert recorded.unknown == ()
+    assert len(recorded.catalogue) == of.survey.size  # the defaults are no rows of the space
+    recorded_by_key = {e.configuration.key: e for e in recorded.evaluations}
+    for trial in results.told:
+        again = recorded_by_key[trial.evaluation.configuration.key]
+        assert again.outcome is trial.evaluation.outcome
+        assert again.latency_ms == trial.evaluation.latency_ms
+        assert again.peak_memory_mib == trial.evaluation.peak_memory_mib

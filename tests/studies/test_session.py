@@ -14,6 +14,7 @@ from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
 from search.choices import choices_from_toml
 from studies.defaults import DEFAULT_AXES
+from studies.joint import JointSampler
 from studies.opening import open_study
 from studies.presets import preset_path
 from studies.results import as_table, read_results
@@ -282,3 +283,27 @@ def test_table_has_a_row_for_each_default_and_trial(storage: BaseStorage) -> Non
     assert len(crashed) > 0
     assert crashed["latency_ms"].isna().all()
     assert table[table["outcome"] == "MEASURED"]["latency_ms"].notna().all()
+
+
+def test_probes_are_added_on_request(storage: BaseStorage) -> None:
+    of = session(storage, sampler="tpe")
+    run(of, 5)
+    sampler = of.study.sampler
+    assert isinstance(sampler, JointSampler)
+    order = sampler.probe_order.tolist()
+    needed = of.add_probes(6)
+    run(of, needed)
+    found = {sampler.catalogue.find(trial.params) for trial in of.study.trials}
+    assert set(order[:6]) <= found
+    assert of.add_probes(3) <= 3
+
+
+def test_coverage_counts_what_was_tried_of_each_choice(storage: BaseStorage) -> None:
+    of = session(storage, sampler="goldilocks")
+    run(of, 12)
+    covered = of.coverage()
+    assert sum(tried for tried, _ in covered["batch"].values()) == 12
+    assert sum(possible for _, possible in covered["batch"].values()) == of.survey.size
+    gains = of.expected_gains()
+    assert len(gains) + 1 >= 12  # of all but a probe
+    assert all(gain >= 0 for gain in gains)
