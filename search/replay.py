@@ -16,11 +16,11 @@ from rich.table import Table
 
 from search.choices import UsageError
 from search.terminal import make_console
-from studies.recorded import TableError, read_table
-from studies.replay import Score
+from studies.recorded import RecordedTable, TableError, read_table
+from studies.replay import Score, comparison
 from studies.replay import replay as replay_search
 from studies.samplers import OWN, SAMPLERS
-from variants.device import DEVICE_PROFILES
+from variants.device import DEVICE_PROFILES, Device
 
 console = make_console()
 
@@ -38,13 +38,13 @@ def replay(
         str, typer.Option(help=f"The prior's device: {', '.join(DEVICE_PROFILES)}.")
     ] = "h100",
     prior: Annotated[bool, typer.Option(help="Start from what the roofline expects.")] = True,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a plot of scores against trials.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score searches on a recorded table: how soon do they find what measuring all would?"""
-    names = [name.strip() for name in sampler.split(",")]
-    for name in names:
-        if name not in SAMPLERS:
-            raise UsageError(f"--sampler must be among {', '.join(SAMPLERS)}; got {name}")
+    names = _names(sampler)
     budgets = _budgets(trials)
     if device_profile not in DEVICE_PROFILES:
         raise UsageError(
@@ -55,16 +55,9 @@ def replay(
         recorded = read_table(table)
     except TableError as error:
         raise UsageError(str(error)) from None
-    scores: dict[str, list[list[Score]]] = {}
-    with Progress(console=make_console(stderr=True), transient=True) as progress:
-        task = progress.add_task("replaying", total=len(names) * seeds * len(budgets))
-        for name in names:
-            for seed in range(seeds):
-                runs = scores.setdefault(name, [])
-                runs.append([])
-                for score in replay_search(recorded, name, seed, budgets, device):
-                    runs[-1].append(score)
-                    progress.advance(task)
+    scores = _scores(recorded, names, budgets, seeds, device)
+    if html is not None:
+        _plot(html, budgets, scores, title=f"{table.name}, {seeds} seeds")
     if as_json:
         document = {
             "table": str(table),
@@ -77,6 +70,47 @@ def replay(
     if recorded.unknown:
         console.print(f"taken as axes, unknown here: {', '.join(recorded.unknown)}")
     _print(console, {name: _summary(runs, budgets) for name, runs in scores.items()})
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in SAMPLERS:
+            raise UsageError(f"--sampler must be among {', '.join(SAMPLERS)}; got {name}")
+    return names
+
+
+def _scores(
+    recorded: RecordedTable,
+    names: Sequence[str],
+    budgets: Sequence[int],
+    seeds: int,
+    device: Device | None,
+) -> dict[str, list[list[Score]]]:
+    """Return the scores of each sampler, by seed and budget."""
+    scores: dict[str, list[list[Score]]] = {name: [] for name in names}
+    with Progress(console=make_console(stderr=True), transient=True) as progress:
+        task = progress.add_task("replaying", total=len(names) * seeds * len(budgets))
+        for name, runs in scores.items():
+            for seed in range(seeds):
+                runs.append([])
+                for score in replay_search(recorded, name, seed, budgets, device):
+                    runs[-1].append(score)
+                    progress.advance(task)
+    return scores
+
+
+def _plot(
+    path: Path, budgets: Sequence[int], scores: Mapping[str, Sequence[Sequence[Score]]], title: str
+) -> None:
+    curves = {
+        name: np.array([[score.dispatch for score in run] for run in runs])
+        for name, runs in scores.items()
+    }
+    try:
+        comparison(budgets, curves, title).write_html(path, include_plotlyjs=True)
+    except OSError as error:
+        raise UsageError(f"--html must be a file that can be written: {error}") from None
 
 
 def _budgets(text: str) -> list[int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import optuna
+import plotly.colors
+import plotly.graph_objects
 
 from objectives.evaluation import Evaluation, Outcome
 from studies.catalogue import expected
@@ -109,6 +111,37 @@ def replay(
             found.append(table.evaluations[index])
             tell(study, trial, found[-1], Unit(1.0, 1.0, True))
         yield scorer.score(found, asking / len(found))
+
+
+def comparison(
+    budgets: Sequence[int], curves: Mapping[str, Matrix], title: str
+) -> plotly.graph_objects.Figure:
+    """Plot dispatch scores, `(seeds, budgets)` by sampler: the mean, in a band over all seeds."""
+    figure = plotly.graph_objects.Figure()
+    colours = plotly.colors.qualitative.Safe
+    for place, (name, scores) in enumerate(curves.items()):
+        colour = colours[place % len(colours)]
+        there_and_back = [*budgets, *reversed(budgets)]
+        figure.add_scatter(
+            x=there_and_back,
+            y=[*scores.max(axis=0), *scores.min(axis=0)[::-1]],
+            fill="toself",
+            fillcolor=colour.replace("rgb(", "rgba(").replace(")", ", 0.15)"),
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=list(budgets),
+            y=list(scores.mean(axis=0)),
+            name=name,
+            line={"color": colour},
+            mode="lines+markers",
+        )
+    figure.update_xaxes(title="configurations tried", rangemode="tozero")
+    figure.update_yaxes(title="share of the exhaustive hypervolume", range=[0, 1.02])
+    figure.update_layout(title=title, template="plotly_white", legend={"y": 0.05, "x": 0.8})
+    return figure
 
 
 def _by_workload(evaluations: Sequence[Evaluation]) -> dict[str, Matrix]:

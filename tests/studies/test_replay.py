@@ -151,6 +151,10 @@ def test_the_command_prints_scores_and_json(
         "latency_regret",
         "seconds_per_ask",
     }
+    page = table.with_suffix(".html")
+    monkeypatch.setattr(sys, "argv", ["search", *words, "--seeds", "1", "--html", str(page)])
+    assert main() == 0
+    assert "share of the exhaustive hypervolume" in page.read_text()
     monkeypatch.setattr(sys, "argv", ["search", "replay", "absent.csv"])
     assert main() == 2
 
