@@ -11,10 +11,11 @@ import typer
 
 from objectives.isolation import WorkerError
 from search.choices import UsageError
+from search.export import export
 from search.replay import replay
 from search.report import report
 from search.run import run
-from search.views import dashboard, export, show, support, table
+from search.views import dashboard, show, support, table
 from studies.space import SpaceError
 from studies.study import StudyError
 from variants.detect import DeviceMissingError

@@ -39,7 +39,6 @@ from search.verdict import print_front, print_outcomes, print_verdict
 from studies.artifacts import artifact_store
 from studies.dashboard import address, serve
 from studies.defaults import EIGHT_BIT_MAX_ERROR
-from studies.export import build_export, export_schema, write_atomically
 from studies.publish import publish
 from studies.results import as_table, read_results
 from studies.study import load_study, open_storage
@@ -60,32 +59,6 @@ def show(study: StudyName = None, storage: Storage = DEFAULT_STORAGE) -> None:
         print_front(console, result, varying)
     print_verdict(console, results)
     print_outcomes(console, results)
-
-
-def export(
-    study: StudyName = None,
-    storage: Storage = DEFAULT_STORAGE,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Standard output if not given.")
-    ] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
-) -> None:
-    """Write the winners as JSON, which `variants.load` turns into attention."""
-    if schema:
-        text = export_schema()
-    else:
-        results = read_results(load_study(open_storage(storage), study))
-        text = build_export(results).model_dump_json(indent=2) + "\n"
-    if output is None:
-        sys.stdout.write(text)
-        return
-    try:
-        write_atomically(output, text)
-    except OSError as error:
-        raise UsageError(
-            f"--output must be a file that can be written, got {output}: {error.strerror}"
-        ) from None
-    console.print(f"wrote {output}")
 
 
 def dashboard(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -15,10 +16,18 @@ from pydantic import BaseModel, ConfigDict
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Measurements, Outcome
 from objectives.limits import Limits
-from studies.front import Candidate, WorkloadResult
+from studies.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
 from studies.results import Results
-from studies.study import Unit
-from variants.loading_schema import SCHEMA_VERSION, LoadableChoice, LoadableWorkload
+from studies.single import best_single
+from studies.study import StudyError, Unit
+from variants.loading_schema import (
+    SCHEMA_VERSION,
+    LoadableChoice,
+    LoadableSingle,
+    LoadableWorkload,
+    Pick,
+    Prefer,
+)
 
 SCHEMA_FILE = Path(__file__).with_name("best.schema.json")
 
@@ -46,6 +55,18 @@ class ExportedWorkload(LoadableWorkload):
     front: tuple[ExportedChoice, ...]  # by rising memory
 
 
+class ExportedSingle(LoadableSingle):
+    """The best choice of the model's axes for all workloads, and what it costs each of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    choices: tuple[ExportedChoice, ...]
+    regrets: tuple[float, ...]  # of each choice; 0.1: a tenth worse than the workload's winner
+    mean_regret: float
+    worst_regret: float
+    missing: tuple[str, ...]  # keys of workloads for which nothing of it was measured
+
+
 class ExportedStudy(BaseModel):
     """Where the choices come from."""
 
@@ -59,24 +80,66 @@ class ExportedStudy(BaseModel):
     outcomes: dict[Outcome, int]
 
 
+class Admitted(BaseModel):
+    """What a configuration had to be, beyond the study's limits, to be chosen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_memory_gib: float | None = None  # peak memory
+    executions: tuple[str, ...] | None = None  # None: all
+
+    def admits(self, candidate: Candidate) -> bool:
+        """Tell whether a configuration may be chosen."""
+        execution = candidate.evaluation.configuration.variant.execution
+        return (
+            self.max_memory_gib is None or candidate.memory <= 1024 * self.max_memory_gib
+        ) and (self.executions is None or execution in self.executions)
+
+
 class Export(BaseModel):
     """The whole document."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     created: datetime
     environment: Environment
     study: ExportedStudy
+    admitted: Admitted
+    pick: Pick  # what loading takes where it is not told otherwise
+    prefer: Prefer
     workloads: tuple[ExportedWorkload, ...]
+    single: Mapping[str, ExportedSingle]  # by the names of choices
 
 
-def build_export(results: Results) -> Export:
-    """Return the document of a study's results."""
+def build_export(
+    results: Results,
+    *,
+    pick: Pick = "single",
+    prefer: Prefer = "balanced",
+    admitted: Admitted | None = None,
+) -> Export:
+    """Return the document of a study's results.
+
+    Both picks and all preferences are in it. What needs all trials is decided here: who is
+    admitted at all, and which single choice serves all workloads.
+
+    Raises:
+        StudyError: No configuration that was measured is admitted.
+    """
     plan = results.plan
+    admitted = admitted or Admitted()
+    workloads = [_narrowed(result, admitted, plan.limits) for result in results.workloads]
+    if not any(result.measured for result in workloads):
+        raise StudyError(
+            f"study {results.study_name} holds no measured configuration within the limits given"
+        )
     return Export(
         created=datetime.now(UTC),
         environment=results.environment,
+        admitted=admitted,
+        pick=pick,
+        prefer=prefer,
         study=ExportedStudy(
             name=results.study_name,
             sampler=plan.sampler,
@@ -85,8 +148,48 @@ def build_export(results: Results) -> Export:
             trials=len(results.told),
             outcomes=dict(results.outcomes),
         ),
-        workloads=tuple(_workload(result) for result in results.workloads),
+        workloads=tuple(_workload(result) for result in workloads),
+        single=_singles(workloads, plan.limits),
     )
+
+
+def _narrowed(result: WorkloadResult, admitted: Admitted, limits: Limits) -> WorkloadResult:
+    """Return what is left of a workload's result of those who are admitted."""
+    return _only(result, [c for c in result.measured if admitted.admits(c)], limits)
+
+
+def _only(result: WorkloadResult, kept: Sequence[Candidate], limits: Limits) -> WorkloadResult:
+    return replace(
+        result,
+        measured=tuple(kept),
+        front=front(kept),
+        winners=winners(kept, result.unit),
+        strict_winners=winners(strict(kept, limits), result.unit),
+    )
+
+
+def _singles(results: Sequence[WorkloadResult], limits: Limits) -> dict[str, ExportedSingle]:
+    """Return the single choices by preference, and those among small errors where they differ."""
+    exact = [_only(result, strict(result.measured, limits), limits) for result in results]
+    found = {}
+    for prefix, pool in (("", results), ("strict_", exact)):
+        for choice in CHOICES:
+            single = best_single(pool, choice)
+            if single is None:
+                continue
+            served = [result for result in pool if result.workload.key in single.candidates]
+            found[prefix + choice] = ExportedSingle(
+                model=single.model,
+                choices=tuple(
+                    _choice(single.candidates[result.workload.key], result.unit)
+                    for result in served
+                ),
+                regrets=tuple(single.regrets[result.workload.key] for result in served),
+                mean_regret=single.mean_regret,
+                worst_regret=single.worst_regret,
+                missing=single.missing,
+            )
+    return found
 
 
 def _workload(result: WorkloadResult) -> ExportedWorkload:

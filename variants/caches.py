@@ -38,6 +38,9 @@ class Place(NamedTuple):
     # Of a paged cache: the page table, and each page's place in its sequence.
     table: torch.Tensor | None = None
     owner: torch.Tensor | None = None
+    # Which keys each row sees, where a caller says it instead of the score_mod: of booleans,
+    # `(batch or 1, 1, q_len, keys in order)`.
+    visible: torch.Tensor | None = None
 
 
 class CacheShape(NamedTuple):

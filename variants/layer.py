@@ -163,11 +163,9 @@ class AttentionLayer(nn.Module):
         """Tell whether the backend takes keys and values as the cache stores them."""
         variant = self.configuration.variant
         support = BACKENDS[variant.backend].support[_kind(self.device)]
-        precisions = support.reads_stored.get(variant.kv_dtype or "", ())
-        return variant.precision in precisions and (
-            self.device.type != "cuda"
-            or torch.cuda.get_device_capability(self.device) >= support.reads_stored_capability
-        )
+        on_cuda = self.device.type == "cuda"
+        capability = torch.cuda.get_device_capability(self.device) if on_cuda else None
+        return support.reads(variant.kv_dtype, variant.precision, capability)
 
     def _inductor_options(self) -> dict[str, Any]:
         kind = _kind(self.device)
@@ -188,6 +186,7 @@ class AttentionLayer(nn.Module):
             q_heads=workload.q_heads,
             kv_heads=workload.kv_heads * self._repeats,
             head_dim=workload.head_dim,
+            scale=workload.head_dim**-0.5,
             places=places,
             capacity=self.capacity,
             kv_capacity=max(place.kv_len for place in places)

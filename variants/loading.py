@@ -1,28 +1,28 @@
-"""Loads an exported winner as working attention. Runs no code from the file."""
+"""Loads an exported result as working attention. Runs no code from the file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
-from variants.backends import BACKENDS
 from variants.configuration import Configuration
+from variants.deployment import Deployment, picked
 from variants.detect import detect_device
-from variants.device import DeviceKind
-from variants.inputs import Weights, random_weights
-from variants.layer import AttentionLayer
+from variants.device import Device, DeviceKind
 from variants.loading_schema import (
+    CHOICE_OF,
     SCHEMA_VERSION,
-    LoadableChoice,
     LoadableFile,
-    LoadableWorkload,
+    LoadableHead,
+    Pick,
+    Prefer,
 )
+from variants.model_choice import ModelChoice
 from variants.support import unsupported_reasons
-from variants.workload import Workload
 
 
 class LoadError(ValueError):
@@ -32,79 +32,128 @@ class LoadError(ValueError):
 def load(
     path: str | Path,
     *,
-    choice: str = "balanced",
+    pick: Pick | None = None,
+    prefer: Prefer | None = None,
+    strict: bool = False,
     device: DeviceKind | None = None,
-    weights: Weights | None = None,
-    capacity: int | None = None,
+    other_device: bool = False,
     **workload: Any,
-) -> AttentionLayer:
-    """Return an exported winner as a layer that computes attention the way it was measured.
+) -> Deployment:
+    """Return an exported result as attention, cache and quantization for a model.
 
     Args:
         path: A file written by `python -m search export`.
-        choice: `lowest_latency`, `lowest_memory` or `balanced`; with `strict_` before it, the one
-            within the usual error, in files of studies that accepted more.
+        pick: `single`, one choice of precision, quantization, cache, kv_dtype and gqa for all
+            workloads, or `dispatch`, the winner of each workload: these must agree in what cannot
+            change within a model, so fields mostly have to pick one. As exported if not given.
+        prefer: `latency`, `memory` or `balanced`; as exported if not given.
+        strict: Only what is within the usual error, in files of studies that accepted more.
         device: `cuda` or `cpu`; CUDA if there is one.
-        weights: Unrounded projections; random ones if not given, to be replaced through
-            `load_state_dict` (`q_proj.weight`, `k_proj.weight`, `v_proj.weight`, `o_proj.weight`)
-            where they are not quantized.
-        capacity: Tokens that a cache can hold; the workload's own if not given.
-        **workload: Fields that pick one of several workloads, `batch=4, seq_len=2048`.
+        other_device: Accept a file that was measured on another device.
+        **workload: Fields that pick some of the workloads, `q_heads=32, kv_heads=8`.
 
     Raises:
-        LoadError: The file is not an export, holds no such workload or choice, or this machine
-            cannot run it; the reasons are in the message.
+        LoadError: The file is not an export, was measured on another device, holds no such
+            workload or choice, or this machine cannot run it; the reasons are in the message.
         OSError: The file cannot be read.
     """
-    found = _pick(_read(Path(path)), workload)
-    if choice not in found.choices:
-        known = ", ".join(found.choices) or "none: nothing was measured for this workload"
-        raise LoadError(f"choice must be one of {known}; got {choice}")
-    configuration = _resolved(found.choices[choice])
+    content = Path(path).read_bytes()
+    file = _parse(Path(path), content)
+    name = ("strict_" if strict else "") + CHOICE_OF[prefer or file.prefer]
     here = detect_device(device)
-    reasons = unsupported_reasons(configuration, here)
-    if reasons:
-        raise LoadError(f"{here.name} cannot run {configuration.key}: {'; '.join(reasons)}")
-    if weights is None:
-        weights = random_weights(configuration.workload, torch.device(here.kind), seed=0)
-    return AttentionLayer(configuration, weights, capacity=capacity)
+    if not other_device:
+        _check_device(file.environment.device, here)
+    if (pick or file.pick) == "single":
+        configurations, model = _single(file, name, workload)
+    else:
+        configurations, model = _dispatched(file, name, workload)
+    _check_heads(configurations)
+    for configuration in configurations:
+        reasons = unsupported_reasons(configuration, here)
+        if reasons:
+            raise LoadError(f"{here.name} cannot run {configuration.key}: {'; '.join(reasons)}")
+    return Deployment(configurations, model, here, hashlib.sha256(content).hexdigest()[:8])
 
 
-def _read(path: Path) -> LoadableFile:
+def _parse(path: Path, content: bytes) -> LoadableFile:
+    head = LoadableHead()
     try:
-        return LoadableFile.model_validate_json(path.read_bytes())
+        head = LoadableHead.model_validate_json(content)
+        return LoadableFile.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+    if isinstance(head.schema_version, int) and head.schema_version != SCHEMA_VERSION:
         raise LoadError(
-            f"{path} is not an export of schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
-        ) from None
-
-
-def _pick(file: LoadableFile, fields: Mapping[str, Any]) -> LoadableWorkload:
-    unknown = fields.keys() - Workload.model_fields.keys()
-    if unknown:
-        raise LoadError(
-            f"workload fields must be among {', '.join(Workload.model_fields)}; "
-            f"got {', '.join(sorted(unknown))}"
+            f"{path} is of schema version {head.schema_version}, and this version reads "
+            f"{SCHEMA_VERSION}: export the study again"
         )
-    matching = [
-        entry
-        for entry in file.workloads
-        if all(getattr(entry.workload, name) == value for name, value in fields.items())
-    ]
-    if len(matching) != 1:
-        keys = ", ".join(entry.workload.key for entry in matching or file.workloads)
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    raise LoadError(
+        f"{path} is not an export of schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
+    )
+
+
+def _check_device(there: Device, here: Device) -> None:
+    if (there.kind, there.name) != (here.kind, here.name):
         raise LoadError(
-            f"the fields must pick one workload, got {len(matching)}; there are: {keys}"
+            f"it was measured on {there.name} ({there.kind}), and this is {here.name} "
+            f"({here.kind}): search here, or load with other_device=True"
         )
-    return matching[0]
 
 
-def _resolved(choice: LoadableChoice) -> Configuration:
-    """Pin the backend that ran, where SDPA had chosen it."""
-    variant = choice.configuration.variant
-    if BACKENDS[variant.backend].searched or choice.resolved_backend is None:
-        return choice.configuration
-    pinned = variant.model_copy(update={"backend": choice.resolved_backend})
-    return Configuration(workload=choice.configuration.workload, variant=pinned)
+def _single(
+    file: LoadableFile, name: str, fields: dict[str, Any]
+) -> tuple[list[Configuration], ModelChoice]:
+    if name not in file.single:
+        known = ", ".join(file.single) or "none: nothing was measured"
+        raise LoadError(f"choice must be one of {known}; got {name}")
+    single = file.single[name]
+    return _select([choice.resolved for choice in single.choices], fields), single.model
+
+
+def _dispatched(
+    file: LoadableFile, name: str, fields: dict[str, Any]
+) -> tuple[list[Configuration], ModelChoice]:
+    known = dict.fromkeys(name for entry in file.workloads for name in entry.choices)
+    if name not in known:
+        raise LoadError(
+            f"choice must be one of {', '.join(known) or 'none: nothing was measured'}; got {name}"
+        )
+    chosen = [entry.choices[name].resolved for entry in file.workloads if name in entry.choices]
+    configurations = _select(chosen, fields)
+    model = ModelChoice.of(configurations[0].variant)
+    for of in configurations[1:]:
+        merged = model.merged(ModelChoice.of(of.variant))
+        if merged is None:
+            raise LoadError(
+                f"the winners must agree in what a loaded model cannot change, got {model.label} "
+                f"and {ModelChoice.of(of.variant).label} (for {of.workload.key}): pick one "
+                f"workload by its fields, or load with pick='single'"
+            )
+        model = merged
+    return configurations, model
+
+
+def _select(
+    configurations: Sequence[Configuration], fields: dict[str, Any]
+) -> list[Configuration]:
+    try:
+        found = picked(configurations, fields)
+    except ValueError as error:
+        raise LoadError(str(error)) from None
+    if not found:
+        keys = ", ".join(of.workload.key for of in configurations) or "none"
+        raise LoadError(f"the fields must pick a workload, got 0; there are: {keys}")
+    return found
+
+
+def _check_heads(configurations: Sequence[Configuration]) -> None:
+    names = ("q_heads", "kv_heads", "head_dim")
+    heads = dict.fromkeys(
+        tuple(getattr(of.workload, name) for name in names) for of in configurations
+    )
+    if len(heads) > 1:
+        found = ", ".join("{}:{} of {}".format(*one) for one in heads)
+        raise LoadError(
+            f"a model has one kind of heads, and the file has {found}: pick by {', '.join(names)}"
+        )

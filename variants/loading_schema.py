@@ -7,10 +7,22 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from variants.backends import BACKENDS
 from variants.configuration import Configuration
+from variants.device import Device
+from variants.model_choice import ModelChoice
 from variants.workload import Workload
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+
+Pick = Literal["dispatch", "single"]
+Prefer = Literal["latency", "memory", "balanced"]
+# What a choice is called in the file; `strict_` in front where only small errors are accepted.
+CHOICE_OF: Final[Mapping[Prefer, str]] = {
+    "latency": "lowest_latency",
+    "memory": "lowest_memory",
+    "balanced": "balanced",
+}
 
 
 class LoadableChoice(BaseModel):
@@ -20,6 +32,15 @@ class LoadableChoice(BaseModel):
 
     configuration: Configuration
     resolved_backend: str | None  # what ran when it was measured
+
+    @property
+    def resolved(self) -> Configuration:
+        """The configuration with the backend that ran, where SDPA had chosen it."""
+        variant = self.configuration.variant
+        if BACKENDS[variant.backend].searched or self.resolved_backend is None:
+            return self.configuration
+        pinned = variant.model_copy(update={"backend": self.resolved_backend})
+        return Configuration(workload=self.configuration.workload, variant=pinned)
 
 
 class LoadableWorkload(BaseModel):
@@ -31,10 +52,49 @@ class LoadableWorkload(BaseModel):
     choices: Mapping[str, LoadableChoice]  # by lowest_latency, lowest_memory, balanced
 
 
+class LoadableSingle(BaseModel):
+    """One choice of the model's axes, and the best that it allows for each workload."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: ModelChoice
+    choices: tuple[LoadableChoice, ...]  # one a workload that was measured with it
+
+
+class LoadableEnvironment(BaseModel):
+    """Where it was measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: Device
+
+
+class LoadablePlugin(BaseModel):
+    """A file of the user's whose entries the choices may name. It is never loaded from here."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    sha256: str
+
+
 class LoadableFile(BaseModel):
     """What loading needs of an exported file."""
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
+    environment: LoadableEnvironment
+    pick: Pick
+    prefer: Prefer
     workloads: tuple[LoadableWorkload, ...]
+    single: Mapping[str, LoadableSingle]  # by the same names as choices
+
+
+class LoadableHead(BaseModel):
+    """What is read first, to say what is missing before the rest can be understood."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: object = None
+    plugins: tuple[LoadablePlugin, ...] = ()

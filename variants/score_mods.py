@@ -393,10 +393,7 @@ def dense_bias(
 
     score = mod.score if mod.additive else None
     bias_heads = 1 if score is None else heads
-    # Every row starts at a multiple of 16 elements: fused kernels read rows in vectors, and
-    # PyTorch checks the length of a sliced bias, not where it begins (misaligned address).
-    padded = -(-kv_len // ROW_ALIGNMENT) * ROW_ALIGNMENT
-    bias = torch.empty(1, bias_heads, len(rows), padded, dtype=dtype, device=device)
+    bias = torch.empty(1, bias_heads, len(rows), _padded(kv_len), dtype=dtype, device=device)
     kv_idx = torch.arange(kv_len, device=device)
     head = torch.arange(bias_heads, device=device)[:, None, None]
     zero = torch.zeros((), device=device)
@@ -410,3 +407,43 @@ def dense_bias(
             bias_heads, len(part), kv_len
         ).masked_fill(hidden, float("-inf"))
     return bias
+
+
+def visible_bias(
+    mod: BoundScoreMod,
+    *,
+    heads: int,
+    position: int,
+    visible: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return what to add to scores where a caller says what each row sees.
+
+    `visible` is `(batch or 1, 1, q_len, kv_len)`, the first row at `position`; the bias has its
+    shape, with `heads` heads where the score_mod needs them. Hidden pairs get half of the type's
+    lowest number: a row of padding that sees nothing then has a mean instead of NaN, which would
+    pass into every row through the next layer's values.
+    """
+    import torch
+
+    score = mod.score if mod.additive else None
+    batch, _, q_len, kv_len = visible.shape
+    shape = (batch, 1 if score is None else heads, q_len, _padded(kv_len))
+    device = visible.device
+    values = torch.zeros((), device=device)
+    if score is not None:
+        q_idx = torch.arange(position, position + q_len, device=device)[:, None]
+        head = torch.arange(heads, device=device)[:, None, None]
+        values = score(values, head, q_idx, torch.arange(kv_len, device=device))
+    bias = torch.empty(shape, dtype=dtype, device=device)[..., :kv_len]
+    bias.copy_(values)
+    return bias.masked_fill_(~visible, torch.finfo(dtype).min / 2)
+
+
+def _padded(kv_len: int) -> int:
+    """Return the columns of a bias, so that every row starts at a multiple of 16 elements.
+
+    Fused kernels read rows in vectors, and PyTorch checks the length of a sliced bias, not where
+    it begins (misaligned address).
+    """
+    return -(-kv_len // ROW_ALIGNMENT) * ROW_ALIGNMENT

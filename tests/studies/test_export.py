@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -18,11 +19,17 @@ from studies.export import SCHEMA_FILE, Export, build_export, export_schema, wri
 from studies.results import read_results
 from tests.configurations import configured
 from tests.studies.test_session import run, session
+from variants.configuration import Configuration
+from variants.detect import detect_device
+from variants.device import DEVICE_PROFILES, Device
 from variants.inputs import random_hidden, random_weights
 from variants.loading import LoadError
+from variants.model_choice import ModelChoice
 from variants.reference import reference_results
 from variants.variant import VARIANT_AXES
 from variants.workload import Workload
+
+HERE = detect_device("cpu")
 
 
 def test_published_schema_is_the_models() -> None:
@@ -44,7 +51,13 @@ def test_document_validates_and_agrees_with_the_results(storage: BaseStorage) ->
             assert exported.choices[name].measurements == winner.candidate.measurements
 
 
-def exported(tmp_path: Path, words: str, resolved: str | None = None, **given: int | str) -> Path:
+def exported(
+    tmp_path: Path,
+    words: str,
+    resolved: str | None = None,
+    device: Device = HERE,
+    **given: int | str,
+) -> Path:
     """A file with what loading reads of an export; given are workload fields and choices."""
     choices = {name: str(given.pop(name)) for name in tuple(given) if name in VARIANT_AXES}
     workload = Workload.model_validate(
@@ -56,27 +69,42 @@ def exported(tmp_path: Path, words: str, resolved: str | None = None, **given: i
         "configuration": configuration.model_dump(mode="json"),
         "resolved_backend": resolved or configuration.variant.backend,
     }
+    return written(tmp_path, [choice], device)
+
+
+def written(
+    tmp_path: Path, choices: list[dict[str, Any]], device: Device, **changed: object
+) -> Path:
+    of = [Configuration.model_validate(choice["configuration"]) for choice in choices]
     document = {
-        "schema_version": 1,
+        "schema_version": 2,
         "something": "that loading does not know",
+        "environment": {"device": device.model_dump(mode="json"), "driver": "580"},
+        "pick": "single",
+        "prefer": "balanced",
         "workloads": [
-            {"workload": workload.model_dump(mode="json"), "choices": {"balanced": choice}}
+            {
+                "workload": one.workload.model_dump(mode="json"),
+                "choices": {"balanced": choice},
+            }
+            for one, choice in zip(of, choices, strict=True)
         ],
+        "single": {
+            "balanced": {"model": ModelChoice.of(of[0].variant).model_dump(), "choices": choices}
+        },
     }
     path = tmp_path / "best.json"
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document | changed))
     return path
 
 
 def loaded_error(path: Path, kind: str) -> float:
     """Decode with a loaded layer as a user would, and compare with the reference."""
     device = torch.device(kind)
-    layer = variants.load(path, device="cuda" if kind == "cuda" else "cpu")
-    workload = layer.configuration.workload
+    loaded = variants.load(path, device="cuda" if kind == "cuda" else "cpu")
+    workload = loaded.configurations[0].workload
     weights = random_weights(workload, device, seed=5)
-    layer = variants.load(
-        path, device="cuda" if kind == "cuda" else "cpu", weights=weights, batch=workload.batch
-    )
+    layer = loaded.layer(weights=weights, batch=workload.batch)
     hidden = torch.stack(
         [random_hidden(workload, sequence, device, 5) for sequence in range(workload.batch)]
     )
@@ -109,14 +137,14 @@ def test_a_loaded_winner_computes_attention(
 
 def test_a_winning_default_is_pinned_to_what_ran(tmp_path: Path) -> None:
     path = exported(tmp_path, "auto fp32 concat", "math")
-    layer = variants.load(path, device="cpu")
-    assert layer.configuration.variant.backend == "math"
+    loaded = variants.load(path, device="cpu")
+    assert loaded.configurations[0].variant.backend == "math"
     assert loaded_error(path, "cpu") < 1e-5
 
 
 def test_state_dict_has_the_usual_names(tmp_path: Path) -> None:
     path = exported(tmp_path, "math fp32 static")
-    state = variants.load(path, device="cpu").state_dict()
+    state = variants.load(path, device="cpu").layer().state_dict()
     assert list(state) == [f"{name}_proj.weight" for name in "qkvo"]
 
 
@@ -128,12 +156,49 @@ def test_what_this_machine_cannot_run_is_refused_with_reasons(tmp_path: Path) ->
 
 def test_wrong_picks_name_what_there_is(tmp_path: Path) -> None:
     path = exported(tmp_path, "math fp32 static")
-    with pytest.raises(LoadError, match="choice must be one of balanced; got fastest"):
-        variants.load(path, choice="fastest")
-    with pytest.raises(LoadError, match="got 0; there are: decode/b2/s40"):
-        variants.load(path, batch=3)
+    for pick in ("single", "dispatch"):
+        with pytest.raises(LoadError, match="choice must be one of balanced; got lowest_latency"):
+            variants.load(path, pick=pick, prefer="latency", device="cpu")
+        with pytest.raises(LoadError, match="got 0; there are: decode/b2/s40"):
+            variants.load(path, pick=pick, batch=3, device="cpu")
     with pytest.raises(LoadError, match=r"workload fields must be among phase, .*; got bach"):
-        variants.load(path, bach=3)
+        variants.load(path, bach=3, device="cpu")
+    with pytest.raises(ValueError, match="got 0; there are: decode/b2/s40"):
+        variants.load(path, device="cpu").layer(batch=3)
+
+
+def test_another_device_is_refused_unless_it_is_wanted(tmp_path: Path) -> None:
+    path = exported(tmp_path, "flash bf16 static", device=DEVICE_PROFILES["h100"].device)
+    with pytest.raises(
+        LoadError, match=r"measured on NVIDIA H100 80GB HBM3 \(cuda\), and this is"
+    ):
+        variants.load(path, device="cpu")
+    assert variants.load(path, device="cpu", other_device=True).model.cache == "static"
+
+
+def choice_of(words: str, **given: int | str) -> dict[str, Any]:
+    shape = {"q_heads": 4, "kv_heads": 2, "head_dim": 16, "seq_len": 40} | given
+    of = configured(Workload.model_validate(shape), words)
+    return {"configuration": of.model_dump(mode="json"), "resolved_backend": of.variant.backend}
+
+
+def test_dispatched_winners_must_agree_in_what_a_model_cannot_change(tmp_path: Path) -> None:
+    choices = [choice_of("flash bf16 static", batch=1), choice_of("math bf16 static", batch=4)]
+    loaded = variants.load(written(tmp_path, choices, HERE), pick="dispatch", device="cpu")
+    assert [of.variant.backend for of in loaded.configurations] == ["flash", "math"]
+    choices[1] = choice_of("math fp32 static", batch=4)
+    path = written(tmp_path, choices, HERE)
+    with pytest.raises(LoadError, match=r"must agree .*, got bf16 none static .* and fp32 none"):
+        variants.load(path, pick="dispatch", device="cpu")
+    assert variants.load(path, pick="dispatch", device="cpu", batch=4).model.precision == "fp32"
+
+
+def test_a_model_has_one_kind_of_heads(tmp_path: Path) -> None:
+    choices = [choice_of("math fp32 static"), choice_of("math fp32 static", kv_heads=4)]
+    path = written(tmp_path, choices, HERE)
+    with pytest.raises(LoadError, match="one kind of heads, and the file has 4:2 of 16, 4:4 of"):
+        variants.load(path, device="cpu")
+    assert variants.load(path, device="cpu", kv_heads=2).model.gqa == "native"
 
 
 @given(
@@ -164,7 +229,14 @@ def test_hostile_documents_are_refused_in_one_line(document: object) -> None:
 def test_broken_and_foreign_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(LoadError, match="is not an export of schema version 1"):
+    with pytest.raises(LoadError, match="is not an export of schema version 2"):
+        variants.load(path)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_schema_version_is_named(tmp_path: Path, version: int) -> None:
+    path = written(tmp_path, [choice_of("math fp32 static")], HERE, schema_version=version)
+    with pytest.raises(LoadError, match=f"is of schema version {version}, and this version reads"):
         variants.load(path)
 
 
@@ -192,4 +264,5 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_loaded_winner_computes_attention_on_cuda(
     tmp_path: Path, words: str, choices: dict[str, str], most: float
 ) -> None:
-    assert loaded_error(exported(tmp_path, words, **choices), "cuda") < most
+    path = exported(tmp_path, words, device=detect_device("cuda"), **choices)
+    assert loaded_error(path, "cuda") < most

@@ -46,6 +46,13 @@ class Support:
     needs_triton: bool = False
     needs_cpp_compiler: bool = False
 
+    def reads(
+        self, kv_dtype: str | None, precision: str, capability: tuple[int, int] | None
+    ) -> bool:
+        """Tell whether keys and values are taken as a cache stores them."""
+        precisions = self.reads_stored.get(kv_dtype or "", ())
+        return precision in precisions and (capability or (0, 0)) >= self.reads_stored_capability
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
@@ -57,7 +64,8 @@ class Attention:
     q_heads: int
     kv_heads: int
     head_dim: int
-    # Of the calls to come, as far as they are known; the first has the lowest position of all.
+    scale: float  # of the scores, usually 1/√head_dim
+    # Of the calls to come; the first has the lowest position of all. Empty where none is known.
     places: tuple[Place, ...]
     capacity: int  # no query row at or behind this position
     kv_capacity: int  # no more keys than this
@@ -76,13 +84,20 @@ class Attention:
     @property
     def first_position(self) -> int:
         """No query row before this one will be asked for."""
-        return self.places[0].position
+        return self.places[0].position if self.places else 0
 
     @property
     def unmasked(self) -> bool:
         """Whether every call is one plain causal row that sees every key it is given."""
-        return self.plain and all(
-            place.q_len == 1 and place.kv_len == place.position + 1 for place in self.places
+        return bool(self.places) and all(map(self.sees_all, self.places))
+
+    def sees_all(self, place: Place) -> bool:
+        """Tell whether a call is one plain causal row that sees every key it is given."""
+        return (
+            self.plain
+            and place.visible is None
+            and place.q_len == 1
+            and place.kv_len == place.position + 1
         )
 
 
@@ -140,22 +155,31 @@ AS_WRITTEN: dict[str, Any] = {"pattern_matcher": False}
 
 
 class AdditiveBias:
-    """The dense bias of all rows to come, built once, as a model does for all of its layers."""
+    """The dense bias of all rows to come, built once, as a model does for all of its layers.
+
+    Where no call is known ahead, that of the last call is kept: the layers of a model make the
+    same one in turn.
+    """
 
     def __init__(self, attention: Attention) -> None:
-        """Build the bias, unless no row needs one."""
-        from variants.score_mods import dense_bias
-
+        """Build the bias, unless no row needs one or none is known."""
+        self._attention = attention
         self._first = attention.first_position
         self._table: torch.Tensor | None = None
         self._kv_len = attention.kv_capacity
-        if attention.unmasked:
-            return
-        self._table = dense_bias(
+        self._last: tuple[Place, torch.Tensor] | None = None
+        if attention.places and not attention.unmasked:
+            self._table = self._dense(range(self._first, attention.capacity), self._kv_len)
+
+    def _dense(self, rows: range, kv_len: int) -> torch.Tensor:
+        from variants.score_mods import dense_bias
+
+        attention = self._attention
+        return dense_bias(
             attention.mod,
             heads=attention.q_heads,
-            rows=range(self._first, attention.capacity),
-            kv_len=attention.kv_capacity,
+            rows=rows,
+            kv_len=kv_len,
             dtype=attention.dtype,
             device=attention.device,
         )
@@ -163,17 +187,43 @@ class AdditiveBias:
     @property
     def nbytes(self) -> int:
         """Bytes that the bias holds."""
-        return 0 if self._table is None else self._table.nbytes
+        kept = self._table if self._last is None else self._last[1]
+        return 0 if kept is None else kept.nbytes
 
     def of(self, place: Place) -> torch.Tensor | None:
-        """Return the bias of a step's rows, `(1, heads or 1, q_len, kv_len)`."""
-        if self._table is None:
+        """Return the bias of a step's rows, `(batch or 1, heads or 1, q_len, kv_len)`."""
+        if self._attention.sees_all(place):
             return None
+        if self._table is None or place.visible is not None:
+            return self._of_last(place)
         row = place.position - self._first
         return self._table[:, :, row : row + place.q_len, : place.kv_len]
+
+    def _of_last(self, place: Place) -> torch.Tensor:
+        if self._last is None or not _same(self._last[0], place):
+            from variants.score_mods import visible_bias
+
+            if place.visible is None:
+                rows = range(place.position, place.position + place.q_len)
+                bias = self._dense(rows, place.kv_len)[..., : place.kv_len]
+            else:
+                bias = visible_bias(
+                    self._attention.mod,
+                    heads=self._attention.q_heads,
+                    position=place.position,
+                    visible=place.visible,
+                    dtype=self._attention.dtype,
+                )
+            self._last = place, bias
+        return self._last[1]
 
     def at(self, position: torch.Tensor) -> torch.Tensor | None:
         """Return the bias of the row at `position`, `(1,)`, over all keys."""
         if self._table is None:
             return None
         return self._table.index_select(2, position - self._first)[..., : self._kv_len]
+
+
+def _same(one: Place, other: Place) -> bool:
+    """Tell whether two calls have the same bias. Masks are compared by identity."""
+    return one[:3] == other[:3] and one.visible is other.visible

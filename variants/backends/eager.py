@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from variants.backends.backend import (
@@ -39,7 +38,7 @@ class EagerAttention(Prepared):
 
         self._bias = AdditiveBias(attention)
         self._score = None if attention.mod.additive else attention.mod.score
-        self._scale = 1 / math.sqrt(attention.head_dim)
+        self._scale = attention.scale
         self._groups = attention.q_heads // attention.kv_heads
         self._head = torch.arange(attention.q_heads, device=attention.device)[:, None, None]
 

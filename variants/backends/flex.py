@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BLOCK = PAGE  # FlexAttention's default sparse block, in rows and in keys
 # Graphs of FlexAttention in one process; PyTorch's 8 would refuse the ninth layer that is loaded.
 RECOMPILE_LIMIT = 64
+MASKS_KEPT = 256  # of calls that were not known ahead
 
 
 class Blocks(NamedTuple):
@@ -73,15 +74,18 @@ def visited_blocks(
         counts = seen.view(stop - start, BLOCK, kv_blocks, BLOCK).sum(dim=(1, 3))
         full[start:stop] = counts == BLOCK * BLOCK
         partial[start:stop] = (counts > 0) & (counts < BLOCK * BLOCK)
-    return Blocks(*_ordered(partial), *_ordered(full))
+    return Blocks(*_ordered(partial[None]), *_ordered(full[None]))
 
 
 def _ordered(visited: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how many blocks each row visits, and which: those first, in order."""
+    """Return how many blocks each row of `(batch, rows, blocks)` visits, and which: those first.
+
+    `(batch, 1, rows)` and `(batch, 1, rows, blocks)`.
+    """
     import torch
 
-    order = torch.argsort(visited.to(torch.int32), dim=1, descending=True, stable=True)
-    return visited.sum(dim=1).to(torch.int32)[None, None], order.to(torch.int32)[None, None]
+    order = torch.argsort(visited.to(torch.int32), dim=-1, descending=True, stable=True)
+    return visited.sum(dim=-1).to(torch.int32)[:, None], order.to(torch.int32)[:, None]
 
 
 class FlexAttention(Prepared):
@@ -112,6 +116,7 @@ class FlexAttention(Prepared):
         self._masks: dict[Place, FlexMask] = {}
         self._blocks: dict[Place, Blocks] = {}
         self._rows: Blocks | None = None
+        self._last: tuple[torch.Tensor, FlexMask] | None = None
         for place in attention.places:
             self._blocks_of(place)
             self.mask(place)
@@ -128,6 +133,11 @@ class FlexAttention(Prepared):
     def mask(self, place: Place) -> FlexMask:
         if place.table is not None:
             return self._paged_mask(place)
+        if place.visible is not None:
+            return self._visible_mask(place, place.visible)
+        if not self._attention.places and len(self._masks) > MASKS_KEPT:
+            self._masks.clear()
+            self._blocks.clear()
         if place not in self._masks:
             self._masks[place] = self._masked(
                 self._offsets[place.position],
@@ -160,13 +170,14 @@ class FlexAttention(Prepared):
             kv.value,
             score_mod=mask.score_mod,
             block_mask=mask.block_mask,
+            scale=self._attention.scale,
             enable_gqa=self._attention.grouped,
         )
         return out  # type: ignore[no-any-return]
 
     def _blocks_of(self, place: Place) -> Blocks:
         """Return the blocks of a call; of a paged cache, those of the sequence itself."""
-        plain = place._replace(table=None, owner=None)
+        plain = place._replace(table=None, owner=None, visible=None)
         if plain not in self._blocks:
             attention = self._attention
             kv_len = attention.capacity if attention.paged else place.kv_len
@@ -183,14 +194,24 @@ class FlexAttention(Prepared):
         *,
         backward: bool = False,
         key_at: Callable[[Any, Any], Any] = lambda batch, kv_idx: kv_idx,
+        visible: torch.Tensor | None = None,
     ) -> FlexMask:
-        """Put a score_mod and a BlockMask together; `key_at` finds the position of a key."""
+        """Put a score_mod and a BlockMask together.
+
+        `key_at` finds the position of a key. `visible`, `(batch, 1, rows, keys in order)`, says
+        which keys each row sees in place of the score_mod.
+        """
         from torch.nn.attention.flex_attention import BlockMask
 
         mod = self._attention.mod
 
         def mask_mod(batch: Any, head: Any, q_idx: Any, kv_idx: Any) -> Any:
-            return mod.visible(q_idx + offset, key_at(batch, kv_idx))
+            position = key_at(batch, kv_idx)
+            if visible is None:
+                return mod.visible(q_idx + offset, position)
+            last = visible.shape[3] - 1
+            exists = (position >= 0) & (position <= last)
+            return exists & visible[batch, 0, q_idx, position.clamp(0, last)]
 
         score_mod = None
         if mod.score is not None:
@@ -208,6 +229,27 @@ class FlexAttention(Prepared):
         )
         return FlexMask(score_mod, block_mask)
 
+    def _visible_mask(self, place: Place, visible: torch.Tensor) -> FlexMask:
+        """Take a mask of booleans. That of the last call is kept: a model's layers share it."""
+        import torch.nn.functional as F
+
+        if self._last is None or self._last[0] is not visible:
+            # To whole blocks: what a kernel reads beyond the last row or key is nobody's.
+            padding = (0, -place.kv_len % BLOCK, 0, -place.q_len % BLOCK)
+            seen = F.pad(visible, padding)
+            batch, _, rows, keys = seen.shape
+            blocks = seen.view(batch, rows // BLOCK, BLOCK, keys // BLOCK, BLOCK)
+            counts = blocks.sum(dim=(2, 4))
+            full = counts == BLOCK * BLOCK
+            mask = self._masked(
+                self._offsets[place.position],
+                Blocks(*_ordered((counts > 0) & ~full), *_ordered(full)),
+                (place.q_len, place.kv_len),
+                visible=seen.expand(self._attention.batch, -1, -1, -1),
+            )
+            self._last = visible, mask
+        return self._last[1]
+
     def _paged_mask(self, place: Place) -> FlexMask:
         """Look up a sequence's blocks in its page table. Made anew at each step, as pages move."""
         import torch
@@ -216,10 +258,22 @@ class FlexAttention(Prepared):
         assert table is not None
         assert owner is not None
         logical = self._blocks_of(place)
+        if place.visible is not None:
+            # Any block may hold hidden keys, and none is known to be hidden as a whole.
+            count = -(-place.visible.shape[3] // BLOCK)
+            every = torch.arange(logical.partial.shape[3], device=table.device, dtype=torch.int32)
+            logical = Blocks(
+                torch.full_like(logical.partial_count, count),
+                every.expand_as(logical.partial),
+                torch.zeros_like(logical.full_count),
+                every.expand_as(logical.full),
+            )
         batch = len(table)
 
         def physical(blocks: torch.Tensor) -> torch.Tensor:
-            pages = torch.gather(table, 1, blocks.view(1, -1).expand(batch, -1).long())
+            # A pool has more blocks than a sequence: what lies behind its table is not visited.
+            index = blocks.reshape(1, -1).expand(batch, -1).long().clamp(max=table.shape[1] - 1)
+            pages = torch.gather(table, 1, index)
             return pages.view(batch, 1, *blocks.shape[2:])
 
         def counts(blocks: torch.Tensor) -> torch.Tensor:
@@ -236,7 +290,11 @@ class FlexAttention(Prepared):
             return owner[sequence, kv_idx // PAGE] * PAGE + kv_idx % PAGE
 
         offset = self._offsets[place.position]
-        return self._masked(offset, blocks, (place.q_len, place.kv_len), key_at=key_at)
+        visible = place.visible
+        if visible is not None:
+            visible = visible.expand(batch, -1, -1, -1)
+        lengths = (place.q_len, place.kv_len)
+        return self._masked(offset, blocks, lengths, key_at=key_at, visible=visible)
 
 
 FLEX = Backend(

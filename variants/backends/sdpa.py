@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from variants.backends.backend import (
     AS_WRITTEN,
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from variants.kv_dtypes import KeyValue
 
 
+class SdpaMask(NamedTuple):
+    """A dense bias, or whether the call is a whole causal prompt."""
+
+    bias: torch.Tensor | None
+    is_causal: bool
+
+
 class SdpaAttention(Prepared):
     """`F.scaled_dot_product_attention` held to one of its backends, or to none."""
 
@@ -36,25 +43,34 @@ class SdpaAttention(Prepared):
         from torch.nn.attention import SDPBackend
 
         self._forced = None if backend_name is None else getattr(SDPBackend, backend_name)
-        self._grouped = attention.grouped
-        # `is_causal` aligns top-left: right for a whole prompt, wrong behind a cache.
-        whole_prompts = all(
-            place.position == 0 and place.q_len == place.kv_len for place in attention.places
+        self._grouped, self._scale = attention.grouped, attention.scale
+        self._plain = attention.plain
+        known = bool(attention.places)
+        prompts = known and all(map(self._whole_prompt, attention.places))
+        self._bias = None if prompts else AdditiveBias(attention)
+
+    def _whole_prompt(self, place: Place) -> bool:
+        """Tell whether `is_causal` says it all: it aligns top-left, wrong behind a cache."""
+        return (
+            self._plain
+            and place.visible is None
+            and place.position == 0
+            and place.q_len == place.kv_len
         )
-        self._is_causal = attention.plain and whole_prompts
-        self._bias = None if self._is_causal else AdditiveBias(attention)
 
     @property
     def nbytes(self) -> int:
         return 0 if self._bias is None else self._bias.nbytes
 
-    def mask(self, place: Place) -> torch.Tensor | None:
-        return None if self._bias is None else self._bias.of(place)
+    def mask(self, place: Place) -> SdpaMask:
+        if self._bias is None or self._whole_prompt(place):
+            return SdpaMask(None, True)
+        return SdpaMask(self._bias.of(place), False)
 
-    def mask_at(self, position: torch.Tensor) -> torch.Tensor | None:
-        return None if self._bias is None else self._bias.at(position)
+    def mask_at(self, position: torch.Tensor) -> SdpaMask:
+        return SdpaMask(None if self._bias is None else self._bias.at(position), False)
 
-    def attend(self, query: torch.Tensor, kv: KeyValue, mask: torch.Tensor | None) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, kv: KeyValue, mask: SdpaMask) -> torch.Tensor:
         import torch.nn.functional as F
         from torch.nn.attention import sdpa_kernel
 
@@ -65,8 +81,9 @@ class SdpaAttention(Prepared):
                 query,
                 kv.key,
                 kv.value,
-                attn_mask=mask,
-                is_causal=self._is_causal,
+                attn_mask=mask.bias,
+                is_causal=mask.is_causal,
+                scale=self._scale,
                 enable_gqa=self._grouped,
             )
 

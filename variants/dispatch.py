@@ -1,0 +1,59 @@
+"""Which measured workload is nearest to a call, in the distance of logarithms."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from variants.configuration import Configuration
+
+
+class Route:
+    """The configuration for every length, at one batch.
+
+    The nearest is the one of least (log length ratio)² + (log batch ratio)². The lengths for
+    which one of several parabolas of equal width is the lowest form an interval, so a route is a
+    list of bounds, and a decision a bisection.
+    """
+
+    def __init__(self, measured: Sequence[Configuration], batch: int) -> None:
+        """Divide all lengths among the configurations, of which there is one at least."""
+        points = [
+            (math.log(of.workload.seq_len), math.log(of.workload.batch / batch) ** 2)
+            for of in measured
+        ]
+        bounds, owners = lowest_parabolas(points)
+        self.bounds = [math.exp(bound) for bound in bounds]
+        self.configurations = [measured[owner] for owner in owners]
+        batches = [of.workload.batch for of in measured]
+        self.shortest = min(of.workload.seq_len for of in measured)
+        self.longest = max(of.workload.capacity for of in measured)
+        self.batches = min(batches), max(batches)
+        self.batch_measured = self.batches[0] <= batch <= self.batches[1]
+
+    def index(self, length: int) -> int:
+        """Return the place of the configuration for `length` tokens among `configurations`."""
+        return bisect_right(self.bounds, length)
+
+
+def lowest_parabolas(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[int]]:
+    """Return which of the parabolas (x − a)² + c is the lowest, from left to right.
+
+    Bounds lie between owners, so there is one owner more. Of equal parabolas the first counts.
+    """
+    current = min(range(len(points)), key=lambda i: (*points[i], i))
+    bounds: list[float] = []
+    owners = [current]
+    while True:
+        a, c = points[current]
+        crossings = [
+            ((b * b + d - a * a - c) / (2 * (b - a)), -b, j)
+            for j, (b, d) in enumerate(points)
+            if b > a
+        ]
+        if not crossings:
+            return bounds, owners
+        bound, _, current = min(crossings)
+        bounds.append(bound)
+        owners.append(current)
