@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from variants.backends import BACKENDS, Attention, Takes
-from variants.backends.backend import Prepared
+from variants.caches import Place
 from variants.configuration import Configuration, default_variant
 from variants.device import Device
 from variants.dispatch import Route
@@ -37,16 +37,30 @@ class DispatchWarning(UserWarning):
 class _Signature(NamedTuple):
     """What a decision depends on beside the length."""
 
-    phase: Phase
+    one_row: bool
+    trains: bool
     batch: int
     q_heads: int
     head_dim: int
     dtype: torch.dtype
-    score_mod: str
+    score_mod: str | None
     scale: float | None
     masked: bool
     windowed: bool
     paged: bool
+
+    @property
+    def phase(self) -> Phase:
+        """What the model is doing."""
+        if self.trains:
+            return Phase.TRAIN
+        return Phase.DECODE if self.one_row else Phase.PREFILL
+
+    @property
+    def scores(self) -> str:
+        """The score_mod, once it is known."""
+        assert self.score_mod is not None
+        return self.score_mod
 
 
 @dataclass(slots=True)
@@ -54,7 +68,7 @@ class _Way:
     """One backend, ready for calls of one signature."""
 
     configuration: Configuration
-    prepared: Prepared
+    mask: Callable[[Place], Any]  # what a call needs to know beside query, key and value
     attend: Callable[[Tensor, KeyValue, Any], Tensor]
     repeats: int  # of keys and values, where grouped heads are repeated
     whole: bool  # it takes the whole buffer of a cache
@@ -66,6 +80,7 @@ class _Way:
 class _Decision:
     """The ways of one signature, by length."""
 
+    signature: _Signature
     bounds: list[float]
     ways: list[_Way]
     shortest: float  # lengths between which it was measured
@@ -86,8 +101,9 @@ class DispatchedAttention:
         self.measured, self.model, self._device = tuple(measured), model, device
         self.workload = measured[0].workload
         self._precision = PRECISIONS[model.precision]
+        self._matmul = self._precision.matmul
         self._score_mods = tuple(dict.fromkeys(of.workload.score_mod for of in measured))
-        self._decisions: dict[_Signature, _Decision] = {}
+        self._decisions: dict[tuple[object, ...], _Decision] = {}
         self._said: set[tuple[object, ...]] = set()
 
     def __call__(
@@ -119,20 +135,19 @@ class DispatchedAttention:
             CacheOverflowError: The cache is full.
         """
         held = Held.given(query, key, value) if cache is None else cache.append(key, value)
-        return self.attend(query, held, mask=mask, score_mod=score_mod, scale=scale)
+        return self.attend(query, held, mask, score_mod, scale)
 
     def attend(
         self,
         query: Tensor,
         held: Held,
-        *,
         mask: Tensor | None = None,
         score_mod: str | None = None,
         scale: float | None = None,
     ) -> Tensor:
         """Attend to what a cache holds; the rest as in a call."""
-        way = self.way(query, held, mask=mask, score_mod=score_mod, scale=scale)
-        wanted = self._precision.matmul
+        way = self.way(query, held, mask is not None, score_mod, scale)
+        wanted = self._matmul
         if wanted is None or torch.get_float32_matmul_precision() == wanted:
             return self._along(way, query, held, mask)
         with self._precision.applied():
@@ -142,39 +157,37 @@ class DispatchedAttention:
         self,
         query: Tensor,
         held: Held,
-        *,
-        mask: Tensor | None = None,
+        masked: bool = False,
         score_mod: str | None = None,
         scale: float | None = None,
     ) -> _Way:
         """Return how a call will be computed: what `attend` decides before it computes."""
         batch, q_heads, q_len, head_dim = query.shape
-        phase = Phase.DECODE if q_len == 1 else Phase.PREFILL
-        if torch.is_grad_enabled() and query.requires_grad:
-            phase = Phase.TRAIN
-        signature = _Signature(
-            phase,
+        # A plain tuple of plain values: this is the path of every call.
+        found = (
+            q_len == 1,
+            query.requires_grad and torch.is_grad_enabled(),
             batch,
             q_heads,
             head_dim,
             query.dtype,
-            score_mod or self._only_score_mod(),
+            score_mod,
             scale,
-            mask is not None,
+            masked,
             held.windowed,
             held.paged,
         )
-        decision = self._decisions.get(signature)
+        decision = self._decisions.get(found)
         if decision is None:
-            decision = self._decisions[signature] = self._decide(signature)
+            decision = self._decisions[found] = self._decide(_Signature(*found))
         length = held.length
         if not decision.shortest <= length <= decision.longest:
-            self._say_outside(signature.phase, decision, length)
+            self._say_outside(_Signature(*found).phase, decision, length)
         index = bisect_right(decision.bounds, length)
         way = decision.ways[index]
         if length >= way.capacity:
             way = decision.ways[index] = self._prepare(
-                signature, way.configuration, capacity=max(2 * way.capacity, length + 1)
+                decision.signature, way.configuration, max(2 * way.capacity, length + 1)
             )
         return way
 
@@ -190,13 +203,13 @@ class DispatchedAttention:
             if way.whole:
                 held = held.whole()
             place = held.place
-        kv = held.read(stored=way.stored)
+        kv = held.read(way.stored)
         codec = held.codec
         if codec is not None and codec.key_scale is not None:
             query = query * self._by_query_head(codec.key_scale)
         if way.repeats > 1:
             kv = KeyValue(*(part.repeat_interleave(way.repeats, dim=1) for part in kv))
-        out = way.attend(query, kv, way.prepared.mask(place))
+        out = way.attend(query, kv, way.mask(place))
         if codec is not None and codec.value_scale is not None:
             out = out * self._by_query_head(codec.value_scale)
         return out
@@ -220,11 +233,12 @@ class DispatchedAttention:
     def _decide(self, signature: _Signature) -> _Decision:
         """Find the measured workloads that are like a call, and prepare their backends."""
         self._check(signature)
-        signature = signature._replace(score_mod=parse_score_mod(signature.score_mod).canonical)
+        named = signature.score_mod or self._only_score_mod()
+        signature = signature._replace(score_mod=parse_score_mod(named).canonical)
         measured = self._like(signature)
         if not measured:
-            way = self._prepare(signature, self._default(signature), capacity=CAPACITY)
-            return _Decision([], [way], 0, float("inf"))
+            way = self._prepare(signature, self._default(signature), CAPACITY)
+            return _Decision(signature, [], [way], 0, float("inf"))
         route = Route(measured, signature.batch)
         if not route.batch_measured:
             low, high = route.batches
@@ -232,8 +246,8 @@ class DispatchedAttention:
                 f"batch {signature.batch} lies outside of {low} to {high}, which were measured in "
                 f"{signature.phase}; the nearest is used"
             )
-        ways = [self._prepare(signature, of, capacity=CAPACITY) for of in route.configurations]
-        return _Decision(route.bounds, ways, route.shortest, route.longest)
+        ways = [self._prepare(signature, of, CAPACITY) for of in route.configurations]
+        return _Decision(signature, route.bounds, ways, route.shortest, route.longest)
 
     def _check(self, signature: _Signature) -> None:
         workload = self.workload
@@ -251,7 +265,7 @@ class DispatchedAttention:
 
     def _like(self, signature: _Signature) -> list[Configuration]:
         """Return the measured configurations of a call's phase and score_mod that can take it."""
-        score_mod = signature.score_mod
+        score_mod = signature.scores
         like = [of for of in self.measured if of.workload.score_mod == score_mod]
         phases = [signature.phase]
         if self.model.cache == "none" and signature.phase is Phase.PREFILL:
@@ -288,7 +302,7 @@ class DispatchedAttention:
             ValueError: No backend can.
         """
         workload = self.workload.model_copy(
-            update={"phase": signature.phase, "score_mod": signature.score_mod}
+            update={"phase": signature.phase, "score_mod": signature.scores}
         )
         usual = default_variant(workload, self._device).backend
         for backend in (usual, *BACKENDS):
@@ -299,19 +313,17 @@ class DispatchedAttention:
             ):
                 return found
         raise ValueError(
-            f"no backend computes {signature.phase} with score_mod {signature.score_mod} for a "
+            f"no backend computes {signature.phase} with score_mod {signature.scores} for a "
             f"model of {self.model.label}"
         )
 
-    def _prepare(
-        self, signature: _Signature, configuration: Configuration, *, capacity: int
-    ) -> _Way:
+    def _prepare(self, signature: _Signature, configuration: Configuration, capacity: int) -> _Way:
         workload, variant = configuration.workload, configuration.variant
         backend, execution = BACKENDS[variant.backend], EXECUTIONS[variant.execution]
         support = backend.support[self._device.kind]
         groups = workload.q_heads // workload.kv_heads
         repeats = groups if variant.gqa is not None and GQA[variant.gqa].repeats else 1
-        scores = parse_score_mod(signature.score_mod)
+        scores = parse_score_mod(signature.scores)
         if signature.windowed:  # what is kept is the window: nothing is left to hide
             scores = scores.without_window()
             scores = scores if scores.parts else parse_score_mod("none")
@@ -331,7 +343,7 @@ class DispatchedAttention:
                 kv_capacity=capacity,
                 grows=True,
                 paged=signature.paged,
-                trains=signature.phase is Phase.TRAIN,
+                trains=signature.trains,
                 inlined=execution.compiles,
                 dtype=signature.dtype,
                 device=device,
@@ -348,7 +360,7 @@ class DispatchedAttention:
             )
         return _Way(
             configuration=configuration,
-            prepared=prepared,
+            mask=prepared.mask,
             attend=attend,
             repeats=repeats,
             whole=backend.whole_buffer and not signature.windowed,

@@ -19,57 +19,59 @@ from variants.model_choice import ModelChoice
 
 
 class Held:
-    """What a call attends to, and where its queries stand.
+    """What a call attends to, and where its queries stand: keys and values of standard shapes."""
 
-    Keys and values as they are, or planes of a cache that are read when it is known which backend
-    will read them.
-    """
+    codec: Codec | None = None  # its scales come back on queries and outputs
+    windowed = False  # a window of keys is all that there is, in no order
+    paged = False  # keys are found through a table
 
-    __slots__ = ("_cache", "_kv", "_planes", "codec", "length", "paged", "place", "windowed")
-
-    def __init__(
-        self,
-        place: Place,
-        length: int,
-        *,
-        kv: KeyValue | None = None,
-        planes: list[Tensor] | None = None,
-        codec: Codec | None = None,
-        cache: KVCache | None = None,
-        windowed: bool = False,
-    ) -> None:
-        """Give either `kv` or what a cache holds after `length` tokens.
-
-        `windowed` tells that a window of keys is all that there is, in no order.
-        """
-        self.place, self.length, self.codec = place, length, codec
-        self.windowed, self.paged = windowed, place.table is not None
-        self._kv, self._planes, self._cache = kv, planes, cache
+    def __init__(self, place: Place, kv: KeyValue) -> None:
+        """Take keys and values; `kv_len` of `place` counts them."""
+        self.place, self.length, self._kv = place, place.kv_len, kv
 
     @classmethod
     def given(cls, query: Tensor, key: Tensor, value: Tensor) -> Held:
         """Return tensors of standard shapes; the queries are the last tokens."""
         q_len, kv_len = query.shape[2], key.shape[2]
-        return cls(Place(kv_len - q_len, q_len, kv_len), kv_len, kv=KeyValue(key, value))
+        return cls(Place(kv_len - q_len, q_len, kv_len), KeyValue(key, value))
 
     def whole(self) -> Held:
-        """Return the same with the whole buffer, of a cache that was allocated once."""
+        """Return the same with the whole buffer, where it lies in one that was allocated once."""
+        return self
+
+    def read(self, stored: bool) -> KeyValue:
+        """Return keys and values: as they are stored, or in the layer's type but for scales."""
+        return self._kv
+
+    def in_order(self, visible: Tensor) -> Tensor:
+        """Return a mask over the last tokens in the order in which keys are kept."""
+        return visible
+
+
+class HeldByCache(Held):
+    """Planes of a cache, which are read when it is known which backend will read them."""
+
+    def __init__(
+        self, cache: KVCache, codec: Codec, place: Place, planes: list[Tensor], *, windowed: bool
+    ) -> None:
+        """Take what a cache gave to attend to after its last token."""
+        self.place, self.length, self.codec = place, cache.length, codec
+        self.windowed, self.paged = windowed, place.table is not None
+        self._cache, self._planes = cache, planes
+
+    def whole(self) -> Held:
         cache = self._cache
         if not isinstance(cache, StaticCache) or self.place.q_len != 1:
             return self
+        assert self.codec is not None
         place = cache.place_of(cache.shape._replace(whole=True), self.length - 1)
-        return Held(place, self.length, planes=cache.planes, codec=self.codec, cache=cache)
+        return HeldByCache(cache, self.codec, place, cache.planes, windowed=False)
 
-    def read(self, *, stored: bool) -> KeyValue:
-        """Return keys and values: as they are stored, or in the layer's type but for scales."""
-        if self._kv is not None:
-            return self._kv
-        assert self._planes is not None
+    def read(self, stored: bool) -> KeyValue:
         assert self.codec is not None
         return KeyValue(*self._planes) if stored else self.codec.decode(self._planes)
 
     def in_order(self, visible: Tensor) -> Tensor:
-        """Return a mask over the last tokens in the order in which keys are kept."""
         if not self.windowed:
             return visible
         kept = self.place.kv_len
@@ -173,7 +175,7 @@ class LayerCache:
                 cache.fill(sequence, codec.encode(key[own], value[own], sequence))
         self._codec, self._cache = codec, cache
         # The prompt attends to itself, as it is: nothing of it was rounded or dropped yet.
-        return Held(Place(0, tokens, tokens), tokens, kv=KeyValue(key, value))
+        return Held(Place(0, tokens, tokens), KeyValue(key, value))
 
     def _append_one(self, key: Tensor, value: Tensor) -> Held:
         cache, codec = self._cache, self._codec
@@ -182,11 +184,4 @@ class LayerCache:
         place = cache.place()
         planes = cache.write(cache.planes, codec.encode(key, value), place)
         cache.length += 1
-        return Held(
-            place,
-            cache.length,
-            planes=planes,
-            codec=codec,
-            cache=cache,
-            windowed=self.kind.windowed,
-        )
+        return HeldByCache(cache, codec, place, planes, windowed=self.kind.windowed)

@@ -18,6 +18,8 @@ from variants.caches import CacheOverflowError
 from variants.deployment import Deployment
 from variants.detect import detect_device
 from variants.dispatch import Route, lowest_parabolas
+from variants.dispatch_overhead import dispatch_us
+from variants.layer_cache import Held
 from variants.model_choice import ModelChoice
 from variants.reference import reference_attention
 from variants.support import unsupported_reasons
@@ -204,8 +206,6 @@ def measured(*rows: tuple[str, int, int, str]) -> Deployment:
 def chosen(loaded: Deployment, batch: int, kv_len: int, q_len: int = 1) -> str:
     query = torch.zeros(batch, 4, q_len, 16)
     key = torch.zeros(batch, 2, kv_len, 16)
-    from variants.layer_cache import Held
-
     held = Held.given(query, key, key)
     return loaded.attention.way(query, held).configuration.variant.backend
 
@@ -360,3 +360,8 @@ def test_decoding_with_the_cache_on_cuda(words: str, choices: dict[str, str], mo
             outs.append(loaded.attention(*parts, cache=cache))
     out = torch.cat(outs, dim=2).cpu()
     assert error(out, expected(query.cpu(), key.cpu(), value.cpu(), "none")) < most
+
+
+def test_the_overhead_of_dispatch_is_measured_without_the_backend() -> None:
+    first, later, median = dispatch_us(deployment("eager fp32 static"))
+    assert 0 < later <= median < first

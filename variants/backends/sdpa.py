@@ -35,6 +35,9 @@ class SdpaMask(NamedTuple):
     is_causal: bool
 
 
+_PROMPT, _UNMASKED = SdpaMask(None, True), SdpaMask(None, False)
+
+
 class SdpaAttention(Prepared):
     """`F.scaled_dot_product_attention` held to one of its backends, or to none."""
 
@@ -52,10 +55,10 @@ class SdpaAttention(Prepared):
     def _whole_prompt(self, place: Place) -> bool:
         """Tell whether `is_causal` says it all: it aligns top-left, wrong behind a cache."""
         return (
-            self._plain
-            and place.visible is None
-            and place.position == 0
+            place.position == 0
             and place.q_len == place.kv_len
+            and self._plain
+            and place.visible is None
         )
 
     @property
@@ -64,8 +67,9 @@ class SdpaAttention(Prepared):
 
     def mask(self, place: Place) -> SdpaMask:
         if self._bias is None or self._whole_prompt(place):
-            return SdpaMask(None, True)
-        return SdpaMask(self._bias.of(place), False)
+            return _PROMPT
+        bias = self._bias.of(place)
+        return _UNMASKED if bias is None else SdpaMask(bias, False)
 
     def mask_at(self, position: torch.Tensor) -> SdpaMask:
         return SdpaMask(None if self._bias is None else self._bias.at(position), False)
