@@ -194,12 +194,12 @@ class FlexAttention(Prepared):
         *,
         backward: bool = False,
         key_at: Callable[[Any, Any], Any] = lambda batch, kv_idx: kv_idx,
-        visible: torch.Tensor | None = None,
+        sees: Callable[[Any, Any, Any], Any] | None = None,
     ) -> FlexMask:
         """Put a score_mod and a BlockMask together.
 
-        `key_at` finds the position of a key. `visible`, `(batch, 1, rows, keys in order)`, says
-        which keys each row sees in place of the score_mod.
+        `key_at` finds the position of a key. `sees` tells of a sequence, a row and a position
+        whether the row sees it, in place of the score_mod.
         """
         from torch.nn.attention.flex_attention import BlockMask
 
@@ -207,11 +207,9 @@ class FlexAttention(Prepared):
 
         def mask_mod(batch: Any, head: Any, q_idx: Any, kv_idx: Any) -> Any:
             position = key_at(batch, kv_idx)
-            if visible is None:
+            if sees is None:
                 return mod.visible(q_idx + offset, position)
-            last = visible.shape[3] - 1
-            exists = (position >= 0) & (position <= last)
-            return exists & visible[batch, 0, q_idx, position.clamp(0, last)]
+            return sees(batch, q_idx, position)
 
         score_mod = None
         if mod.score is not None:
@@ -236,16 +234,17 @@ class FlexAttention(Prepared):
         if self._last is None or self._last[0] is not visible:
             # To whole blocks: what a kernel reads beyond the last row or key is nobody's.
             padding = (0, -place.kv_len % BLOCK, 0, -place.q_len % BLOCK)
-            seen = F.pad(visible, padding)
-            batch, _, rows, keys = seen.shape
-            blocks = seen.view(batch, rows // BLOCK, BLOCK, keys // BLOCK, BLOCK)
+            padded = F.pad(visible, padding)
+            batch, _, rows, keys = padded.shape
+            blocks = padded.view(batch, rows // BLOCK, BLOCK, keys // BLOCK, BLOCK)
             counts = blocks.sum(dim=(2, 4))
             full = counts == BLOCK * BLOCK
+            seen = padded[:, 0].expand(self._attention.batch, -1, -1)
             mask = self._masked(
                 self._offsets[place.position],
                 Blocks(*_ordered((counts > 0) & ~full), *_ordered(full)),
                 (place.q_len, place.kv_len),
-                visible=seen.expand(self._attention.batch, -1, -1, -1),
+                sees=lambda sequence, row, position: seen[sequence, row, position],
             )
             self._last = visible, mask
         return self._last[1]
@@ -290,11 +289,19 @@ class FlexAttention(Prepared):
             return owner[sequence, kv_idx // PAGE] * PAGE + kv_idx % PAGE
 
         offset = self._offsets[place.position]
-        visible = place.visible
-        if visible is not None:
-            visible = visible.expand(batch, -1, -1, -1)
         lengths = (place.q_len, place.kv_len)
-        return self._masked(offset, blocks, lengths, key_at=key_at, visible=visible)
+        if place.visible is None:
+            return self._masked(offset, blocks, lengths, key_at=key_at)
+        # Another column for what is no key of this sequence, or none yet: nobody sees it. Its
+        # index as a tensor, since Inductor's template for CPUs mistakes a size for one of its own.
+        seen = torch.nn.functional.pad(place.visible[:, 0], (0, 1)).expand(batch, -1, -1)
+        last = self._offsets[place.visible.shape[3]]
+
+        def sees(sequence: Any, row: Any, position: Any) -> Any:
+            column = torch.where((position >= 0) & (position < last), position, last)
+            return seen[sequence, row, column]
+
+        return self._masked(offset, blocks, lengths, key_at=key_at, sees=sees)
 
 
 FLEX = Backend(

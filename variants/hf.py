@@ -1,0 +1,245 @@
+"""Hugging Face transformers: a deployment's attention and cache inside of their models.
+
+    deployment = variants.load("best.json")
+    name = hf.register(deployment)
+    model = AutoModelForCausalLM.from_pretrained(..., attn_implementation=name)
+    model.generate(..., past_key_values=hf.past_key_values(deployment, model.config, capacity))
+
+Their attention is called with queries, keys and values after the cache, and with a mask that is
+made once for all layers; so two functions and a kind of cache layer are all that is needed. A
+name is not saved with a model: register before loading one.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from variants.layer_cache import Held, HeldByCache, LayerCache
+
+try:
+    from transformers import AttentionInterface
+    from transformers.cache_utils import Cache, CacheLayerMixin
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+except ImportError as error:  # the rest of the product does without
+    raise ImportError("variants.hf needs transformers: pip install '.[hf]'") from error
+
+if TYPE_CHECKING:
+    from variants.deployment import Deployment
+
+# Passed along to every attention, and of no meaning to this one.
+_OF_NO_MEANING = frozenset(
+    {
+        "cache_position",
+        "logits_to_keep",
+        "num_items_in_batch",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+# Names that transformers takes for a kernel of the hub, or checks against a kernel's demands.
+_UNSAFE = re.compile(r"/|flash|sdpa|flex|paged|eager")
+_HELD = "goldilocks_held"
+_NOT_SAID: Any = object()
+
+
+def register(deployment: Deployment) -> str:
+    """Register attention and mask functions, and return the name for `attn_implementation=`.
+
+    Raises:
+        ValueError: The deployment's name would be taken for something else.
+    """
+    name = f"goldilocks_{deployment.name}"
+    if _UNSAFE.search(name):
+        raise ValueError(f"name must hold none of {_UNSAFE.pattern}, got {name}")
+    AttentionInterface.register(name, _attention_of(deployment))
+    AttentionMaskInterface.register(name, _mask)
+    return name
+
+
+def past_key_values(deployment: Deployment, config: Any, capacity: int) -> Any:
+    """Return the deployment's cache for all layers of a model, for `past_key_values=`.
+
+    It serves this deployment's attention only: of quantized, paged and ring caches nothing else
+    can read.
+
+    Args:
+        deployment: Has chosen the cache and its kv_dtype.
+        config: The model's.
+        capacity: Tokens of a sequence, prompt and answer together.
+
+    Raises:
+        ValueError: The choice keeps no cache (call the model with `use_cache=False`), or a layer
+            is of a kind that it cannot serve.
+    """
+    config = config.get_text_config(decoder=True)
+    return Cache(
+        layers=[
+            _CacheLayer(deployment.cache(capacity, window=window), window)
+            for window in _windows(config)
+        ]
+    )
+
+
+def _windows(config: Any) -> list[int | None]:
+    """Return the window of each layer; None where it sees all tokens."""
+    window = getattr(config, "sliding_window", None)
+    usual = "full_attention" if window is None else "sliding_attention"
+    types = getattr(config, "layer_types", None) or [usual] * config.num_hidden_layers
+    unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
+    if unknown:
+        raise ValueError(f"layers must be of full or sliding attention, got {', '.join(unknown)}")
+    return [window if kind == "sliding_attention" else None for kind in types]
+
+
+class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without types
+    """One layer's cache in the form that transformers' `Cache` keeps."""
+
+    is_compileable = False
+    is_croppable = False
+    supports_early_init = False
+
+    def __init__(self, cache: LayerCache, window: int | None) -> None:
+        super().__init__()
+        self.cache = cache
+        # Whether the mask has to be cut to the keys that are left.
+        self.is_sliding = cache.kind.windowed
+        self.is_initialized = True  # by its first tokens
+        self.sliding_window = window
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: the first tokens bring all that has to be known."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append new tokens and return what `_attention_of` attends to."""
+        held = self.cache.append(key_states, value_states)
+        if not isinstance(held, HeldByCache):
+            return key_states, value_states
+        if self.cache.readable:
+            # Aliases: what is held must not hold what carries it.
+            key, value = (part.view_as(part) for part in held.read(stored=False))
+        else:
+            # Planes that no other attention would understand: without data, so that none tries.
+            batch, heads, _, head_dim = key_states.shape
+            shape = (batch, heads, self.cache.kept(held.length), head_dim)
+            key = value = torch.empty(shape, dtype=key_states.dtype, device="meta")
+        setattr(key, _HELD, held)
+        return key, value
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many keys the next step attends to, and the position of the first."""
+        length = self.cache.length
+        total = length + query_length
+        kept = self.cache.kept(total) if length else total  # a prompt attends to all of itself
+        return kept, total - kept
+
+    def get_seq_length(self) -> int:
+        """Return how many tokens were seen."""
+        return self.cache.length
+
+    def get_max_length(self) -> int:
+        """Return how many tokens there is room for."""
+        return self.cache.capacity
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        self.cache.reset()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Refuse beam search."""
+        raise NotImplementedError("this cache does not change the order of its sequences")
+
+
+def _attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
+    attention = deployment.attention
+
+    def forward(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        is_causal: bool | None = None,
+        softcap: float | None = None,
+        sliding_window: int | None = _NOT_SAID,
+        **others: object,
+    ) -> tuple[Tensor, None]:
+        if dropout or others or is_causal is not None:
+            _refuse_others(dropout, is_causal, others)
+        if not getattr(module, "is_causal", True):
+            raise ValueError(f"attention must be causal, got {type(module).__name__}")
+        if sliding_window is _NOT_SAID:
+            sliding_window = None
+            _check_no_window(module)
+        held: Held | None = getattr(key, _HELD, None)
+        if held is None:
+            if attention_mask is None and query.shape[2] > 1:
+                # A prompt, in a buffer that has room for more: see `sdpa_attention_forward`.
+                key, value = (part[:, :, : query.shape[2]] for part in (key, value))
+            held = Held.given(query, key, value)
+        score_mod = _score_mod(softcap, sliding_window)
+        out = attention.attend(query, held, attention_mask, score_mod, scaling)
+        return out.transpose(1, 2).contiguous(), None
+
+    return forward
+
+
+def _mask(*, local_size: int | None = None, config: Any = None, **sizes: Any) -> Tensor | None:
+    """Return which keys each row sees, or None where score_mod and causality say it.
+
+    transformers leaves out a mask where causality says all. Here a window needs none either: the
+    attention is told of it.
+    """
+    if (
+        local_size is not None
+        and getattr(config, "sliding_window", None) == local_size
+        and getattr(config, "attention_chunk_size", None) is None
+    ):
+        local_size = None
+    mask: Tensor | None = sdpa_mask(local_size=local_size, config=config, **sizes)
+    return mask
+
+
+def _refuse_others(dropout: float, is_causal: bool | None, others: dict[str, object]) -> None:
+    if dropout:
+        raise ValueError(f"dropout must be 0, got {dropout}")
+    if is_causal is False:
+        raise ValueError("attention must be causal, got is_causal=False")
+    for name, value in others.items():
+        if value is not None and value is not False and name not in _OF_NO_MEANING:
+            raise TypeError(f"attention takes no {name}, and would leave out what it does")
+
+
+def _check_no_window(module: nn.Module) -> None:
+    """Refuse a layer that has a window and does not say so: nothing would mask it."""
+    config = getattr(module, "config", None)
+    if getattr(config, "sliding_window", None) is None:
+        return
+    windows = _windows(config)
+    index = getattr(module, "layer_idx", None)
+    if any(windows) if index is None else windows[index] is not None:
+        raise ValueError(f"{type(module).__name__} does not tell its attention its sliding_window")
+
+
+@functools.cache
+def _score_mod(softcap: float | None, sliding_window: int | None) -> str:
+    parts = []
+    if softcap is not None:
+        if softcap != int(softcap):
+            raise ValueError(f"softcap must be a whole number, got {softcap}")
+        parts.append(f"softcap:{int(softcap)}")
+    if sliding_window is not None:
+        parts.append(f"sliding_window:{sliding_window}")
+    return "+".join(parts) or "none"
