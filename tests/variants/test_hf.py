@@ -104,9 +104,12 @@ def generate(model: Any, inputs: dict[str, Tensor], tokens: int = 16, **given: A
 @pytest.fixture(autouse=True)
 def _quiet_and_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny products, and cores that others use
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+    torch.set_num_threads(threads)
 
 
 LOGITS = [
