@@ -14,10 +14,10 @@ from rich.table import Table
 from search.choices import UsageError, choices_from_options
 from search.options import DEFAULT_STORAGE, Execution, Storage, StudyName
 from search.terminal import make_console
-from search.text import factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.export import Admitted, Export, build_export, export_schema, write_atomically
 from studies.results import Results, read_results
 from studies.study import load_study, open_storage
+from studies.text import factor, mebibytes, milliseconds, variant_label, workload_label
 from variants.loading_schema import CHOICE_OF, Pick, Prefer
 
 console = make_console()
