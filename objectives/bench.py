@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from objectives.comparison import Comparison
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.isolation import Worker, WorkerError, WorkerTimedOut
@@ -26,6 +27,12 @@ class Bench(Protocol):
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
         """Measure one configuration; whatever happens to it is an outcome."""
+
+    def compare(self, configurations: Sequence[Configuration]) -> Comparison:
+        """Time configurations in turns, the first against all others.
+
+        What cannot be timed, alone or beside the first, is missing from it with the reason.
+        """
 
 
 class DeviceBench:
@@ -85,6 +92,19 @@ class DeviceBench:
         if started:
             seconds["worker start"] = started
         return evaluation.model_copy(update={"seconds": seconds})
+
+    def compare(self, configurations: Sequence[Configuration]) -> Comparison:
+        """Time configurations in turns in the process; where it dies, all are missing."""
+        before = time.monotonic()
+        job = {"compare": [each.model_dump(mode="json") for each in configurations]}
+        # Each was built within the deadline of its trial.
+        deadline_s = self._limits.deadline_s * len(configurations)
+        try:
+            answer = self.worker.call(job, deadline_s=deadline_s, on_stage=self._on_stage)
+        except WorkerError as error:
+            missing = {each.key: _one_line(error) for each in configurations}
+            return Comparison(groups=(), missing=missing, seconds=time.monotonic() - before)
+        return Comparison.model_validate(answer)
 
     def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
         """Return PyTorch's own answer to whether the backend takes it; None where it has none."""

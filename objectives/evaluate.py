@@ -9,14 +9,17 @@ own, before anything is timed.
 from __future__ import annotations
 
 import gc
+import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from objectives.accuracy import References, largest_error
+from objectives.compare import RECOMPILE_LIMIT, compare, prepare_run
+from objectives.comparison import Comparison
 from objectives.evaluation import Evaluation, Measurements, Outcome
 from objectives.kernels import kernels_of_step
 from objectives.latency import (
@@ -65,6 +68,7 @@ class Evaluator:
             self._workspace_bytes = torch.cuda.memory_allocated() - before
             self._stream = HeldStream(device.l2_bytes)
         self._compiler_frozen = False
+        self._order = random.Random(seed)  # of configurations that are timed in turns
         gc.freeze()  # what exists now stays: a collection between trials need not visit it
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
@@ -85,7 +89,7 @@ class Evaluator:
             outcome, reason, measurements = known, _first_line(error), None
         # Outside the handlers: a traceback holds the tensors of its frames.
         with self._stage("free"):
-            self._free(configuration)
+            self._free(compiled=configuration.variant.compiles)
         return Evaluation(
             configuration=configuration,
             outcome=outcome,
@@ -93,6 +97,23 @@ class Evaluator:
             measurements=measurements,
             seconds=dict(self._seconds),
         )
+
+    def compare(self, configurations: Sequence[Configuration]) -> Comparison:
+        """Time configurations in turns, the first against all others."""
+        if any(configuration.variant.compiles for configuration in configurations):
+            torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+        self._on_stage("compare")
+        try:
+            return compare(
+                configurations,
+                lambda c: prepare_run(c, self._torch_device, self.seed, self._stream),
+                lambda error: _first_line(error) if _outcome_of(error) is not None else None,
+                lambda: self._free(compiled=False),
+                budget_s=self.limits.sampling_s,
+                rng=self._order,
+            )
+        finally:
+            self._free(compiled=any(c.variant.compiles for c in configurations))
 
     def _measure(self, configuration: Configuration) -> tuple[Outcome, str, Measurements]:
         with self._stage("check"):
@@ -132,9 +153,8 @@ class Evaluator:
         outcome, reason = self._judge(configuration, measurements)
         return outcome, reason, measurements
 
-    def _free(self, configuration: Configuration) -> None:
+    def _free(self, *, compiled: bool) -> None:
         """Leave nothing of a trial behind: no graph, no tensor, no cached segment."""
-        compiled = configuration.variant.compiles
         if compiled:
             # Past a few graphs of one function, PyTorch refuses to compile more.
             torch._dynamo.reset()

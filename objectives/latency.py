@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -27,6 +29,25 @@ MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
 HOST_QUANTILE = 0.05
 
 
+@dataclass
+class Hold:
+    """How long a step needs the stream to be held, learnt from the host times that it showed."""
+
+    ms: float = 1.0
+
+    def lengthen(self) -> None:
+        """Hold longer: the last hold ended before the step was enqueued."""
+        self.ms = min(MAX_HOLD_MS, 2 * self.ms + HOLD_MARGIN_MS)
+
+    def let_go(self) -> None:
+        """Hold no more: this step cannot be enqueued behind a hold."""
+        self.ms = 0.0
+
+    def expect(self, host_ms: float) -> None:
+        """Set the hold to what a step that takes `host_ms` to enqueue needs."""
+        self.ms = min(MAX_HOLD_MS, 2 * host_ms + HOLD_MARGIN_MS)
+
+
 class HeldStream:
     """Times work on the current CUDA stream while the stream waits for the host."""
 
@@ -34,7 +55,6 @@ class HeldStream:
         """Allocate the flush buffer, twice the L2 cache, and calibrate the spin."""
         self._flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
         self._cycles_per_ms = self._calibrate()
-        self._hold_ms = 1.0
 
     def _calibrate(self) -> float:
         cycles = 20_000_000
@@ -46,26 +66,14 @@ class HeldStream:
             end.synchronize()
         return cycles / float(start.elapsed_time(end))
 
-    def lengthen(self) -> None:
-        """Hold longer: the last hold ended before the step was enqueued."""
-        self._hold_ms = min(MAX_HOLD_MS, 2 * self._hold_ms + HOLD_MARGIN_MS)
-
-    def let_go(self) -> None:
-        """Hold no more: this step cannot be enqueued behind a hold."""
-        self._hold_ms = 0.0
-
-    def expect(self, host_ms: float) -> None:
-        """Set the hold to what a step that takes `host_ms` to enqueue needs."""
-        self._hold_ms = min(MAX_HOLD_MS, 2 * host_ms + HOLD_MARGIN_MS)
-
-    def sample(self, step: Callable[[], object]) -> tuple[float, float, bool]:
+    def sample(self, step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
         """Run `step` once. Returns its GPU ms, its host ms, and whether the stream was held.
 
         A step that synchronises, or enqueues more than the launch queue takes, waits for the
         spin and is timed when the stream is free: not held.
         """
         held, (start, end) = torch.cuda.Event(), _events()
-        torch.cuda._sleep(int(self._hold_ms * self._cycles_per_ms))
+        torch.cuda._sleep(int(hold.ms * self._cycles_per_ms))
         held.record()
         self._flush.zero_()
         start.record()
@@ -115,39 +123,64 @@ def new_length_ms(first: list[float], later: list[float]) -> float | None:
     return max(0.0, min(first[1:]) - max(later[1:]))
 
 
+class StepTime(NamedTuple):
+    """One step, in milliseconds."""
+
+    gpu_ms: float
+    host_ms: float
+
+
+class HeldPasses:
+    """Passes over all steps of one run, each step behind a hold as long as it needs."""
+
+    def __init__(self, run: Run, stream: HeldStream) -> None:
+        """Nothing is known of the steps yet."""
+        self._run, self._stream, self._hold = run, stream, Hold()
+        self._missed = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether the samples were taken behind a hold; false once that was given up."""
+        return self._missed < HOLD_RETRIES
+
+    def __call__(self) -> list[StepTime]:
+        """Run all steps once and return those that count."""
+        if not self.held:
+            self._hold.let_go()
+        self._run.restart()
+        counted: list[StepTime] = []
+        for index in range(self._run.steps):
+            step = functools.partial(self._run.step, index)
+            gpu_ms, host_ms, held = self._stream.sample(step, self._hold)
+            if held or not self.held:
+                counted.append(StepTime(gpu_ms, host_ms))
+            if held:
+                self._hold.expect(host_ms)
+            elif self.held:
+                self._hold.lengthen()
+        if not counted:
+            self._missed += 1
+        return counted
+
+
 def measure_cuda(
     run: Run, stream: HeldStream, *, budget_s: float
 ) -> tuple[Samples, Samples, bool]:
     """Return GPU and host samples of a step in ms, and whether the stream was held."""
+    passes = HeldPasses(run, stream)
     host: list[float] = []
-    passes_without_hold = 0
 
     def one_pass() -> list[float]:
-        nonlocal passes_without_hold
-        give_up = passes_without_hold >= HOLD_RETRIES
-        if give_up:
-            stream.let_go()
-        run.restart()
-        gpu: list[float] = []
-        for index in range(run.steps):
-            gpu_ms, host_ms, held = stream.sample(functools.partial(run.step, index))
-            if held or give_up:
-                gpu.append(gpu_ms)
-                host.append(host_ms)
-            if held:
-                stream.expect(host_ms)
-            elif not give_up:
-                stream.lengthen()
-        if not gpu:
-            passes_without_hold += 1
-        return gpu
+        steps = passes()
+        host.extend(step.host_ms for step in steps)
+        return [step.gpu_ms for step in steps]
 
     values, stopped = sample_until_known(one_pass, budget_s=budget_s)
     layers = run.configuration.workload.layers
     return (
         summarise(values, stopped, layers=layers),
         summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
-        passes_without_hold < HOLD_RETRIES,
+        passes.held,
     )
 
 

@@ -28,10 +28,14 @@ class DeviceStation:
         self._evaluator = evaluator
 
     def work(self, job: Message) -> Message:
-        """Evaluate `job["configuration"]`, or ask PyTorch about `job["ask"]`."""
+        """Evaluate a `configuration`, time several (`compare`), or `ask` PyTorch about one."""
         if "ask" in job:
             asked = Configuration.model_validate(job["ask"])
             return {"accepts": sdpa_accepts(asked) if torch.cuda.is_available() else None}
+        if "compare" in job:
+            several = [Configuration.model_validate(each) for each in job["compare"]]
+            comparison: Message = self._evaluator.compare(several).model_dump(mode="json")
+            return comparison
         configuration = Configuration.model_validate(job["configuration"])
         evaluation: Message = self._evaluator.evaluate(configuration).model_dump(mode="json")
         return evaluation

@@ -11,6 +11,7 @@ from objectives.bench import DeviceBench
 from objectives.limits import Limits
 from objectives.neighbours import other_gpu_processes
 from search.choices import UsageError, gather_choices
+from search.finals import retime_finalists
 from search.options import (
     DEFAULT_STORAGE,
     Backend,
@@ -143,6 +144,9 @@ def run(
         str | None,
         typer.Option(metavar="NAME", help="Resume the study of that name, or give a new one it."),
     ] = None,
+    finalists: Annotated[
+        bool, typer.Option(help="Time the winners and the default again, in turns, at the end.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option(help="Print the space and an estimate; stop.")] = False,
 ) -> None:
     """Search: measure configurations, then print each workload's winners against its default."""
@@ -204,7 +208,7 @@ def run(
         if probe is not None:
             trials = session.tried() + session.add_probes(probe)
         limit = Limit(trials or TRIALS, minutes, patience)
-        _search(session, bench.worker.start_seconds, limit, storage)
+        _search(session, bench.worker.start_seconds, limit, storage, finalists=finalists)
     finally:
         bench.close()
 
@@ -245,7 +249,9 @@ def _warn_of_neighbours(here: Device) -> None:
         )
 
 
-def _search(session: Session, starts: list[float], limit: Limit, storage: str) -> None:
+def _search(
+    session: Session, starts: list[float], limit: Limit, storage: str, *, finalists: bool
+) -> None:
     name = session.study.study_name
     if session.abandoned:
         console.print(f"{session.abandoned} trials of a run that died are abandoned")
@@ -253,6 +259,8 @@ def _search(session: Session, starts: list[float], limit: Limit, storage: str) -
     runner = Runner(console, session)
     try:
         runner.run(limit)
+        if finalists and not runner.interrupt.asked:
+            retime_finalists(console, session, runner.interrupt)
     except KeyboardInterrupt:
         runner.interrupt.asked = True
     with runner.interrupt.ignored():  # a Ctrl-C that comes late must not cost the report
@@ -261,7 +269,8 @@ def _search(session: Session, starts: list[float], limit: Limit, storage: str) -
         print_verdict(console, results)
         print_outcomes(console, results)
         session.seconds["worker start"] = sum(starts)
-        wall_s = runner.wall_s + starts[0]  # the first one was before the run
+        # The first start was before the run, the finalists after it.
+        wall_s = runner.wall_s + starts[0] + session.seconds.get("finalists", 0.0)
         print_time(console, session.seconds, wall_s, runner.trials)
         print_coverage(console, session.coverage(), session.expected_gains())
         console.print(stopping_reason(runner, session, limit.trials))

@@ -10,17 +10,20 @@ from rich.table import Table
 
 from objectives.evaluation import Evaluation
 from objectives.limits import Limits
+from studies.finalists import Finalist
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
 from studies.space import Survey
 from studies.summary import notes
 from studies.text import duration, factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.verdicts import MARGIN
 from variants.axes import AXES, Choice
 
 # What a stage of a trial counts as, in the split of a run's time.
 _SPLIT = {
     "compile and first steps": ("first step",),
     "measure": ("memory", "kernels", "latency"),
+    "finalists in turns": ("finalists",),
     "check against reference": ("check",),
     "build and free": ("build", "free"),
     "search": ("search",),
@@ -28,6 +31,10 @@ _SPLIT = {
     "transfer": ("transfer",),
     "worker starts": ("worker start",),
 }
+_OF_VERDICTS = (
+    " verdict: from times taken again, in turns with the default; same: within "
+    f"{MARGIN:.0%}, unclear: the 95 % interval does not tell."
+)
 _REASONS = 3  # shown for each outcome
 
 
@@ -60,13 +67,16 @@ def print_verdict(console: Console, results: Results) -> None:
     )
     for heading in ("workload and choice", "variant"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error"):
+    retimed = any(result.finals is not None for result in results.workloads)
+    faster = "verdict" if retimed else "faster"
+    for heading in ("latency ms", "gpu ms", faster, "peak MiB", "smaller", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
     remarks = []
     for result in results.workloads:
         label = workload_label(result.workload, varying)
         table.add_row(label, style="bold")
-        table.add_row("  default", *_numbers(result.default, None))
+        again = result.retimed(result.default.configuration.variant.key)
+        table.add_row("  default", *_numbers(result.default, None, again))
         remarks += [f"{label}: {note}" for note in notes(result)]
         for name, winner in result.winners.items():
             table.add_row("  " + name.replace("_", " "), *_winner(winner.candidate, result))
@@ -81,31 +91,40 @@ def print_verdict(console: Console, results: Results) -> None:
     console.print(
         "faster, smaller: the default's number divided by the winner's. error: relative, against "
         "a high-precision reference. latency: a step of all layers, the larger of GPU time and "
-        "the host's time to enqueue it: where gpu ms is smaller, the GPU waits for the host.",
+        "the host's time to enqueue it: where gpu ms is smaller, the GPU waits for the host."
+        + (_OF_VERDICTS if retimed else ""),
         style="dim",
     )
 
 
 def _winner(candidate: Candidate, result: WorkloadResult) -> list[str]:
-    cells = _numbers(candidate.evaluation, result)
+    cells = _numbers(candidate.evaluation, result, result.retimed(candidate.key))
     if candidate.number is None:
         cells[0] = f"the default ({cells[0]})"
     return cells
 
 
-def _numbers(evaluation: Evaluation, result: WorkloadResult | None) -> list[str]:
+def _numbers(
+    evaluation: Evaluation, result: WorkloadResult | None, again: Finalist | None = None
+) -> list[str]:
+    """Return a row's cells; times are those taken in turns where there are such."""
     measured = evaluation.measurements
     variant = evaluation.configuration.variant
     if measured is None:
         return [variant_label(variant), "–", "", "", "–", "", "–"]
     latency, memory = measured.latency.latency_ms, measured.memory.peak_mib
-    gpu = measured.latency.gpu
+    gpu = None if measured.latency.gpu is None else measured.latency.gpu.value
     unit = None if result is None else result.unit
+    faster = "" if unit is None else factor(latency / unit.latency_ms)
+    if again is not None:
+        latency, gpu = again.latency_ms, again.gpu_ms
+        if result is not None and evaluation is not result.default:
+            faster = f"{again.latency.word} {factor(again.latency.ratio)}"
     return [
         variant_label(variant, measured.backend_ran),
         milliseconds(latency),
-        "" if gpu is None else milliseconds(gpu.value),
-        "" if unit is None else factor(latency / unit.latency_ms),
+        "" if gpu is None else milliseconds(gpu),
+        faster,
         mebibytes(memory),
         "" if unit is None else factor(memory / unit.peak_memory_mib),
         f"{measured.relative_error:.1e}",

@@ -17,6 +17,7 @@ from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Measurements, Outcome
 from objectives.limits import Limits
 from studies.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
+from studies.finalists import Finals
 from studies.results import Results
 from studies.single import best_single
 from studies.study import StudyError, Unit
@@ -53,6 +54,7 @@ class ExportedWorkload(LoadableWorkload):
     default: Evaluation
     default_is_roofline: bool  # the default failed, and ratios are to its roofline
     front: tuple[ExportedChoice, ...]  # by rising memory
+    finals: Finals | None = None  # the finalists timed again in turns, against the default
 
 
 class ExportedSingle(LoadableSingle):
@@ -205,6 +207,7 @@ def _workload(result: WorkloadResult) -> ExportedWorkload:
             )
         },
         front=tuple(_choice(candidate, result.unit) for candidate in result.front),
+        finals=result.finals,
     )
 
 

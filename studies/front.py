@@ -9,9 +9,11 @@ from typing import Literal
 
 from objectives.evaluation import Evaluation, Measurements, Outcome
 from objectives.limits import Limits
+from studies.finalists import Finalist, Finals
 from studies.study import Unit
 from variants.workload import Workload
 
+MOST_FINALISTS = 8  # besides the default; they have to be built and timed again
 Choice = Literal["lowest_latency", "lowest_memory", "balanced"]
 CHOICES: tuple[Choice, ...] = ("lowest_latency", "lowest_memory", "balanced")
 
@@ -40,6 +42,11 @@ class Candidate:
         return self.measurements.latency.latency_ms
 
     @property
+    def key(self) -> str:
+        """Identity within its workload."""
+        return self.evaluation.configuration.variant.key
+
+    @property
     def rank(self) -> tuple[int, ...]:
         """From simple to elaborate."""
         return self.evaluation.configuration.variant.rank
@@ -50,7 +57,7 @@ class Winner:
     """The candidate of one choice, and what cannot be told from it by latency."""
 
     candidate: Candidate
-    ties: tuple[Candidate, ...]  # as fast within the 95 % intervals, by rising memory
+    ties: tuple[Candidate, ...]  # by rising memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,18 @@ class WorkloadResult:
     winners: dict[Choice, Winner]  # empty when nothing was measured
     # The same among those within `Limits().max_error`, where a study accepts larger errors.
     strict_winners: dict[Choice, Winner]
+    finals: Finals | None = None  # None until the finalists were timed again
+
+    def retimed(self, variant: str) -> Finalist | None:
+        """Return what came of timing a variant in turns with the default, where it was."""
+        if self.finals is None or self.finals.reference != self.default.configuration.variant.key:
+            return None
+        return self.finals.of(variant)
+
+    def latency_ratio(self, candidate: Candidate) -> float:
+        """Return a candidate's latency as a share of the default's, from turns where possible."""
+        again = self.retimed(candidate.key)
+        return candidate.latency / self.unit.latency_ms if again is None else again.latency.ratio
 
 
 def candidates(evaluations: Iterable[tuple[int | None, Evaluation]]) -> list[Candidate]:
@@ -93,33 +112,76 @@ def strict(measured: Sequence[Candidate], limits: Limits) -> list[Candidate]:
     return [c for c in measured if c.measurements.relative_error <= usual]
 
 
-def winners(measured: Sequence[Candidate], unit: Unit) -> dict[Choice, Winner]:
+def winners(
+    measured: Sequence[Candidate], unit: Unit, finals: Finals | None = None
+) -> dict[Choice, Winner]:
     """Choose the lowest latency, the lowest memory and the best balance of both.
 
-    Balanced is the least geometric mean of the two ratios to the default. Latencies whose 95 %
-    intervals overlap are a tie: of those, the one that needs the least memory is named (memory is
-    exact), and of equals the simplest.
+    Balanced is the least geometric mean of the two ratios to the default. What cannot be told
+    apart by latency is a tie: of those, the one that needs the least memory is named (memory is
+    exact), and of equals the simplest. Finalists are told apart by their verdicts in turns;
+    before there are any, by the 95 % intervals of their trials.
     """
-    if not measured:
+    pool = [c for c in measured if _competes(c, finals)]
+    if not pool:
         return {}
+
+    def latency(candidate: Candidate) -> float:
+        again = None if finals is None else finals.of(candidate.key)
+        return candidate.latency if again is None else again.latency_ms
 
     def balance(candidate: Candidate) -> float:
         return math.sqrt(
-            (candidate.memory / unit.peak_memory_mib) * (candidate.latency / unit.latency_ms)
+            (candidate.memory / unit.peak_memory_mib) * (latency(candidate) / unit.latency_ms)
         )
 
-    fastest = min(measured, key=lambda c: c.latency)
-    smallest = min(measured, key=lambda c: (c.memory, c.latency))
-    balanced = min(measured, key=balance)
+    def tied(one: Candidate, other: Candidate) -> bool:
+        known = None if finals is None else finals.tied(one.key, other.key)
+        return _overlap(one, other) if known is None else known
+
+    fastest = min(pool, key=latency)
+    smallest = min(pool, key=lambda c: (c.memory, latency(c)))
+    balanced = min(pool, key=balance)
     return {
-        "lowest_latency": _best_of_tie([c for c in measured if _overlap(c, fastest)]),
+        "lowest_latency": _best_of_tie([c for c in pool if tied(c, fastest)]),
         "lowest_memory": _best_of_tie(
-            [c for c in measured if c.memory == smallest.memory and _overlap(c, smallest)]
+            [c for c in pool if c.memory == smallest.memory and tied(c, smallest)]
         ),
         "balanced": _best_of_tie(
-            [c for c in measured if c.memory == balanced.memory and _overlap(c, balanced)]
+            [c for c in pool if c.memory == balanced.memory and tied(c, balanced)]
         ),
     }
+
+
+def finalists(result: WorkloadResult) -> tuple[Evaluation, ...]:
+    """Return what is worth timing again, first of all what the others are timed against.
+
+    That is the default if it ran at all, else what won the lowest latency. Then the winners,
+    what ties with them, and the rest of the front by rising latency, up to `MOST_FINALISTS`.
+    Empty where there is nothing to compare.
+    """
+    won = (*result.winners.values(), *result.strict_winners.values())
+    ranked = [winner.candidate for winner in won]
+    ranked += [tie for winner in won for tie in winner.ties]
+    ranked += sorted(result.front, key=lambda c: c.latency)
+    reference = result.default
+    if reference.measurements is None and ranked:
+        reference = ranked[0].evaluation
+    unique = {c.key: c.evaluation for c in ranked}
+    unique.pop(reference.configuration.variant.key, None)
+    if not unique:
+        return ()
+    return (reference, *list(unique.values())[:MOST_FINALISTS])
+
+
+def _competes(candidate: Candidate, finals: Finals | None) -> bool:
+    """Tell whether it can win: once finalists were timed again, they or what is newer."""
+    if finals is None or finals.of(candidate.key) is not None:
+        return True
+    # What could not be timed in turns (no room beside the default, say) keeps its trial's word.
+    if candidate.key in finals.missing:
+        return True
+    return candidate.number is not None and candidate.number > finals.after_trial
 
 
 def _overlap(one: Candidate, other: Candidate) -> bool:

@@ -13,7 +13,16 @@ from optuna.trial import TrialState
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from studies.front import WorkloadResult, candidates, front, strict, winners
-from studies.study import Plan, Told, default_of, environment_of, plan_of, told, unit_of
+from studies.study import (
+    Plan,
+    Told,
+    default_of,
+    environment_of,
+    finals_of,
+    plan_of,
+    told,
+    unit_of,
+)
 
 _NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
 
@@ -67,6 +76,7 @@ def read_results(study: optuna.Study) -> Results:
         defaults.append(default)
         unit = unit_of(default, environment.device)
         # The default competes: where nothing beats it, it is the winner.
+        finals = finals_of(study, workload)
         measured = candidates([(None, default), *by_workload.get(workload.key, [])])
         workloads.append(
             WorkloadResult(
@@ -75,8 +85,9 @@ def read_results(study: optuna.Study) -> Results:
                 unit=unit,
                 measured=tuple(measured),
                 front=front(measured),
-                winners=winners(measured, unit),
-                strict_winners=winners(strict(measured, plan.limits), unit),
+                winners=winners(measured, unit, finals),
+                strict_winners=winners(strict(measured, plan.limits), unit, finals),
+                finals=finals,
             )
         )
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))

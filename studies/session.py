@@ -13,6 +13,8 @@ import optuna
 from objectives.bench import Bench
 from objectives.evaluation import Evaluation
 from studies.catalogue import catalogue_of, expected
+from studies.finalists import Finals, judge
+from studies.front import WorkloadResult, finalists
 from studies.joint import PROBES
 from studies.probes import probed
 from studies.samplers import make_sampler
@@ -25,6 +27,7 @@ from studies.study import (
     objective_unit,
     recover,
     set_default,
+    set_finals,
     tell,
     told,
 )
@@ -143,6 +146,26 @@ class Session:
         tell(self.study, trial, evaluation, unit)
         self._add("storage", time.monotonic() - before)
         return evaluation
+
+    def compare_finalists(self, result: WorkloadResult) -> Finals | None:
+        """Time a workload's finalists again, in turns, and store the verdicts.
+
+        None where there is nothing to compare.
+        """
+        chosen = finalists(result)
+        if not chosen:
+            return None
+        comparison = self.bench.compare([each.configuration for each in chosen])
+        finals = judge(
+            comparison,
+            reference=chosen[0].configuration.variant.key,
+            after_trial=max(
+                (c.number for c in result.measured if c.number is not None), default=-1
+            ),
+        )
+        set_finals(self.study, result.workload, finals)
+        self._add("finalists", comparison.seconds)
+        return finals
 
     def _evaluate(self, configuration: Configuration) -> Evaluation:
         evaluation = self.bench.evaluate(configuration)

@@ -29,11 +29,13 @@ from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
 from objectives.roofline import bound
+from studies.finalists import Finals
 from studies.space import SearchSpace, SpaceExhausted
 from variants.device import Device
 from variants.workload import Workload
 
 PLAN, ENVIRONMENT, DEFAULT = "goldilocks:plan", "goldilocks:environment", "goldilocks:default:"
+FINALS = "goldilocks:finals:"
 EVALUATION, OWNER = "evaluation", "owner"
 RAW_OBJECTIVES = ("peak_memory_mib", "latency_ms")
 RATIO_OBJECTIVES = ("peak_memory_vs_default", "latency_vs_default")
@@ -274,6 +276,17 @@ def default_of(study: optuna.Study, workload: Workload) -> Evaluation | None:
     """Return the evaluation of the workload's default, if it was measured."""
     stored = study.user_attrs.get(DEFAULT + workload.key)
     return None if stored is None else Evaluation.model_validate(stored)
+
+
+def set_finals(study: optuna.Study, workload: Workload, finals: Finals) -> None:
+    """Store the verdicts on a workload's finalists, in place of earlier ones."""
+    study.set_user_attr(FINALS + workload.key, finals.model_dump(mode="json"))
+
+
+def finals_of(study: optuna.Study, workload: Workload) -> Finals | None:
+    """Return the verdicts on a workload's finalists, if they were timed again."""
+    stored = study.user_attrs.get(FINALS + workload.key)
+    return None if stored is None else Finals.model_validate(stored)
 
 
 def told(study: optuna.Study) -> Iterator[Told]:

@@ -10,7 +10,7 @@ from objectives.evaluation import Outcome
 from objectives.limits import Limits
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
-from studies.text import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.text import factor, interval, mebibytes, milliseconds, variant_label, workload_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class _Balanced:
 
     @property
     def latency(self) -> float:
-        return self.winner.latency / self.result.unit.latency_ms
+        return self.result.latency_ratio(self.winner)
 
     @property
     def memory(self) -> float:
@@ -58,6 +58,19 @@ def notes(result: WorkloadResult) -> Iterator[str]:
         more = f" and {len(winner.ties) - 2} more" if len(winner.ties) > 2 else ""
         if shown:
             yield f"{name.replace('_', ' ')} is a tie with {', '.join(shown)}{more}"
+    if result.winners:
+        yield from _turns(result, result.winners["lowest_latency"].candidate)
+
+
+def _turns(result: WorkloadResult, fastest: Candidate) -> Iterator[str]:
+    """Say how sure the lowest latency is, and what was not timed in turns."""
+    again = result.retimed(fastest.key)
+    if again is not None and fastest.number is not None:
+        yield f"lowest latency in turns with the default: {interval(again.latency)} as fast" + (
+            "" if again.gpu is None else f", by GPU time alone {interval(again.gpu)}"
+        )
+    for variant, reason in (result.finals.missing if result.finals else {}).items():
+        yield f"{variant} was not timed in turns: {reason}"
 
 
 def _strict(results: Results) -> str:

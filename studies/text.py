@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from objectives.evaluation import Evaluation
+from studies.verdicts import Verdict
 from variants.variant import Variant
 from variants.workload import Workload
 
@@ -57,6 +58,11 @@ def mebibytes(value: float) -> str:
 def factor(ratio: float) -> str:
     """Return how many times less than the default: `3.1×`; below one it is more."""
     return f"{1 / ratio:.2f}×" if ratio > 0.1 else f"{1 / ratio:.0f}×"
+
+
+def interval(verdict: Verdict) -> str:
+    """Return how many times as fast, with its 95 % interval: `1.74× (1.72 to 1.76)`."""
+    return f"{1 / verdict.ratio:.2f}× ({1 / verdict.high:.2f} to {1 / verdict.low:.2f})"
 
 
 def duration(seconds: float) -> str:

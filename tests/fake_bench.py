@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import time
+from collections.abc import Sequence
 
+from objectives.comparison import Comparison, Retimed
 from objectives.environment import Environment
 from objectives.evaluation import (
     Evaluation,
@@ -68,6 +71,7 @@ class FakeBench:
     ) -> None:
         self.fails = fails or {}  # outcome by backend
         self.calls: list[str] = []
+        self.compared: list[list[str]] = []
         self._profile, self._pause_s = profile, pause_s
 
     def device(self) -> Device:
@@ -86,6 +90,9 @@ class FakeBench:
     def evaluate(self, configuration: Configuration) -> Evaluation:
         time.sleep(self._pause_s)
         self.calls.append(configuration.key)
+        return self._answer(configuration)
+
+    def _answer(self, configuration: Configuration) -> Evaluation:
         outcome = self.fails.get(configuration.variant.backend, Outcome.MEASURED)
         if outcome is not Outcome.MEASURED:
             return Evaluation(configuration=configuration, outcome=outcome, reason="as planned")
@@ -99,6 +106,22 @@ class FakeBench:
             ),
             seconds={"latency": 0.0},
         )
+
+    def compare(self, configurations: Sequence[Configuration]) -> Comparison:
+        """All in one group, each with 1 % of noise around what `evaluate` says."""
+        self.compared.append([configuration.key for configuration in configurations])
+        group, missing = [], {}
+        for configuration in configurations:
+            measured = self._answer(configuration).measurements
+            if measured is None:
+                missing[configuration.key] = "as planned"
+                continue
+            rng = random.Random(configuration.key)
+            times = tuple(measured.latency.latency_ms * rng.gauss(1, 0.01) for _ in range(40))
+            group.append(
+                Retimed(configuration=configuration, gpu_ms=times, host_ms=times, held=True)
+            )
+        return Comparison(groups=(tuple(group),), missing=missing, seconds=0.0)
 
     def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
         return None

@@ -10,7 +10,7 @@ import torch
 from objectives.bench import DeviceBench
 from objectives.evaluate import Evaluator
 from objectives.evaluation import Outcome
-from objectives.latency import HeldStream
+from objectives.latency import HeldStream, Hold
 from objectives.limits import Limits
 from objectives.memory import settle
 from tests.configurations import configured
@@ -175,14 +175,14 @@ def test_the_held_stream_removes_launch_gaps() -> None:
         for _ in range(100):
             tensor.add_(1)
 
-    gpu_times = []
+    gpu_times, hold = [], Hold()
     for _ in range(30):
-        gpu_ms, host_ms, held = stream.sample(many_small_kernels)
+        gpu_ms, host_ms, held = stream.sample(many_small_kernels, hold)
         if held:
             gpu_times.append(gpu_ms)
-            stream.expect(host_ms)
+            hold.expect(host_ms)
         else:
-            stream.lengthen()
+            hold.lengthen()
     assert len(gpu_times) > 15
     assert min(gpu_times) < 0.5  # a hundred kernels of 2 to 3 µs, one behind the other
 
@@ -190,7 +190,7 @@ def test_the_held_stream_removes_launch_gaps() -> None:
 def test_a_step_that_synchronises_is_not_counted_as_held() -> None:
     stream = HeldStream(detect_device("cuda").l2_bytes)
     tensor = torch.ones(1, device="cuda")
-    assert not stream.sample(lambda: tensor.item())[2]
+    assert not stream.sample(lambda: tensor.item(), Hold())[2]
 
 
 def test_default_resolves_to_a_real_backend(evaluator: Evaluator) -> None:

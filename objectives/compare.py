@@ -1,0 +1,201 @@
+"""Times several configurations in turns, in one process, so that their ratios can be believed.
+
+What drifts between trials (clocks, temperature, the load of the host) meets all of them alike: a
+round times each once, in a fresh order, and ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from objectives.comparison import Comparison, Retimed
+from objectives.latency import HOST_QUANTILE, HeldPasses, HeldStream, first_visits, later_visits
+from objectives.sampling import quantile_interval, quantile_of
+from variants.configuration import Configuration
+from variants.run import Run
+
+MIN_ROUNDS = 3  # whatever the time: a step may take seconds
+PRECISE_ROUNDS = 16  # before a ratio may pass for known
+MAX_ROUNDS = 400
+PRECISE = 0.005  # half-width of the 95 % interval of a median ratio
+# Layers compiled in one process share a limit of graphs, past which PyTorch raises.
+RECOMPILE_LIMIT = 256
+
+
+class Turn(NamedTuple):
+    """One pass over the steps of a configuration, in ms a step, all layers together."""
+
+    gpu_ms: float | None  # median of the steps; None on CPU
+    host_ms: float  # low quantile of the steps on CUDA, median on CPU
+
+    @property
+    def latency_ms(self) -> float:
+        """The larger of the two."""
+        return self.host_ms if self.gpu_ms is None else max(self.gpu_ms, self.host_ms)
+
+
+Pass = Callable[[], Turn]
+Prepared = tuple[Pass, Callable[[], bool | None]]  # a pass, and whether it was held
+
+
+def take_turns(
+    passes: Sequence[Pass],
+    *,
+    budget_s: float,
+    rng: random.Random,
+    now: Callable[[], float] = time.monotonic,
+) -> list[list[Turn]]:
+    """Call each pass once a round, in a fresh order each time, until the ratios are known.
+
+    Returns:
+        The turns of each pass, by round.
+    """
+    deadline = now() + budget_s
+    turns: list[list[Turn]] = [[] for _ in passes]
+    while True:
+        for index in rng.sample(range(len(passes)), len(passes)):
+            turns[index].append(passes[index]())
+        rounds = len(turns[0])
+        if rounds >= MAX_ROUNDS or (rounds >= PRECISE_ROUNDS and _known(turns)):
+            return turns
+        if rounds >= MIN_ROUNDS and now() >= deadline:
+            return turns
+
+
+def _known(turns: Sequence[Sequence[Turn]]) -> bool:
+    base, *others = turns
+    for other in others:
+        for quantity in (_gpu_or_host, _latency):
+            logs = [math.log(quantity(o) / quantity(b)) for o, b in zip(other, base, strict=True)]
+            low, high = quantile_interval(logs, 0.5)
+            if high - low > 2 * PRECISE:
+                return False
+    return True
+
+
+def _gpu_or_host(turn: Turn) -> float:
+    return turn.host_ms if turn.gpu_ms is None else turn.gpu_ms
+
+
+def _latency(turn: Turn) -> float:
+    return turn.latency_ms
+
+
+def compare(
+    configurations: Sequence[Configuration],
+    prepare: Callable[[Configuration], Prepared],
+    refusal: Callable[[Exception], str | None],
+    free: Callable[[], None],
+    *,
+    budget_s: float,
+    rng: random.Random,
+) -> Comparison:
+    """Time all `configurations` in turns, as many at once as fit into memory.
+
+    Args:
+        configurations: The first is timed in every group.
+        prepare: Builds and warms one; what it returns keeps it alive.
+        refusal: The reason why an exception of `prepare` is its configuration's own, or None.
+        free: Called after an out-of-memory and after each group, when nothing refers to it.
+        budget_s: For each configuration of a group.
+        rng: Decides the order of turns.
+    """
+    begin = time.monotonic()
+    first, *waiting = configurations
+    missing: dict[str, str] = {}
+    groups: list[tuple[Retimed, ...]] = []
+    while not groups or waiting:
+        alive, waiting = _prepare_together(first, waiting, prepare, refusal, free, missing)
+        if not alive:
+            reason = f"{first.variant.key}, against which it is timed, was not: "
+            reason += missing[first.key]
+            missing |= {c.key: reason for c in waiting}
+            break
+        if len(alive) > 1 or not groups:
+            groups.append(_timed(alive, budget_s=budget_s, rng=rng))
+        alive.clear()
+        free()
+    return Comparison(groups=tuple(groups), missing=missing, seconds=time.monotonic() - begin)
+
+
+def _prepare_together(
+    first: Configuration,
+    others: Sequence[Configuration],
+    prepare: Callable[[Configuration], Prepared],
+    refusal: Callable[[Exception], str | None],
+    free: Callable[[], None],
+    missing: dict[str, str],
+) -> tuple[dict[Configuration, Prepared], list[Configuration]]:
+    """Prepare `first` and as many others as fit. Returns them and those left for later."""
+    alive: dict[Configuration, Prepared] = {}
+    left: list[Configuration] = []
+    for configuration in (first, *others):
+        reason, no_room = None, False
+        try:
+            alive[configuration] = prepare(configuration)
+        except torch.OutOfMemoryError as error:
+            reason, no_room = str(error).partition(". ")[0], True
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            reason = refusal(error)
+            if reason is None:
+                raise
+        # Outside the handlers: a traceback holds the tensors of its frames.
+        if reason is None:
+            continue
+        free()
+        if no_room and len(alive) > 1:
+            left.append(configuration)
+            continue
+        beside = f"no room beside {first.variant.key}: " if no_room and alive else ""
+        missing[configuration.key] = beside + reason
+        if not alive:
+            return {}, list(others)
+    return alive, left
+
+
+def _timed(
+    alive: Mapping[Configuration, Prepared], *, budget_s: float, rng: random.Random
+) -> tuple[Retimed, ...]:
+    turns = take_turns(
+        [one_pass for one_pass, _ in alive.values()], budget_s=budget_s * len(alive), rng=rng
+    )
+    return tuple(
+        Retimed(
+            configuration=configuration,
+            gpu_ms=tuple(turn.gpu_ms for turn in taken if turn.gpu_ms is not None),
+            host_ms=tuple(turn.host_ms for turn in taken),
+            held=held(),
+        )
+        for (configuration, (_, held)), taken in zip(alive.items(), turns, strict=True)
+    )
+
+
+def prepare_run(
+    configuration: Configuration, device: torch.device, seed: int, stream: HeldStream | None
+) -> Prepared:
+    """Build and warm a configuration on `device`; `stream` is None on CPU."""
+    run = Run(configuration, device, seed)
+    for _ in range(2):  # compilation and plans, and then what only the second visit settles
+        run.restart()
+        first_visits(run, lambda results: None)
+    layers = configuration.workload.layers
+    if stream is None:
+        return lambda: Turn(None, quantile_of(later_visits(run), 0.5) * layers), lambda: None
+    passes = HeldPasses(run, stream)
+
+    def one_pass() -> Turn:
+        steps = passes()
+        while not steps:  # not for ever: the hold is given up after some
+            steps = passes()
+        return Turn(
+            quantile_of([step.gpu_ms for step in steps], 0.5) * layers,
+            quantile_of([step.host_ms for step in steps], HOST_QUANTILE) * layers,
+        )
+
+    return one_pass, lambda: passes.held
