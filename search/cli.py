@@ -1,6 +1,6 @@
 """The command line: which commands there are, and how they end.
 
-Exit status: 0 done, 1 nothing could be measured, 2 wrong usage, 130 interrupted.
+Exit status: 0 done, 1 nothing could be measured or a claim failed, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from search.export import export
 from search.replay import replay
 from search.report import report
 from search.run import run
+from search.verify import verify
 from search.views import dashboard, show, support, table
 from studies.space import SpaceError
 from studies.study import StudyError
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, show, report, export, dashboard, table, support, replay):
+for command in (run, show, report, export, verify, dashboard, table, support, replay):
     app.command()(command)
 
 # typer carries click under one name or another; what both share is reached through this class.

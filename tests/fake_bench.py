@@ -125,3 +125,6 @@ class FakeBench:
 
     def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
         return None
+
+    def close(self) -> None:
+        """There is no process to end."""

@@ -1,0 +1,145 @@
+"""The `verify` command: does an exported file still tell the truth, here and now?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from objectives.bench import Bench, DeviceBench
+from objectives.environment import Environment
+from objectives.evaluation import Evaluation
+from search.choices import UsageError
+from search.options import DeviceOption
+from search.terminal import make_console
+from studies.claims import Checked, Claim, Span, check, configurations_of
+from studies.export import Export, ExportedWorkload
+from studies.text import milliseconds, variant_label, workload_label
+
+console = make_console()
+_LARGEST_FILE = 2**28  # bytes; an export has kilobytes
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="best.json", help="What `export` wrote.")],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also on another GPU than the file's.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure an exported file's winners and defaults again: old against new.
+
+    Exit status 1 when a claim no longer holds: a speed-up is gone beyond the intervals, memory
+    has grown, or a winner is inaccurate or fails.
+    """
+    document = read_export(file)
+    bench = DeviceBench(
+        document.study.limits,
+        seed=document.study.seed,
+        device=None if device == "auto" else device,
+    )
+    try:
+        differences = _admit(document.environment, bench.environment(), file, anyway=anyway)
+        for difference in differences:
+            console.print(f"differs: {difference}", highlight=False, soft_wrap=True)
+        broken = sum(
+            verify_workload(console, bench, document, workload) for workload in document.workloads
+        )
+    finally:
+        bench.close()
+    console.print("all claims hold" if not broken else f"{broken} claims no longer hold")
+    if broken:
+        raise typer.Exit(1)
+
+
+def read_export(file: Path) -> Export:
+    """Return an exported document.
+
+    Raises:
+        UsageError: It cannot be read, or is none.
+    """
+    try:
+        if file.stat().st_size > _LARGEST_FILE:
+            raise UsageError(f"{file} is too large to be an export")
+        return Export.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{file} must be a file that can be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(f"{file} is not an export: {where}: {first['msg']}") from None
+
+
+def _admit(there: Environment, here: Environment, file: Path, *, anyway: bool) -> list[str]:
+    """Return how the environments differ.
+
+    Raises:
+        UsageError: The file's numbers are those of another device.
+    """
+    if (there.device.kind, there.device.name) != (here.device.kind, here.device.name) and not (
+        anyway
+    ):
+        raise UsageError(
+            f"{file} was measured on {there.device.name}, this is {here.device.name}: its times "
+            "say nothing here; --anyway measures all the same"
+        )
+    return there.differences(here)
+
+
+def verify_workload(
+    console: Console, bench: Bench, document: Export, workload: ExportedWorkload
+) -> int:
+    """Measure a workload's default and choices again, print, and return how many claims fail."""
+    configurations = configurations_of(workload)
+    if not workload.choices:
+        return 0
+    measured = {each: bench.evaluate(each) for each in configurations}
+    comparison = bench.compare(configurations)
+    checked = check(workload, measured, comparison, document.study.limits)
+    table = Table(title=workload_label(workload.workload, ()), title_justify="left")
+    for heading in ("choice", "variant", "claim", "old", "new", ""):
+        table.add_column(heading, overflow="fold")
+    _add_default(table, workload.default, measured.get(workload.default.configuration))
+    for one in checked:
+        _add(table, one)
+    console.print(table)
+    return sum(bool(claim.broken) for one in checked for claim in one.claims)
+
+
+def _add_default(table: Table, old: Evaluation, new: Evaluation | None) -> None:
+    times = [
+        milliseconds(each.latency_ms) if each.latency_ms is not None else each.outcome.value
+        for each in (old, new)
+        if each is not None
+    ]
+    times += [""] * (2 - len(times))
+    label = variant_label(old.configuration.variant)
+    table.add_row("default", label, "latency ms", *times, "")
+    table.add_section()
+
+
+def _add(table: Table, checked: Checked) -> None:
+    names = ", ".join(name.replace("_", " ") for name in checked.names)
+    label = variant_label(checked.configuration.variant)
+    for claim in checked.claims:
+        new = "" if claim.new is None else _span(claim.new)
+        table.add_row(names, label, escape(claim.what), _span(claim.old), new, _state(claim))
+        names = label = ""
+    table.add_section()
+
+
+def _state(claim: Claim) -> str:
+    if claim.broken:
+        return f"[red]broken[/red]: {escape(claim.broken)}"
+    return "holds" if claim.new is not None else "not checked"
+
+
+def _span(span: Span) -> str:
+    if span.low == span.high:
+        return f"{span.value:.4g}"
+    return f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"
