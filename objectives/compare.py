@@ -16,13 +16,14 @@ import torch
 
 from objectives.comparison import Comparison, Retimed
 from objectives.latency import HOST_QUANTILE, HeldPasses, HeldStream, first_visits, later_visits
-from objectives.sampling import quantile_interval, quantile_of
+from objectives.sampling import BURST_S, Throttled, Watcher, quantile_interval, quantile_of
 from variants.configuration import Configuration
 from variants.run import Run
 
 MIN_ROUNDS = 3  # whatever the time: a step may take seconds
 PRECISE_ROUNDS = 16  # before a ratio may pass for known
 MAX_ROUNDS = 400
+BURST_ROUNDS = 8  # between two looks at the device, unless they take long
 PRECISE = 0.005  # half-width of the 95 % interval of a median ratio
 # Layers compiled in one process share a limit of graphs, past which PyTorch raises.
 RECOMPILE_LIMIT = 256
@@ -49,18 +50,39 @@ def take_turns(
     *,
     budget_s: float,
     rng: random.Random,
+    watch: Watcher,
     now: Callable[[], float] = time.monotonic,
 ) -> list[list[Turn]]:
     """Call each pass once a round, in a fresh order each time, until the ratios are known.
 
+    Rounds that `watch` calls unclean are discarded.
+
     Returns:
         The turns of each pass, by round.
+
+    Raises:
+        Throttled: All rounds were discarded.
     """
+    watch.clean()
     deadline = now() + budget_s
     turns: list[list[Turn]] = [[] for _ in passes]
     while True:
-        for index in rng.sample(range(len(passes)), len(passes)):
-            turns[index].append(passes[index]())
+        begin = now()
+        burst: list[list[Turn]] = [[] for _ in passes]
+        until = min(begin + BURST_S, deadline)
+        while not burst[0] or (len(burst[0]) < BURST_ROUNDS and now() < until):
+            for index in rng.sample(range(len(passes)), len(passes)):
+                burst[index].append(passes[index]())
+        if watch.clean():
+            for taken, new in zip(turns, burst, strict=True):
+                taken += new
+        elif watch.gives_up:
+            if not turns[0]:
+                raise Throttled(watch.reason)
+            return turns
+        else:
+            deadline += now() - begin
+            continue
         rounds = len(turns[0])
         if rounds >= MAX_ROUNDS or (rounds >= PRECISE_ROUNDS and _known(turns)):
             return turns
@@ -95,6 +117,7 @@ def compare(
     *,
     budget_s: float,
     rng: random.Random,
+    watch: Callable[[], Watcher],
 ) -> Comparison:
     """Time all `configurations` in turns, as many at once as fit into memory.
 
@@ -105,12 +128,13 @@ def compare(
         free: Called after an out-of-memory and after each group, when nothing refers to it.
         budget_s: For each configuration of a group.
         rng: Decides the order of turns.
+        watch: Returns what tells, over one group, whether samples count.
     """
     begin = time.monotonic()
     first, *waiting = configurations
     missing: dict[str, str] = {}
     groups: list[tuple[Retimed, ...]] = []
-    while not groups or waiting:
+    while waiting or not (groups or missing):
         alive, waiting = _prepare_together(first, waiting, prepare, refusal, free, missing)
         if not alive:
             reason = f"{first.variant.key}, against which it is timed, was not: "
@@ -118,7 +142,11 @@ def compare(
             missing |= {c.key: reason for c in waiting}
             break
         if len(alive) > 1 or not groups:
-            groups.append(_timed(alive, budget_s=budget_s, rng=rng))
+            try:
+                groups.append(_timed(alive, budget_s=budget_s, rng=rng, watch=watch()))
+            except Throttled as error:
+                missing |= {c.key: str(error) for c in (*alive, *waiting)}
+                waiting = []
         alive.clear()
         free()
     return Comparison(groups=tuple(groups), missing=missing, seconds=time.monotonic() - begin)
@@ -160,11 +188,14 @@ def _prepare_together(
 
 
 def _timed(
-    alive: Mapping[Configuration, Prepared], *, budget_s: float, rng: random.Random
+    alive: Mapping[Configuration, Prepared],
+    *,
+    budget_s: float,
+    rng: random.Random,
+    watch: Watcher,
 ) -> tuple[Retimed, ...]:
-    turns = take_turns(
-        [one_pass for one_pass, _ in alive.values()], budget_s=budget_s * len(alive), rng=rng
-    )
+    passes = [one_pass for one_pass, _ in alive.values()]
+    turns = take_turns(passes, budget_s=budget_s * len(alive), rng=rng, watch=watch)
     return tuple(
         Retimed(
             configuration=configuration,

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from objectives.accuracy import References, largest_error
+from objectives.clocks import Clocks, ClocksUnreadError, NvmlClocks, Watch
 from objectives.compare import RECOMPILE_LIMIT, compare, prepare_run
 from objectives.comparison import Comparison
-from objectives.evaluation import Evaluation, Measurements, Outcome
+from objectives.evaluation import Conditions, Evaluation, Measurements, Outcome
 from objectives.kernels import kernels_of_step
 from objectives.latency import (
     HeldStream,
@@ -32,6 +33,7 @@ from objectives.latency import (
 from objectives.limits import Limits
 from objectives.memory import cuda_baseline, measure_memory, settle
 from objectives.roofline import bound
+from objectives.sampling import Throttled, Trusting
 from variants.backends import BACKENDS, backend_that_ran
 from variants.caches import CACHES
 from variants.configuration import Configuration
@@ -62,14 +64,40 @@ class Evaluator:
         self._new_length_ms: dict[tuple[object, ...], float] = {}
         self._stream: HeldStream | None = None
         self._workspace_bytes: int | None = None
+        self._clocks: Clocks | None = None
+        self._usual_mhz, self._unread = 0, ""
         if device.kind == "cuda":
             before = torch.cuda.memory_allocated()
             _allocate_workspaces()
             self._workspace_bytes = torch.cuda.memory_allocated() - before
             self._stream = HeldStream(device.l2_bytes)
+            self._find_clocks(self._stream)
         self._compiler_frozen = False
         self._order = random.Random(seed)  # of configurations that are timed in turns
         gc.freeze()  # what exists now stays: a collection between trials need not visit it
+
+    def _find_clocks(self, stream: HeldStream) -> None:
+        """Find what reads the device, and the clock that is usual for it."""
+        try:
+            device = torch.cuda.get_device_properties(torch.cuda.current_device())
+            self._clocks = NvmlClocks(f"GPU-{device.uuid}")
+            with stream.busy():
+                self._usual_mhz = self._clocks.read().sm_mhz
+        except ClocksUnreadError as error:
+            self._clocks, self._unread = None, str(error)
+
+    def _watch(self) -> Watch | Trusting:
+        """Return what watches the device over one trial."""
+        if self._stream is None or self._clocks is None:
+            return Trusting()
+        return Watch(self._clocks, self._stream.busy, usual_mhz=self._usual_mhz)
+
+    def _conditions(self, watch: Watch | Trusting) -> Conditions | None:
+        if self._stream is None:
+            return None
+        if isinstance(watch, Watch):
+            return watch.conditions()
+        return Conditions(sm_mhz=None, temperature_c=None, unread=self._unread)
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
         """Measure one configuration.
@@ -82,6 +110,8 @@ class Evaluator:
             outcome, reason, measurements = self._measure(configuration)
         except torch.OutOfMemoryError as error:
             outcome, reason, measurements = Outcome.OUT_OF_MEMORY, _first_line(error), None
+        except Throttled as error:
+            outcome, reason, measurements = Outcome.THROTTLED, str(error), None
         except (RuntimeError, ValueError, NotImplementedError) as error:
             known = _outcome_of(error)
             if known is None:
@@ -111,6 +141,7 @@ class Evaluator:
                 lambda: self._free(compiled=False),
                 budget_s=self.limits.sampling_s,
                 rng=self._order,
+                watch=self._watch,
             )
         finally:
             self._free(compiled=any(c.variant.compiles for c in configurations))
@@ -136,12 +167,14 @@ class Evaluator:
             kernels = kernels_of_step(run)
             ran = backend_that_ran(kernels, self.device.kind)
         with self._stage("latency"):
+            watch = self._watch()
             latency = measure_latency(
                 run,
                 self._stream,
                 first_step_ms=first[0],
                 new_length=self._stall(run, ran, new_length_ms(first, later)),
                 budget_s=self.limits.sampling_s,
+                watch=watch,
             )
         measurements = Measurements(
             latency=latency,
@@ -149,6 +182,7 @@ class Evaluator:
             relative_error=error,
             backend_ran=ran,
             kernels=kernels,
+            conditions=self._conditions(watch),
         )
         outcome, reason = self._judge(configuration, measurements)
         return outcome, reason, measurements

@@ -21,6 +21,7 @@ class Outcome(StrEnum):
     TIMED_OUT = "TIMED_OUT"
     CRASHED = "CRASHED"
     IMPLAUSIBLE = "IMPLAUSIBLE"  # faster than physics allows
+    THROTTLED = "THROTTLED"  # no sample was taken at the device's usual clock
     ABANDONED = "ABANDONED"  # its process died; it may be proposed again
 
 
@@ -35,7 +36,8 @@ class Samples(BaseModel):
     high: float
     iqr: float
     count: int
-    stopped: Literal["precise", "time", "count"]  # why sampling ended
+    # Why sampling ended; throttled: further samples would have been discarded.
+    stopped: Literal["precise", "time", "count", "throttled"]
 
 
 class Latency(BaseModel):
@@ -74,6 +76,18 @@ class Memory(BaseModel):
     workspace_mib: float | None  # library workspaces, outside the peak; None on CPU
 
 
+class Conditions(BaseModel):
+    """What the GPU was like while it was timed, by NVML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sm_mhz: tuple[int, int] | None  # lowest and highest; None where nothing could be read
+    temperature_c: int | None  # the highest
+    limits: tuple[str, ...] = ()  # what kept the clock from being higher, at any time
+    discarded: int = 0  # bursts of samples that were taken under throttling
+    unread: str = ""  # why nothing could be read: throttling was not watched for
+
+
 class Measurements(BaseModel):
     """All numbers of one configuration."""
 
@@ -84,6 +98,7 @@ class Measurements(BaseModel):
     relative_error: float  # ‖out − ref‖ / ‖ref‖; infinite when the output has NaN or Inf
     backend_ran: str | None  # by the profiler, whatever was asked for
     kernels: tuple[str, ...]  # attention operators and device kernels of one step
+    conditions: Conditions | None = None  # None on CPU
 
 
 class Evaluation(BaseModel):

@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from objectives.evaluation import Latency, Samples
-from objectives.sampling import sample_until_known, summarise
+from objectives.sampling import (
+    Trusting,
+    Watcher,
+    median_known,
+    quantile_of,
+    sample_until,
+    summarise,
+)
 from variants.run import Run
 
 HOLD_RETRIES = 4
@@ -27,6 +35,10 @@ MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
 # the same launch-bound step in three processes differed by 27 % in their 5 % quantile (median
 # over seven configurations), by 97 % in their lower quartile and by 110 % in their median.
 HOST_QUANTILE = 0.05
+HOST_COUNT = 64  # samples of a step that the host binds: a low quantile of few is a minimum
+# An idle device lowers its clock (345 MHz where 1980 are usual, on an H200).
+WARM_SHARE = 0.97  # of the clock that was calibrated
+WARM_S = 0.1  # at most, before a step is timed
 
 
 @dataclass
@@ -57,14 +69,32 @@ class HeldStream:
         self._cycles_per_ms = self._calibrate()
 
     def _calibrate(self) -> float:
-        cycles = 20_000_000
+        """Return how many cycles a millisecond has, once the clock has risen."""
+        deadline = time.monotonic() + WARM_S
+        rate = 0.0
+        while time.monotonic() < deadline:
+            rate = max(rate, self._spin(10_000_000))
+        return rate
+
+    def _spin(self, cycles: int) -> float:
+        """Spin, and return how many cycles a millisecond had."""
         start, end = _events()
-        for _ in range(3):  # the first ones raise the clock
-            start.record()
-            torch.cuda._sleep(cycles)
-            end.record()
-            end.synchronize()
+        start.record()
+        torch.cuda._sleep(cycles)
+        end.record()
+        end.synchronize()
         return cycles / float(start.elapsed_time(end))
+
+    def warm(self) -> None:
+        """Keep the device busy until its clock is up, so that no step is timed on a cold one."""
+        raise_clock(lambda: self._spin(1_000_000) / self._cycles_per_ms)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keep the device busy for two milliseconds, so that it can be read as it works."""
+        torch.cuda._sleep(int(2 * self._cycles_per_ms))
+        yield
+        torch.cuda.synchronize()
 
     def sample(self, step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
         """Run `step` once. Returns its GPU ms, its host ms, and whether the stream was held.
@@ -84,6 +114,13 @@ class HeldStream:
         was_held = not held.query()
         end.synchronize()
         return float(start.elapsed_time(end)), host_ms, was_held
+
+
+def raise_clock(share: Callable[[], float], *, now: Callable[[], float] = time.monotonic) -> None:
+    """Call `share`, which spins and returns its clock's share of the usual one, until it is up."""
+    deadline = now() + WARM_S
+    while share() < WARM_SHARE and now() < deadline:
+        pass
 
 
 def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
@@ -164,29 +201,39 @@ class HeldPasses:
 
 
 def measure_cuda(
-    run: Run, stream: HeldStream, *, budget_s: float
+    run: Run, stream: HeldStream, *, budget_s: float, watch: Watcher
 ) -> tuple[Samples, Samples, bool]:
-    """Return GPU and host samples of a step in ms, and whether the stream was held."""
+    """Return GPU and host samples of a step in ms, and whether the stream was held.
+
+    Raises:
+        Throttled: No sample counts.
+    """
     passes = HeldPasses(run, stream)
-    host: list[float] = []
-
-    def one_pass() -> list[float]:
-        steps = passes()
-        host.extend(step.host_ms for step in steps)
-        return [step.gpu_ms for step in steps]
-
-    values, stopped = sample_until_known(one_pass, budget_s=budget_s)
+    stream.warm()
+    steps, stopped = sample_until(passes, steps_known, budget_s=budget_s, watch=watch)
     layers = run.configuration.workload.layers
+    gpu, host = [step.gpu_ms for step in steps], [step.host_ms for step in steps]
     return (
-        summarise(values, stopped, layers=layers),
+        summarise(gpu, stopped, layers=layers),
         summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
         passes.held,
     )
 
 
+def steps_known(steps: Sequence[StepTime]) -> bool:
+    """Tell whether GPU time is known to within 1 %, and host time as well as it can be."""
+    gpu = [step.gpu_ms for step in steps]
+    if not median_known(gpu):
+        return False
+    host = quantile_of([step.host_ms for step in steps], HOST_QUANTILE)
+    return host < quantile_of(gpu, 0.5) or len(steps) >= HOST_COUNT
+
+
 def measure_cpu(run: Run, *, budget_s: float) -> Samples:
     """Return samples of a step's wall time in ms."""
-    values, stopped = sample_until_known(lambda: later_visits(run), budget_s=budget_s)
+    values, stopped = sample_until(
+        lambda: later_visits(run), median_known, budget_s=budget_s, watch=Trusting()
+    )
     return summarise(values, stopped, layers=run.configuration.workload.layers)
 
 
@@ -197,13 +244,18 @@ def measure_latency(
     first_step_ms: float,
     new_length: float | None,
     budget_s: float,
+    watch: Watcher,
 ) -> Latency:
-    """Sample the steps of `run`; `stream` is None on CPU."""
+    """Sample the steps of `run`; `stream` is None on CPU.
+
+    Raises:
+        Throttled: No sample counts.
+    """
     gpu, held = None, None
     if stream is None:
         host = measure_cpu(run, budget_s=budget_s)
     else:
-        gpu, host, held = measure_cuda(run, stream, budget_s=budget_s)
+        gpu, host, held = measure_cuda(run, stream, budget_s=budget_s, watch=watch)
     binding = gpu if gpu is not None and gpu.value >= host.value else host
     return Latency(
         latency_ms=binding.value,

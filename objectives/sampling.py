@@ -1,19 +1,49 @@
-"""Repeats a measurement until its median is known."""
+"""Repeats a measurement until enough is known, and leaves out what does not count."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from objectives.evaluation import Samples
 
 PRECISE = 0.01  # half-width of the median's 95 % interval, relative to the median
 MIN_COUNT = 16
 MAX_COUNT = 400
+BURST_S = 0.05  # or `MIN_COUNT` samples, between two looks at the device
 
-Stopped = Literal["precise", "time", "count"]
+Stopped = Literal["precise", "time", "count", "throttled"]
+Sample = TypeVar("Sample")
+
+
+class Throttled(RuntimeError):
+    """Every sample was discarded; the message says why."""
+
+
+class Watcher(Protocol):
+    """What tells whether samples count."""
+
+    reason: str  # why the last ones did not
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether no more samples are worth taking."""
+
+    def clean(self) -> bool:
+        """Tell whether what was sampled since the last call counts."""
+
+
+class Trusting:
+    """Takes every sample, where nothing can be watched."""
+
+    reason = ""
+    gives_up = False
+
+    def clean(self) -> bool:
+        """Whatever was sampled counts."""
+        return True
 
 
 def quantile_interval(values: Sequence[float], quantile: float) -> tuple[float, float]:
@@ -55,25 +85,57 @@ def summarise(
     )
 
 
-def sample_until_known(
-    one_pass: Callable[[], Sequence[float]], *, budget_s: float
-) -> tuple[list[float], Stopped]:
-    """Call `one_pass` until the median of all it returned is known to 1 %, or time is up.
+def median_known(values: Sequence[float]) -> bool:
+    """Tell whether the median is known to within 1 %."""
+    if len(values) < MIN_COUNT:
+        return False
+    low, high = quantile_interval(values, 0.5)
+    return high - low <= 2 * PRECISE * quantile_of(values, 0.5)
 
-    A pass may return nothing (its samples did not count), but not for ever.
+
+def sample_until(
+    one_pass: Callable[[], Sequence[Sample]],
+    known: Callable[[Sequence[Sample]], bool],
+    *,
+    budget_s: float,
+    watch: Watcher,
+) -> tuple[list[Sample], Stopped]:
+    """Call `one_pass` until what it returned is `known`, or time is up.
+
+    A pass may return nothing (its samples did not count), but not for ever. What `watch` calls
+    unclean is discarded, and its time does not count.
 
     Returns:
-        The values in the order they were taken, and why sampling ended.
+        The samples in the order they were taken, and why sampling ended.
+
+    Raises:
+        Throttled: All samples were discarded.
     """
-    values: list[float] = []
+    samples: list[Sample] = []
+    watch.clean()  # how the device is before anything is timed; if need be, it may cool down
     deadline = time.monotonic() + budget_s
     while True:
-        values += one_pass()
-        if len(values) >= MIN_COUNT:
-            low, high = quantile_interval(values, 0.5)
-            if high - low <= 2 * PRECISE * quantile_of(values, 0.5):
-                return values, "precise"
-        if len(values) >= MAX_COUNT:
-            return values, "count"
-        if values and time.monotonic() >= deadline:
-            return values, "time"
+        begin = time.monotonic()
+        burst = _burst(one_pass, until=min(begin + BURST_S, deadline))
+        if watch.clean():
+            samples += burst
+        elif watch.gives_up:
+            if not samples:
+                raise Throttled(watch.reason)
+            return samples, "throttled"
+        else:
+            deadline += time.monotonic() - begin
+            continue
+        if known(samples):
+            return samples, "precise"
+        if len(samples) >= MAX_COUNT:
+            return samples, "count"
+        if samples and time.monotonic() >= deadline:
+            return samples, "time"
+
+
+def _burst(one_pass: Callable[[], Sequence[Sample]], *, until: float) -> list[Sample]:
+    burst = [*one_pass()]
+    while len(burst) < MIN_COUNT and time.monotonic() < until:
+        burst += one_pass()
+    return burst

@@ -22,6 +22,7 @@ from objectives.compare import (
 from objectives.comparison import Comparison
 from objectives.evaluate import Evaluator
 from objectives.limits import Limits
+from objectives.sampling import Trusting
 from tests.configurations import configured
 from variants.configuration import Configuration
 from variants.detect import detect_device
@@ -55,7 +56,11 @@ def test_steady_ratios_stop_early_noisy_ones_by_time_or_count() -> None:
 
     def rounds(noise: float, budget_s: float) -> int:
         passes = [noisy(clock, 0.1, noise, seed) for seed in range(3)]
-        return len(take_turns(passes, budget_s=budget_s, rng=random.Random(0), now=clock)[0])
+        return len(
+            take_turns(
+                passes, budget_s=budget_s, rng=random.Random(0), watch=Trusting(), now=clock
+            )[0]
+        )
 
     assert rounds(0.001, 1e9) == PRECISE_ROUNDS
     assert rounds(0.3, 1e9) == MAX_ROUNDS
@@ -73,7 +78,9 @@ def test_each_round_has_everybody_once_in_an_order_of_its_own() -> None:
 
         return one_pass
 
-    turns = take_turns([tell(i) for i in range(5)], budget_s=1, rng=random.Random(0))
+    turns = take_turns(
+        [tell(i) for i in range(5)], budget_s=1, rng=random.Random(0), watch=Trusting()
+    )
     rounds = [tuple(order[i : i + 5]) for i in range(0, len(order), 5)]
     assert all(sorted(one) == list(range(5)) for one in rounds)
     assert len(set(rounds)) > len(rounds) / 2
@@ -99,6 +106,7 @@ class Room:
             lambda: None,  # reference counts alone must do
             budget_s=0,
             rng=random.Random(0),
+            watch=Trusting,
         )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -11,13 +12,24 @@ from objectives.latency import new_length_ms
 from objectives.sampling import (
     MAX_COUNT,
     MIN_COUNT,
+    Stopped,
+    Throttled,
+    Trusting,
+    Watcher,
+    median_known,
     quantile_interval,
     quantile_of,
-    sample_until_known,
+    sample_until,
     summarise,
 )
 
 VALUES = st.lists(st.floats(0.001, 1e3), min_size=1, max_size=60)
+
+
+def sample(
+    one_pass: Callable[[], list[float]], budget_s: float, watch: Watcher | None = None
+) -> tuple[list[float], Stopped]:
+    return sample_until(one_pass, median_known, budget_s=budget_s, watch=watch or Trusting())
 
 
 @given(VALUES)
@@ -38,22 +50,22 @@ def test_interval_covers_the_median_about_95_percent_of_the_time() -> None:
 
 
 def test_steady_values_stop_as_soon_as_they_may() -> None:
-    values, stopped = sample_until_known(lambda: [1.0] * 4, budget_s=60)
+    values, stopped = sample(lambda: [1.0] * 4, 60)
     assert (len(values), stopped) == (MIN_COUNT, "precise")
 
 
 def test_noise_stops_by_count_and_slowness_by_time() -> None:
     rng = random.Random(1)
-    values, stopped = sample_until_known(lambda: [rng.random()] * 8, budget_s=60)
+    values, stopped = sample(lambda: [rng.random()] * 8, 60)
     assert stopped == "count"
     assert len(values) == MAX_COUNT
-    values, stopped = sample_until_known(lambda: [rng.random()], budget_s=0)
+    values, stopped = sample(lambda: [rng.random()], 0)
     assert (len(values), stopped) == (1, "time")
 
 
 def test_passes_that_yield_nothing_do_not_end_sampling_empty() -> None:
     passes = iter([[], [], [1.0]])
-    values, stopped = sample_until_known(lambda: next(passes), budget_s=0)
+    values, stopped = sample(lambda: next(passes), 0)
     assert values == [1.0]
     assert stopped == "time"
 
@@ -70,3 +82,43 @@ def test_a_stall_is_what_every_new_length_costs() -> None:
     # A busy moment is not a stall: one length cost nothing extra.
     assert new_length_ms([900.0, 61.0, 1.0, 62.0], [1.0, 1.0, 1.0, 1.0]) == 0.0
     assert new_length_ms([900.0], [1.0]) is None
+
+
+class Scripted:
+    """Calls bursts clean or not as told, after the look before the first one."""
+
+    reason = "too hot"
+
+    def __init__(self, *clean: bool) -> None:
+        self._answers = iter((True, *clean))
+        self._left = len(clean)
+
+    @property
+    def gives_up(self) -> bool:
+        return self._left < 0
+
+    def clean(self) -> bool:
+        self._left -= 1
+        return next(self._answers)
+
+
+def test_what_is_not_clean_is_discarded_and_taken_again() -> None:
+    numbers = iter(range(1000))
+    # Of the first burst nothing counts, though it alone would be precise.
+    values, stopped = sample(lambda: [float(next(numbers) >= 16)] * 1, 60, Scripted(False, True))
+    assert (values, stopped) == ([1.0] * MIN_COUNT, "precise")
+
+
+def test_discarded_time_is_given_back_but_not_for_ever() -> None:
+    rng = random.Random(1)
+
+    def noise() -> list[float]:
+        return [rng.random()]
+
+    values, stopped = sample(noise, 0.0, Scripted(False, False, True))
+    assert stopped == "time"
+    assert len(values) >= 1
+    values, stopped = sample(noise, 60, Scripted(True, False))
+    assert (len(values), stopped) == (MIN_COUNT, "throttled")
+    with pytest.raises(Throttled, match="too hot"):
+        sample(noise, 60, Scripted(False))

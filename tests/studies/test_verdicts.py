@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.compare import Turn, take_turns
+from objectives.sampling import Trusting
 from studies.verdicts import FEWEST_ROUNDS, MARGIN, judge_across, judge_rounds, word_of
 
 PLACE = 0.004  # deviation of what another place in memory does to a time
@@ -52,7 +53,7 @@ def words(slower: float, noise: float, seed: int) -> Counter[str]:
     for _ in range(PAIRS):
         drift = Drift(rng)
         passes = [Timed(rng, drift, noise, times) for times in (1.0, slower)]
-        theirs, ours = take_turns(passes, budget_s=60, rng=random.Random(seed))
+        theirs, ours = take_turns(passes, budget_s=60, rng=random.Random(seed), watch=Trusting())
         found[judge_rounds([t.latency_ms for t in ours], [t.latency_ms for t in theirs]).word] += 1
     return found
 

@@ -1,0 +1,180 @@
+"""Throttling, with a scripted device in the place of NVML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pynvml
+import pytest
+
+import objectives.evaluate as evaluate_module
+from objectives.clocks import (
+    LOWEST_SHARE,
+    MAX_DISCARDED,
+    MAX_PAUSE_S,
+    ClocksUnreadError,
+    NvmlClocks,
+    Reading,
+    Watch,
+)
+from objectives.evaluate import Evaluator
+from objectives.evaluation import Outcome
+from objectives.latency import (
+    HOLD_RETRIES,
+    WARM_SHARE,
+    HeldPasses,
+    Hold,
+    StepTime,
+    raise_clock,
+    steps_known,
+)
+from objectives.limits import Limits
+from objectives.sampling import Throttled
+from tests.configurations import configured
+from variants.detect import detect_device
+from variants.workload import Workload
+
+FINE = Reading(1980, 50, 0)
+CAPPED = Reading(1200, 70, pynvml.nvmlClocksThrottleReasonSwPowerCap)
+HOT = Reading(1100, 92, pynvml.nvmlClocksThrottleReasonHwThermalSlowdown)
+SLOW = Reading(990, 40, 0)
+
+
+class ScriptedClocks:
+    def __init__(self, *readings: Reading | None) -> None:
+        self._readings = iter(readings)
+        self.busy = False
+
+    def read(self) -> Reading:
+        assert self.busy, "an idle device shows an idle clock"
+        reading = next(self._readings)
+        if reading is None:
+            raise ClocksUnreadError("NVML: GPU is lost")
+        return reading
+
+
+def watched(*readings: Reading | None) -> tuple[Watch, list[float]]:
+    clocks, pauses = ScriptedClocks(*readings), []
+
+    @contextmanager
+    def busy() -> Iterator[None]:
+        clocks.busy = True
+        yield
+        clocks.busy = False
+
+    return Watch(clocks, busy, usual_mhz=1980, sleep=pauses.append), pauses
+
+
+@pytest.mark.parametrize(
+    ("reading", "usual_mhz", "reasons"),
+    [
+        (FINE, 1980, ()),
+        (CAPPED, 1980, ()),  # a heavy kernel always runs there
+        (HOT, 1980, ("hw_thermal_slowdown",)),
+        (SLOW, 1980, ("990 MHz where 1980 are usual",)),
+        (SLOW, 990, ()),  # locked to that clock by the user
+        (SLOW, int(990 / LOWEST_SHARE), ()),
+    ],
+)
+def test_what_counts_as_throttling(
+    reading: Reading, usual_mhz: int, reasons: tuple[str, ...]
+) -> None:
+    assert reading.throttling(usual_mhz) == reasons
+
+
+def test_pauses_grow_to_a_limit_and_conditions_say_what_was_seen() -> None:
+    watch, pauses = watched(FINE, *[HOT] * MAX_DISCARDED, CAPPED)
+    assert watch.clean()
+    for number in range(MAX_DISCARDED):
+        assert not watch.gives_up, number
+        assert not watch.clean()
+    assert watch.gives_up
+    assert pauses == sorted(pauses)
+    assert len(pauses) == MAX_DISCARDED
+    assert max(pauses) <= MAX_PAUSE_S
+    assert "hw_thermal_slowdown, 92 °C) in 8 bursts" in watch.reason
+    assert watch.clean()
+    conditions = watch.conditions()
+    assert conditions.sm_mhz == (1100, 1980)
+    assert conditions.temperature_c == 92
+    assert conditions.limits == ("hw_thermal_slowdown", "sw_power_cap")
+    assert (conditions.discarded, conditions.unread) == (MAX_DISCARDED, "")
+
+
+def test_a_device_that_can_no_longer_be_read_is_trusted_and_that_is_said() -> None:
+    watch, _ = watched(FINE, None)
+    assert [watch.clean() for _ in range(4)] == [True] * 4
+    assert watch.conditions().unread == "NVML: GPU is lost"
+    assert watch.conditions().sm_mhz == (1980, 1980)
+
+
+def test_a_machine_without_nvml_or_the_device_says_so() -> None:
+    with pytest.raises(ClocksUnreadError, match="NVML: "):
+        NvmlClocks("GPU-00000000-0000-0000-0000-000000000000")
+
+
+def test_a_trial_without_a_clean_sample_is_throttled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def throttled(*args: object, **kwargs: object) -> None:
+        raise Throttled("the device throttled (hw_slowdown, 90 °C) in 8 bursts of samples")
+
+    monkeypatch.setattr(evaluate_module, "measure_latency", throttled)
+    evaluator = Evaluator(detect_device("cpu"), Limits(sampling_s=0.02), seed=0)
+    tiny = Workload(batch=1, seq_len=32, new_tokens=2, q_heads=2, head_dim=16)
+    evaluation = evaluator.evaluate(configured(tiny, "math fp32 static"))
+    assert evaluation.outcome is Outcome.THROTTLED
+    assert evaluation.reason.startswith("the device throttled (hw_slowdown")
+    assert evaluation.measurements is None
+
+
+def test_the_clock_is_raised_before_anything_is_timed_but_not_for_ever() -> None:
+    shares = iter([0.2, 0.6, WARM_SHARE, 0.1])
+    raise_clock(lambda: next(shares))
+    assert next(shares) == 0.1
+    ticks = iter(range(100))
+    raise_clock(lambda: 0.2, now=lambda: next(ticks) * 0.02)
+    assert next(ticks) < 10
+
+
+class ScriptedStream:
+    """Answers how long a step took and whether it was held, by how long the hold was."""
+
+    def __init__(self, needs_ms: float) -> None:
+        self.needs_ms = needs_ms
+        self.holds: list[float] = []
+
+    def sample(self, step: object, hold: Hold) -> tuple[float, float, bool]:
+        self.holds.append(hold.ms)
+        return 0.05, self.needs_ms, hold.ms > self.needs_ms
+
+
+class Steps:
+    steps = 3
+
+    def restart(self) -> None:
+        pass
+
+    def step(self, index: int) -> None:
+        pass
+
+
+def test_holds_grow_until_they_outlast_the_host() -> None:
+    stream = ScriptedStream(needs_ms=5.0)
+    passes = HeldPasses(Steps(), stream)  # type: ignore[arg-type]
+    taken = [step for _ in range(3) for step in passes()]
+    assert passes.held
+    assert taken == [StepTime(0.05, 5.0)] * 6  # three were not held, and do not count
+    assert stream.holds[-1] == pytest.approx(2 * 5.0 + 0.15)
+
+
+def test_a_step_that_cannot_be_held_is_timed_without_after_some_passes() -> None:
+    passes = HeldPasses(Steps(), ScriptedStream(needs_ms=1e9))  # type: ignore[arg-type]
+    assert [len(passes()) for _ in range(HOLD_RETRIES + 2)] == [0] * HOLD_RETRIES + [3, 3]
+    assert not passes.held
+
+
+def test_a_step_that_the_host_binds_is_sampled_more_often() -> None:
+    assert steps_known([StepTime(1.0, 0.5)] * 16)
+    assert not steps_known([StepTime(1.0, 1.5)] * 16)
+    assert steps_known([StepTime(1.0, 1.5)] * 64)
+    assert not steps_known([StepTime(float(i), 0.1) for i in range(64)])
