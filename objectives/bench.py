@@ -11,6 +11,7 @@ from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.isolation import Worker, WorkerError, WorkerTimedOut
 from objectives.limits import Limits
+from objectives.roofline import Peaks
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError
 from variants.device import Device, DeviceKind
@@ -27,6 +28,9 @@ class Bench(Protocol):
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
         """Measure one configuration; whatever happens to it is an outcome."""
+
+    def peaks(self) -> Peaks | None:
+        """Measure the rates of the device's roofline; None where that fails."""
 
     def compare(self, configurations: Sequence[Configuration]) -> Comparison:
         """Time configurations in turns, the first against all others.
@@ -92,6 +96,14 @@ class DeviceBench:
         if started:
             seconds["worker start"] = started
         return evaluation.model_copy(update={"seconds": seconds})
+
+    def peaks(self) -> Peaks | None:
+        """Measure the device's rates in the process."""
+        try:
+            answer = self.worker.call({"peaks": True}, deadline_s=self._limits.deadline_s)
+        except WorkerError:
+            return None
+        return Peaks(**answer)
 
     def compare(self, configurations: Sequence[Configuration]) -> Comparison:
         """Time configurations in turns in the process; where it dies, all are missing."""

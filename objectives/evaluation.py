@@ -88,6 +88,19 @@ class Conditions(BaseModel):
     unread: str = ""  # why nothing could be read: throttling was not watched for
 
 
+class Roofline(BaseModel):
+    """What a configuration needs at least, and how near its measurement came, all layers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latency_ms: float
+    memory_mib: float
+    limit: Literal["operations", "bandwidth"]  # what the latency comes from
+    latency_share: float  # of GPU time (on CPU, of latency) that is the bound
+    memory_share: float  # of peak memory that is the bound
+    rates: Literal["measured", "datasheet", "typical"]  # whose they are
+
+
 class Measurements(BaseModel):
     """All numbers of one configuration."""
 
@@ -99,6 +112,7 @@ class Measurements(BaseModel):
     backend_ran: str | None  # by the profiler, whatever was asked for
     kernels: tuple[str, ...]  # attention operators and device kernels of one step
     conditions: Conditions | None = None  # None on CPU
+    roofline: Roofline | None = None  # None until it is placed under the study's rates
 
 
 class Evaluation(BaseModel):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Literal
 
+from objectives.evaluation import Evaluation, Roofline
 from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
@@ -22,13 +24,14 @@ from variants.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Datasheet rates of a device, dense, without sparsity."""
+    """Rates of a device, dense, without sparsity."""
 
     eight_bit_tflops: float  # int8 and float8, whichever is faster
     half_tflops: float  # bf16 and fp16
     tf32_tflops: float
     fp32_tflops: float
     bandwidth_gb_s: float
+    launch_us: float | None = None  # host time to launch an operation; None in a datasheet
 
     def tflops(self, precision: str) -> float:
         """Return the rate of products at a precision."""
@@ -53,13 +56,17 @@ class Bound:
 
     latency_ms: float
     memory_mib: float
-    datasheet: bool  # whether the device's own rates are known
+    limit: Literal["operations", "bandwidth"]  # what the latency comes from
+    datasheet: bool  # whether the rates are the device's own, of its datasheet
 
 
-def bound(configuration: Configuration, device: Device) -> Bound:
-    """Return the least latency and memory of one configuration, all layers together."""
+def bound(configuration: Configuration, device: Device, measured: Peaks | None = None) -> Bound:
+    """Return the least latency and memory of one configuration, all layers together.
+
+    By `measured` rates if they are given, else by those of the device's datasheet.
+    """
     workload, variant = configuration.workload, configuration.variant
-    rates, known = peaks_of(device)
+    rates, known = peaks_of(device) if measured is None else (measured, False)
     precision, quantization = PRECISIONS[variant.precision], QUANTIZATIONS[variant.quantization]
     width = precision.bits / 8
     cached = variant.cache is not None and CACHES[variant.cache].reuses
@@ -85,8 +92,32 @@ def bound(configuration: Configuration, device: Device) -> Bound:
     return Bound(
         passes * max(computing, moving) * 1e3 * workload.layers,
         (memory + stream_bytes) / 2**20,
+        "operations" if computing > moving else "bandwidth",
         known,
     )
+
+
+def under_roofline(evaluation: Evaluation, device: Device, peaks: Peaks | None) -> Evaluation:
+    """Return the evaluation with its bound and its share of it, where it has measurements.
+
+    By the study's measured `peaks`; a device where they could not be measured is left to its
+    datasheet.
+    """
+    measured = evaluation.measurements
+    if measured is None:
+        return evaluation
+    least = bound(evaluation.configuration, device, peaks)
+    time_ms = (measured.latency.gpu or measured.latency.host).value
+    roofline = Roofline(
+        latency_ms=least.latency_ms,
+        memory_mib=least.memory_mib,
+        limit=least.limit,
+        latency_share=least.latency_ms / time_ms,
+        memory_share=least.memory_mib / measured.memory.peak_mib,
+        rates="measured" if peaks else "datasheet" if least.datasheet else "typical",
+    )
+    placed = measured.model_copy(update={"roofline": roofline})
+    return evaluation.model_copy(update={"measurements": placed})
 
 
 def peaks_of(device: Device) -> tuple[Peaks, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from objectives.environment import read_environment
 from objectives.evaluate import Evaluator
 from objectives.limits import Limits
+from objectives.memory import settle
+from objectives.peaks import measure_peaks
 from objectives.worker import Message
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError, detect_device
@@ -28,10 +31,17 @@ class DeviceStation:
         self._evaluator = evaluator
 
     def work(self, job: Message) -> Message:
-        """Evaluate a `configuration`, time several (`compare`), or `ask` PyTorch about one."""
+        """Evaluate a `configuration`, `compare` several, `ask` PyTorch about one, measure `peaks`.
+
+        A job names one of these.
+        """
         if "ask" in job:
             asked = Configuration.model_validate(job["ask"])
             return {"accepts": sdpa_accepts(asked) if torch.cuda.is_available() else None}
+        if "peaks" in job:
+            peaks = measure_peaks(torch.device(self._evaluator.device.kind))
+            settle()
+            return dataclasses.asdict(peaks)
         if "compare" in job:
             several = [Configuration.model_validate(each) for each in job["compare"]]
             comparison: Message = self._evaluator.compare(several).model_dump(mode="json")

@@ -103,6 +103,8 @@ class Runner:
             with self.interrupt.watched(), self._progress() as progress:
                 self._measure_defaults(progress)
                 self._measure_trials(progress, limit, deadline)
+                if not self.interrupt.asked:
+                    self._session.anchor(last=True)
         finally:
             self.wall_s = time.monotonic() - begin
 
@@ -142,6 +144,7 @@ class Runner:
                 self.out_of_patience = True
                 return
             session.seconds["storage"] = session.seconds.get("storage", 0.0) + publisher.refresh()
+            session.anchor()
             evaluation = session.trial()
             tried += 1
             self.trials += 1

@@ -14,7 +14,7 @@ from studies.finalists import Finalist
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
 from studies.space import Survey
-from studies.summary import notes
+from studies.summary import notes, notes_of_study
 from studies.text import duration, factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.verdicts import MARGIN
 from variants.axes import AXES, Choice
@@ -24,6 +24,7 @@ _SPLIT = {
     "compile and first steps": ("first step",),
     "measure": ("memory", "kernels", "latency"),
     "finalists in turns": ("finalists",),
+    "anchor and roofline": ("anchor", "roofline"),
     "check against reference": ("check",),
     "build and free": ("build", "free"),
     "search": ("search",),
@@ -86,8 +87,8 @@ def print_verdict(console: Console, results: Results) -> None:
             table.add_row("  " + name.replace("_", " "), *_winner(winner.candidate, result))
         table.add_section()
     console.print(table)
-    for note in remarks:
-        console.print(note, highlight=False)
+    for note in (*remarks, *notes_of_study(results)):
+        console.print(note, highlight=False, markup=False)
     console.print(
         "faster, smaller: the default's number divided by the winner's. error: relative, against "
         "a high-precision reference. latency: a step of all layers, the larger of GPU time and "
@@ -194,9 +195,11 @@ def print_front(console: Console, result: WorkloadResult, varying: set[str]) -> 
     )
     table.add_column("trial", justify="right")
     table.add_column("variant")
-    for heading in ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error"):
+    for heading in ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error", "roofline"):
         table.add_column(heading, justify="right")
     for candidate in result.front:
         number = "default" if candidate.number is None else str(candidate.number)
-        table.add_row(number, *_numbers(candidate.evaluation, result))
+        roofline = candidate.measurements.roofline
+        share = "" if roofline is None else f"{roofline.latency_share:.0%}"
+        table.add_row(number, *_numbers(candidate.evaluation, result), share)
     console.print(table)

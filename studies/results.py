@@ -11,7 +11,8 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from objectives.environment import Environment
-from objectives.evaluation import Evaluation, Outcome
+from objectives.evaluation import Evaluation, Measurements, Outcome
+from studies.anchor import AnchorPoint, Drift, anchors_of, drift_at, drifts
 from studies.front import WorkloadResult, candidates, front, strict, winners
 from studies.study import (
     Plan,
@@ -38,6 +39,12 @@ class Results:
     defaults: tuple[Evaluation, ...]
     abandoned: int
     workloads: tuple[WorkloadResult, ...]
+    anchors: tuple[AnchorPoint, ...] = ()
+
+    @property
+    def drifts(self) -> list[Drift]:
+        """The anchors that say that the device was not itself."""
+        return drifts(self.anchors, self.environment.device.kind)
 
     @property
     def outcomes(self) -> Counter[Outcome]:
@@ -99,6 +106,7 @@ def read_results(study: optuna.Study) -> Results:
         tuple(defaults),
         len(failed),
         tuple(workloads),
+        anchors_of(study),
     )
 
 
@@ -106,8 +114,19 @@ def as_table(results: Results) -> pd.DataFrame:
     """Return one row a trial, defaults first (their `trial` is missing)."""
     rows: list[tuple[int | None, Evaluation]] = [(None, default) for default in results.defaults]
     rows += [(trial.number, trial.evaluation) for trial in results.told]
-    table = pd.DataFrame([_row(number, evaluation) for number, evaluation in rows])
+    found = results.drifts
+    table = pd.DataFrame(
+        [
+            _row(number, evaluation)
+            | _drift(None if number is None else drift_at(number, results.anchors, found))
+            for number, evaluation in rows
+        ]
+    )
     return table.astype({"trial": "Int64"}) if len(table) else table
+
+
+def _drift(drift: Drift | None) -> dict[str, object]:
+    return {"drift": None if drift is None else drift.ratio}
 
 
 def _row(number: int | None, evaluation: Evaluation) -> dict[str, object]:
@@ -133,6 +152,28 @@ def _row(number: int | None, evaluation: Evaluation) -> dict[str, object]:
             "new_length_ms": latency.new_length_ms,
             **memory.model_dump(),
             "relative_error": measured.relative_error,
+            **_of_device(measured),
             "backend_ran": measured.backend_ran,
         }
     return row | {f"seconds {stage}": spent for stage, spent in evaluation.seconds.items()}
+
+
+def _of_device(measured: Measurements) -> dict[str, object]:
+    roofline, conditions = measured.roofline, measured.conditions
+    row: dict[str, object] = {}
+    if roofline is not None:
+        row |= {
+            "roofline_ms": roofline.latency_ms,
+            "roofline_share": roofline.latency_share,
+            "roofline_mib": roofline.memory_mib,
+        }
+    if conditions is not None:
+        low, high = conditions.sm_mhz or (None, None)
+        row |= {
+            "sm_mhz_low": low,
+            "sm_mhz_high": high,
+            "temperature_c": conditions.temperature_c,
+            "clock_limits": " ".join(conditions.limits),
+            "bursts_discarded": conditions.discarded,
+        }
+    return row

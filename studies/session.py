@@ -12,6 +12,8 @@ import optuna
 
 from objectives.bench import Bench
 from objectives.evaluation import Evaluation
+from objectives.roofline import Peaks, under_roofline
+from studies.anchor import EVERY, AnchorPoint, add_anchor, anchor_configuration
 from studies.catalogue import catalogue_of, expected
 from studies.finalists import Finals, judge
 from studies.front import WorkloadResult, finalists
@@ -24,10 +26,13 @@ from studies.study import (
     abandon,
     ask,
     default_of,
+    has_peaks,
     objective_unit,
+    peaks_of_study,
     recover,
     set_default,
     set_finals,
+    set_peaks,
     tell,
     told,
 )
@@ -52,6 +57,8 @@ class Session:
     seconds: dict[str, float] = field(default_factory=dict)  # where this run's time went
     abandoned: int = 0
     _defaults: dict[str, Evaluation] = field(default_factory=dict)  # by workload key
+    _since_anchor: int | None = None  # trials since the anchor was measured in this run
+    _peaks: list[Peaks | None] = field(default_factory=list)  # one, once it is known
 
     def __post_init__(self) -> None:
         """Settle what a dead run left behind, and install the sampler."""
@@ -145,6 +152,8 @@ class Session:
         unit = objective_unit(self.plan, default, self._device)
         tell(self.study, trial, evaluation, unit)
         self._add("storage", time.monotonic() - before)
+        if self._since_anchor is not None:
+            self._since_anchor += 1
         return evaluation
 
     def compare_finalists(self, result: WorkloadResult) -> Finals | None:
@@ -167,11 +176,32 @@ class Session:
         self._add("finalists", comparison.seconds)
         return finals
 
+    def anchor(self, *, last: bool = False) -> AnchorPoint | None:
+        """Measure the anchor where it is due: at first, every so often, and at last."""
+        due = self._since_anchor is None or self._since_anchor >= (1 if last else EVERY)
+        if not due:
+            return None
+        next_number = len(self.study.get_trials(deepcopy=False))
+        evaluation = self.bench.evaluate(anchor_configuration(self._device))
+        self._since_anchor = 0
+        self._add("anchor", sum(evaluation.seconds.values()))
+        return add_anchor(self.study, evaluation, next_number)
+
     def _evaluate(self, configuration: Configuration) -> Evaluation:
         evaluation = self.bench.evaluate(configuration)
         for stage, spent in evaluation.seconds.items():
             self._add(stage, spent)
-        return evaluation
+        return under_roofline(evaluation, self._device, self._measured_peaks())
+
+    def _measured_peaks(self) -> Peaks | None:
+        """Return the study's rates, measured when they are first needed."""
+        if not self._peaks:
+            if not has_peaks(self.study):
+                before = time.monotonic()
+                set_peaks(self.study, self.bench.peaks())
+                self._add("roofline", time.monotonic() - before)
+            self._peaks.append(peaks_of_study(self.study))
+        return self._peaks[0]
 
     def _add(self, stage: str, spent: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + spent

@@ -8,6 +8,7 @@ it. FAIL is left for trials whose process died.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import socket
@@ -28,14 +29,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
-from objectives.roofline import bound
+from objectives.roofline import Peaks, bound
 from studies.finalists import Finals
 from studies.space import SearchSpace, SpaceExhausted
 from variants.device import Device
 from variants.workload import Workload
 
 PLAN, ENVIRONMENT, DEFAULT = "goldilocks:plan", "goldilocks:environment", "goldilocks:default:"
-FINALS = "goldilocks:finals:"
+FINALS, PEAKS = "goldilocks:finals:", "goldilocks:peaks"
 EVALUATION, OWNER = "evaluation", "owner"
 RAW_OBJECTIVES = ("peak_memory_mib", "latency_ms")
 RATIO_OBJECTIVES = ("peak_memory_vs_default", "latency_vs_default")
@@ -287,6 +288,22 @@ def finals_of(study: optuna.Study, workload: Workload) -> Finals | None:
     """Return the verdicts on a workload's finalists, if they were timed again."""
     stored = study.user_attrs.get(FINALS + workload.key)
     return None if stored is None else Finals.model_validate(stored)
+
+
+def set_peaks(study: optuna.Study, peaks: Peaks | None) -> None:
+    """Store the rates of the study's roofline: every trial is placed under the same ones."""
+    study.set_user_attr(PEAKS, None if peaks is None else dataclasses.asdict(peaks))
+
+
+def has_peaks(study: optuna.Study) -> bool:
+    """Tell whether measuring the rates of the study's roofline was tried."""
+    return PEAKS in study.user_attrs
+
+
+def peaks_of_study(study: optuna.Study) -> Peaks | None:
+    """Return the rates that were measured for the study, if they were."""
+    stored = study.user_attrs.get(PEAKS)
+    return None if stored is None else Peaks(**stored)
 
 
 def told(study: optuna.Study) -> Iterator[Told]:

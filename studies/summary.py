@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from objectives.evaluation import Outcome
 from objectives.limits import Limits
+from studies.anchor import drift_at
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
 from studies.text import factor, interval, mebibytes, milliseconds, variant_label, workload_label
@@ -60,6 +61,27 @@ def notes(result: WorkloadResult) -> Iterator[str]:
             yield f"{name.replace('_', ' ')} is a tie with {', '.join(shown)}{more}"
     if result.winners:
         yield from _turns(result, result.winners["lowest_latency"].candidate)
+
+
+def notes_of_study(results: Results) -> Iterator[str]:
+    """Yield what all trials share: whether the device was watched, and whether it was itself."""
+    found = [default.measurements for default in results.defaults]
+    for unread in {m.conditions.unread for m in found if m is not None and m.conditions} - {""}:
+        yield f"clocks could not be read, throttling was not watched for: {unread}"
+    drifts = results.drifts
+    if drifts:
+        marked = sum(
+            drift_at(trial.number, results.anchors, drifts) is not None for trial in results.told
+        )
+        seen = ", ".join(f"{d.ratio - 1:+.0%} before trial {d.before_trial}" for d in drifts[:4])
+        more = f" and {len(drifts) - 4} more" if len(drifts) > 4 else ""
+        yield (
+            f"the device drifted: the anchor took {seen}{more}; {marked} trials beside are marked "
+            "in the table (`drift`)"
+        )
+    failed = [point for point in results.anchors if point.value_ms is None]
+    if failed:
+        yield f"the anchor failed {len(failed)} times, drift is not watched: {failed[0].reason}"
 
 
 def _turns(result: WorkloadResult, fastest: Candidate) -> Iterator[str]:

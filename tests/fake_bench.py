@@ -17,6 +17,7 @@ from objectives.evaluation import (
     Outcome,
     Samples,
 )
+from objectives.roofline import DATASHEET, Peaks
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
 
@@ -106,6 +107,9 @@ class FakeBench:
             ),
             seconds={"latency": 0.0},
         )
+
+    def peaks(self) -> Peaks | None:
+        return DATASHEET["NVIDIA H100"]
 
     def compare(self, configurations: Sequence[Configuration]) -> Comparison:
         """All in one group, each with 1 % of noise around what `evaluate` says."""

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import replace
+
 import pytest
 import torch
 
-from objectives.roofline import bound
+from objectives.evaluation import Evaluation, Outcome
+from objectives.peaks import measure_peaks
+from objectives.roofline import DATASHEET, Peaks, bound, peaks_of, under_roofline
 from tests.configurations import configured
+from tests.fake_bench import measurements
+from variants.detect import detect_device
 from variants.device import DEVICE_PROFILES
 from variants.score_mods import SCORE_MODS, parse_score_mod
 from variants.workload import Phase, Workload
@@ -86,3 +93,41 @@ def test_visible_pairs_are_those_of_the_mask(mod: str) -> None:
     idx = torch.arange(70)
     counts = visible(idx[:, None], idx).expand(70, 70).sum(dim=1).tolist()
     assert counts == [of.visible_keys(position, 70) for position in range(70)]
+
+
+def test_a_trial_is_placed_under_the_rates_of_its_study() -> None:
+    of = configured(DECODE, "flash bf16 static")
+    evaluation = Evaluation(
+        configuration=of, outcome=Outcome.MEASURED, measurements=measurements(0.05, 40.0)
+    )
+    placed = {}
+    half = replace(DATASHEET["NVIDIA H100"], bandwidth_gb_s=3350 / 2)
+    for peaks in (None, half):
+        measured = under_roofline(evaluation, H100, peaks).measurements
+        assert measured is not None
+        assert measured.roofline is not None
+        placed[measured.roofline.rates] = measured.roofline
+    assert placed.keys() == {"datasheet", "measured"}
+    assert placed["measured"].latency_ms == pytest.approx(2 * placed["datasheet"].latency_ms)
+    assert placed["datasheet"].latency_share == pytest.approx(least(DECODE)[0] / 0.05)
+    assert placed["datasheet"].memory_share == pytest.approx(least(DECODE)[1] / 40.0)
+    assert placed["datasheet"].limit == "bandwidth"
+    failed = Evaluation(configuration=of, outcome=Outcome.CRASHED)
+    assert under_roofline(failed, H100, half) == failed
+
+
+def test_this_machine_has_rates() -> None:
+    peaks = measure_peaks(torch.device("cpu"))
+    rates = dataclasses.asdict(peaks)
+    assert all(rate > 0 for rate in rates.values())
+    assert Peaks(**rates) == peaks
+    assert peaks.eight_bit_tflops == peaks.half_tflops  # no float8 products here
+
+
+@pytest.mark.cuda
+def test_a_gpu_reaches_most_of_its_datasheet_and_not_more() -> None:
+    peaks, sheet = measure_peaks(torch.device("cuda")), peaks_of(detect_device("cuda"))
+    if not sheet[1]:
+        pytest.skip("the device's datasheet is not listed")
+    for name in ("half_tflops", "tf32_tflops", "bandwidth_gb_s"):
+        assert 0.5 < getattr(peaks, name) / getattr(sheet[0], name) < 1.05

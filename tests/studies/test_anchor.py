@@ -1,0 +1,164 @@
+"""Drift, from anchors of known values; and when a run measures them."""
+
+from __future__ import annotations
+
+import pytest
+from optuna.storages import InMemoryStorage
+
+from objectives.evaluation import Evaluation, Outcome
+from studies.anchor import (
+    EVERY,
+    AnchorPoint,
+    anchor_configuration,
+    anchors_of,
+    drift_at,
+    drifts,
+)
+from studies.results import as_table, read_results
+from studies.study import has_peaks, peaks_of_study
+from tests.fake_bench import FakeBench
+from tests.studies.test_session import run, session
+from variants.configuration import Configuration
+from variants.device import DEVICE_PROFILES
+
+ONE = {"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}
+
+
+def points(*values: float | None, spread: float = 0.01) -> list[AnchorPoint]:
+    return [
+        AnchorPoint(
+            before_trial=EVERY * index,
+            value_ms=value,
+            low_ms=None if value is None else value * (1 - spread),
+            high_ms=None if value is None else value * (1 + spread),
+        )
+        for index, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ((), {}),
+        ((1.0,), {}),
+        ((1.0, 1.03, 0.98), {}),  # as it repeats
+        ((1.0, 1.0, 1.2, 1.0), {50: 1.2}),
+        ((1.1, 1.0, 1.0, 1.0), {0: 1.1}),  # a cold start is drift, too
+        ((1.0, None, 1.2, 1.0, 1.0), {50: 1.2}),
+        ((1.0, 1.0, 1.0, 2.0, 2.0), {75: 2.0, 100: 2.0}),
+    ],
+)
+def test_drift_is_what_is_away_from_the_median_of_all(
+    values: tuple[float | None, ...], found: dict[int, float]
+) -> None:
+    seen = {drift.before_trial: drift.ratio for drift in drifts(points(*values), "cuda")}
+    assert seen == pytest.approx(found)
+
+
+def test_an_interval_that_holds_the_median_is_noise_and_a_cpu_has_more_of_it() -> None:
+    assert drifts(points(1.0, 1.0, 1.2, spread=0.3), "cuda") == []
+    assert drifts(points(1.0, 1.0, 1.2), "cpu") == []
+    assert len(drifts(points(1.0, 1.0, 1.4), "cpu")) == 1
+
+
+def test_the_trials_on_both_sides_of_a_drifted_anchor_are_marked() -> None:
+    taken = points(1.0, 1.0, 1.2, 1.0, 1.0)
+    found = drifts(taken, "cuda")
+    marked = [t for t in range(110) if drift_at(t, taken, found) is not None]
+    assert marked == list(range(25, 75))
+
+
+def test_the_anchor_is_the_same_in_every_study_of_a_device() -> None:
+    for profile in DEVICE_PROFILES.values():
+        anchor = anchor_configuration(profile.device)
+        assert anchor == anchor_configuration(profile.device)
+        assert anchor.variant.backend == "flash"
+    old = DEVICE_PROFILES["h100"].device.model_copy(update={"capability": (7, 0)})
+    assert anchor_configuration(old).variant.precision == "fp16"
+
+
+class DriftingBench(FakeBench):
+    """From some call on, the device takes longer for everything."""
+
+    def __init__(self, *, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    def _answer(self, configuration: Configuration) -> Evaluation:
+        found = super()._answer(configuration)
+        if len(self.calls) <= self._after or found.measurements is None:
+            return found
+        gpu = found.measurements.latency.gpu
+        assert gpu is not None
+        slower = gpu.model_copy(
+            update={name: getattr(gpu, name) * 1.2 for name in ("value", "low", "high")}
+        )
+        latency = found.measurements.latency.model_copy(update={"gpu": slower})
+        measured = found.measurements.model_copy(update={"latency": latency})
+        return found.model_copy(update={"measurements": measured})
+
+
+def test_a_run_anchors_at_first_every_so_often_and_at_last() -> None:
+    bench = FakeBench()
+    of = session(InMemoryStorage(), bench, sampler="random")
+    for workload in list(of.workloads_without_default()):
+        of.measure_default(workload)
+    for _ in range(2 * EVERY + 5):
+        of.anchor()
+        of.trial()
+    of.anchor(last=True)
+    of.anchor(last=True)  # nothing came between
+    assert [point.before_trial for point in anchors_of(of.study)] == [0, 25, 50, 55]
+    anchor = anchor_configuration(of.bench.device()).key
+    assert bench.calls.count(anchor) == 4
+    assert read_results(of.study).drifts == []
+    # A later run begins with an anchor of its own.
+    again = session(InMemoryStorage(), bench, sampler="random")
+    again.anchor()
+    assert len(anchors_of(again.study)) == 1
+
+
+def test_marked_trials_are_told_in_the_table() -> None:
+    of = session(InMemoryStorage(), DriftingBench(after=58), axes=ONE, sampler="random")
+    run(of, 0)
+    for _ in range(2 * EVERY + 5):
+        of.anchor()
+        of.trial()
+    of.anchor(last=True)
+    results = read_results(of.study)
+    (drift,) = results.drifts
+    assert (drift.before_trial, drift.ratio) == (55, pytest.approx(1.2))
+    table = as_table(results)
+    marked = table[table["drift"].notna()]["trial"].tolist()
+    assert marked == list(range(50, 55))
+
+
+def test_an_anchor_that_fails_is_stored_with_its_reason() -> None:
+    bench = FakeBench(fails={"flash": Outcome.CRASHED})
+    of = session(InMemoryStorage(), bench, axes=ONE)
+    point = of.anchor()
+    assert point is not None
+    assert (point.value_ms, point.reason) == (None, "as planned")
+    assert drifts(anchors_of(of.study), "cuda") == []
+
+
+def test_rates_are_measured_once_for_a_study_and_every_trial_is_placed_under_them() -> None:
+    class Counting(FakeBench):
+        asked = 0
+
+        def peaks(self):  # type: ignore[no-untyped-def]
+            Counting.asked += 1
+            return super().peaks()
+
+    storage = InMemoryStorage()
+    for _ in range(2):
+        of = session(storage, Counting(), axes=ONE)
+        run(of, 3)
+    assert Counting.asked == 1
+    assert has_peaks(of.study)
+    assert peaks_of_study(of.study) == FakeBench().peaks()
+    results = read_results(of.study)
+    for evaluation in (*results.defaults, *(told.evaluation for told in results.told)):
+        assert evaluation.measurements is not None
+        assert evaluation.measurements.roofline is not None
+        assert evaluation.measurements.roofline.rates == "measured"
