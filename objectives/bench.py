@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from objectives.comparison import Comparison
@@ -11,6 +12,7 @@ from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.isolation import Worker, WorkerError, WorkerTimedOut
 from objectives.limits import Limits
+from objectives.profile import Profile
 from objectives.roofline import Peaks
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError
@@ -36,6 +38,13 @@ class Bench(Protocol):
         """Time configurations in turns, the first against all others.
 
         What cannot be timed, alone or beside the first, is missing from it with the reason.
+        """
+
+    def profile(self, configuration: Configuration, folder: Path, prefix: str) -> Profile:
+        """Profile one configuration; files are left in `folder`, their names begin with `prefix`.
+
+        Raises:
+            WorkerError: It cannot be profiled.
         """
 
 
@@ -117,6 +126,16 @@ class DeviceBench:
             missing = {each.key: _one_line(error) for each in configurations}
             return Comparison(groups=(), missing=missing, seconds=time.monotonic() - before)
         return Comparison.model_validate(answer)
+
+    def profile(self, configuration: Configuration, folder: Path, prefix: str) -> Profile:
+        """Profile one configuration in the process; raises WorkerError where that fails."""
+        job = {
+            "profile": configuration.model_dump(mode="json"),
+            "folder": str(folder.resolve()),
+            "prefix": prefix,
+        }
+        answer = self.worker.call(job, deadline_s=self._limits.deadline_s, on_stage=self._on_stage)
+        return Profile.model_validate(answer)
 
     def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
         """Return PyTorch's own answer to whether the backend takes it; None where it has none."""

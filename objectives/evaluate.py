@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ from objectives.latency import (
 )
 from objectives.limits import Limits
 from objectives.memory import cuda_baseline, measure_memory, settle
+from objectives.profile import Profile
+from objectives.profiling import profile_configuration
 from objectives.roofline import bound
 from objectives.sampling import Throttled, Trusting
 from variants.backends import BACKENDS, backend_that_ran
@@ -145,6 +148,16 @@ class Evaluator:
             )
         finally:
             self._free(compiled=any(c.variant.compiles for c in configurations))
+
+    def profile(self, configuration: Configuration, folder: Path, prefix: str) -> Profile:
+        """Profile one configuration and leave its files in `folder`, named after `prefix`."""
+        self._on_stage("profile")
+        try:
+            return profile_configuration(
+                configuration, self._torch_device, self.seed, folder, prefix
+            )
+        finally:
+            self._free(compiled=configuration.variant.compiles)
 
     def _measure(self, configuration: Configuration) -> tuple[Outcome, str, Measurements]:
         with self._stage("check"):

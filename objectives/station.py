@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -31,13 +32,15 @@ class DeviceStation:
         self._evaluator = evaluator
 
     def work(self, job: Message) -> Message:
-        """Evaluate a `configuration`, `compare` several, `ask` PyTorch about one, measure `peaks`.
-
-        A job names one of these.
-        """
+        """Evaluate a `configuration`, `compare` several, `profile` or `ask` about one, `peaks`."""
         if "ask" in job:
             asked = Configuration.model_validate(job["ask"])
             return {"accepts": sdpa_accepts(asked) if torch.cuda.is_available() else None}
+        if "profile" in job:
+            profiled = Configuration.model_validate(job["profile"])
+            found = self._evaluator.profile(profiled, Path(job["folder"]), job["prefix"])
+            profile: Message = found.model_dump(mode="json")
+            return profile
         if "peaks" in job:
             peaks = measure_peaks(torch.device(self._evaluator.device.kind))
             settle()

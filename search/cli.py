@@ -12,6 +12,7 @@ import typer
 from objectives.isolation import WorkerError
 from search.choices import UsageError
 from search.export import export
+from search.profile import profile
 from search.replay import replay
 from search.report import report
 from search.run import run
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, show, report, export, verify, dashboard, table, support, replay):
+for command in (run, show, report, export, verify, profile, dashboard, table, support, replay):
     app.command()(command)
 
 # typer carries click under one name or another; what both share is reached through this class.

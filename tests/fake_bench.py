@@ -6,6 +6,7 @@ import hashlib
 import random
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from objectives.comparison import Comparison, Retimed
 from objectives.environment import Environment
@@ -17,6 +18,7 @@ from objectives.evaluation import (
     Outcome,
     Samples,
 )
+from objectives.profile import Profile
 from objectives.roofline import DATASHEET, Peaks
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
@@ -126,6 +128,22 @@ class FakeBench:
                 Retimed(configuration=configuration, gpu_ms=times, host_ms=times, held=True)
             )
         return Comparison(groups=(tuple(group),), missing=missing, seconds=0.0)
+
+    def profile(self, configuration: Configuration, folder: Path, prefix: str) -> Profile:
+        trace = f"{prefix}trace.json"
+        (folder / trace).write_text("{}")
+        return Profile(
+            configuration=configuration,
+            steps=1,
+            operators=(),
+            kernels=(),
+            launches=0,
+            device_busy_ms=0.0,
+            memory=(),
+            allocations=(),
+            trace=trace,
+            snapshot=None,
+        )
 
     def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
         return None

@@ -1,0 +1,111 @@
+"""The profile command: what it is asked for, what it leaves behind."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna.storages import RDBStorage
+
+import search.profile
+from objectives.evaluation import Evaluation, Outcome
+from objectives.roofline import DATASHEET, under_roofline
+from search.cli import main
+from search.profile import one_configuration, summary
+from studies.artifacts import artifact_folder
+from studies.study import load_study
+from tests.configurations import configured
+from tests.fake_bench import FakeBench, measurements
+from tests.studies.test_session import run, session
+from variants.device import DEVICE_PROFILES
+from variants.workload import Workload
+
+H100 = DEVICE_PROFILES["h100"].device
+
+
+def profile(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["search", "profile", *options])
+    return main()
+
+
+def test_a_trial_is_profiled_for_real_and_its_files_are_attached(
+    storage: RDBStorage,
+    storage_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    axes = {"batch": (1,), "seq_len": (64,), "score_mod": ("none",), "backend": ("math",)}
+    of = session(storage, FakeBench(profile="cpu"), axes={**axes, "precision": ("fp32",)})
+    run(of, 1)
+    options = ["--trial", "0", "--storage", storage_url, "--output", str(tmp_path / "out")]
+    assert profile(monkeypatch, *options) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "aten::mm",
+        "memory by stage",
+        "what exists when memory peaks",
+        "no memory snap",
+    ):
+        assert words in shown
+    (attached,) = get_all_artifact_meta(load_study(storage, None))
+    assert (attached.filename, attached.mimetype) == ("trial-0.trace.json", "application/json")
+    (stored,) = artifact_folder(storage_url).iterdir()
+    assert stored.read_bytes() == (tmp_path / "out" / "trial-0.trace.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--batch 1,4", "--batch must be one choice here, got 1,4"),
+        ("--trial 3 --batch 1", "--batch must be left out with --trial"),
+        ("--study s", "--study must come with --trial"),
+        ("--q-heads 4 --kv-heads 3", "q_heads must be a multiple of kv_heads"),
+        ("--backend flash --precision fp32", "cannot run .*: backend flash takes bf16"),
+        ("--trial 7", r"--trial must be a finished trial of s \(0 to 2\), got 7"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    options: str,
+    expected: str,
+    storage: RDBStorage,
+    storage_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(session(storage), 3)
+    monkeypatch.setattr(search.profile, "DeviceBench", lambda *args, **kwargs: FakeBench())
+    assert profile(monkeypatch, *options.split(), "--storage", storage_url) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert re.search(expected, errors)
+
+
+def test_what_is_not_named_is_pytorchs_default() -> None:
+    chosen = one_configuration({"seq_len": (4096,), "precision": ("fp16",)}, H100)
+    assert chosen.workload.seq_len == 4096
+    assert chosen.variant.key == "auto/fp16/none/concat/same/eager"
+
+
+def test_the_summary_says_what_binds_and_what_launching_costs(tmp_path: Path) -> None:
+    of = configured(Workload(), "flash bf16 static")
+    measured = measurements(0.1, 10.0)
+    host = measured.latency.host.model_copy(update={"value": 0.4})
+    latency = measured.latency.model_copy(
+        update={"latency_ms": 0.4, "bound": "host", "host": host}
+    )
+    evaluation = Evaluation(
+        configuration=of,
+        outcome=Outcome.MEASURED,
+        measurements=measured.model_copy(update={"latency": latency}),
+    )
+    peaks = DATASHEET["NVIDIA H100"].__class__(1979, 989, 494, 67, 3350, launch_us=4.0)
+    found = FakeBench().profile(of, tmp_path, "").model_copy(update={"steps": 2, "launches": 30})
+    text = "\n".join(summary(under_roofline(evaluation, H100, peaks), found, peaks))
+    assert "bound by the host: GPU 0.100 ms, host 0.400 ms a step; the GPU idles 75% of it" in text
+    assert "15 kernels, copies and fills a step" in text
+    assert "launching so many operations takes 0.060 ms" in text
+    assert re.search(r"roofline: \d+% \(bound by bandwidth, 0\.0\d+ ms at measured rates\)", text)
