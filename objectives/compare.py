@@ -211,11 +211,15 @@ def prepare_run(
     configuration: Configuration, device: torch.device, seed: int, stream: HeldStream | None
 ) -> Prepared:
     """Build and warm a configuration on `device`; `stream` is None on CPU."""
-    run = Run(configuration, device, seed)
+    return prepare_built(Run(configuration, device, seed), stream)
+
+
+def prepare_built(run: Run, stream: HeldStream | None) -> Prepared:
+    """Warm a run that is built."""
     for _ in range(2):  # compilation and plans, and then what only the second visit settles
         run.restart()
         first_visits(run, lambda results: None)
-    layers = configuration.workload.layers
+    layers = run.configuration.workload.layers
     if stream is None:
         return lambda: Turn(None, quantile_of(later_visits(run), 0.5) * layers), lambda: None
     passes = HeldPasses(run, stream)

@@ -65,7 +65,7 @@ class Evaluator:
         self._torch_device = torch.device(device.kind)
         self._references = References(self._torch_device, seed)
         self._new_length_ms: dict[tuple[object, ...], float] = {}
-        self._stream: HeldStream | None = None
+        self.stream: HeldStream | None = None
         self._workspace_bytes: int | None = None
         self._clocks: Clocks | None = None
         self._usual_mhz, self._unread = 0, ""
@@ -73,8 +73,8 @@ class Evaluator:
             before = torch.cuda.memory_allocated()
             _allocate_workspaces()
             self._workspace_bytes = torch.cuda.memory_allocated() - before
-            self._stream = HeldStream(device.l2_bytes)
-            self._find_clocks(self._stream)
+            self.stream = HeldStream(device.l2_bytes)
+            self._find_clocks(self.stream)
         self._compiler_frozen = False
         self._order = random.Random(seed)  # of configurations that are timed in turns
         gc.freeze()  # what exists now stays: a collection between trials need not visit it
@@ -89,14 +89,14 @@ class Evaluator:
         except ClocksUnreadError as error:
             self._clocks, self._unread = None, str(error)
 
-    def _watch(self) -> Watch | Trusting:
+    def watch(self) -> Watch | Trusting:
         """Return what watches the device over one trial."""
-        if self._stream is None or self._clocks is None:
+        if self.stream is None or self._clocks is None:
             return Trusting()
-        return Watch(self._clocks, self._stream.busy, usual_mhz=self._usual_mhz)
+        return Watch(self._clocks, self.stream.busy, usual_mhz=self._usual_mhz)
 
     def _conditions(self, watch: Watch | Trusting) -> Conditions | None:
-        if self._stream is None:
+        if self.stream is None:
             return None
         if isinstance(watch, Watch):
             return watch.conditions()
@@ -122,7 +122,7 @@ class Evaluator:
             outcome, reason, measurements = known, _first_line(error), None
         # Outside the handlers: a traceback holds the tensors of its frames.
         with self._stage("free"):
-            self._free(compiled=configuration.variant.compiles)
+            self.free(compiled=configuration.variant.compiles)
         return Evaluation(
             configuration=configuration,
             outcome=outcome,
@@ -139,15 +139,15 @@ class Evaluator:
         try:
             return compare(
                 configurations,
-                lambda c: prepare_run(c, self._torch_device, self.seed, self._stream),
+                lambda c: prepare_run(c, self._torch_device, self.seed, self.stream),
                 lambda error: _first_line(error) if _outcome_of(error) is not None else None,
-                lambda: self._free(compiled=False),
+                lambda: self.free(compiled=False),
                 budget_s=self.limits.sampling_s,
                 rng=self._order,
-                watch=self._watch,
+                watch=self.watch,
             )
         finally:
-            self._free(compiled=any(c.variant.compiles for c in configurations))
+            self.free(compiled=any(c.variant.compiles for c in configurations))
 
     def profile(self, configuration: Configuration, folder: Path, prefix: str) -> Profile:
         """Profile one configuration and leave its files in `folder`, named after `prefix`."""
@@ -157,13 +157,13 @@ class Evaluator:
                 configuration, self._torch_device, self.seed, folder, prefix
             )
         finally:
-            self._free(compiled=configuration.variant.compiles)
+            self.free(compiled=configuration.variant.compiles)
 
     def _measure(self, configuration: Configuration) -> tuple[Outcome, str, Measurements]:
         with self._stage("check"):
             reference = self._references.of(configuration.workload)
         with self._stage("build"):
-            baseline = cuda_baseline() if self._stream is not None else None
+            baseline = cuda_baseline() if self.stream is not None else None
             run = Run(configuration, self._torch_device, self.seed)
         with self._stage("first step"):
             kept: dict[str, list[Tensor]] = {}
@@ -180,10 +180,10 @@ class Evaluator:
             kernels = kernels_of_step(run)
             ran = backend_that_ran(kernels, self.device.kind)
         with self._stage("latency"):
-            watch = self._watch()
+            watch = self.watch()
             latency = measure_latency(
                 run,
-                self._stream,
+                self.stream,
                 first_step_ms=first[0],
                 new_length=self._stall(run, ran, new_length_ms(first, later)),
                 budget_s=self.limits.sampling_s,
@@ -200,7 +200,7 @@ class Evaluator:
         outcome, reason = self._judge(configuration, measurements)
         return outcome, reason, measurements
 
-    def _free(self, *, compiled: bool) -> None:
+    def free(self, *, compiled: bool) -> None:
         """Leave nothing of a trial behind: no graph, no tensor, no cached segment."""
         if compiled:
             # Past a few graphs of one function, PyTorch refuses to compile more.

@@ -22,7 +22,8 @@ from variants.axes import AXES, Choice
 # What a stage of a trial counts as, in the split of a run's time.
 _SPLIT = {
     "compile and first steps": ("first step",),
-    "measure": ("memory", "kernels", "latency"),
+    "measure": ("memory", "latency"),
+    "profiler": ("kernels",),
     "finalists in turns": ("finalists",),
     "anchor and roofline": ("anchor", "roofline"),
     "check against reference": ("check",),
@@ -36,6 +37,8 @@ _OF_VERDICTS = (
     " verdict: from times taken again, in turns with the default; same: within "
     f"{MARGIN:.0%}, unclear: the 95 % interval does not tell."
 )
+# Of the above, what a plain loop over the same configurations would not need, or not so much of.
+_OWN = ("profiler", "build and free", "search", "storage", "transfer")
 _REASONS = 3  # shown for each outcome
 
 
@@ -186,6 +189,9 @@ def print_time(console: Console, seconds: Mapping[str, float], wall_s: float, tr
         each = f"{spent / trials * 1e3:.0f}" if trials else ""
         table.add_row(part, duration(spent), share, each)
     console.print(table)
+    if trials:
+        own_ms = sum(parts[part] for part in _OWN) / trials * 1e3
+        console.print(f"our own time: {own_ms:.0f} ms a trial ({', '.join(_OWN)})")
 
 
 def print_front(console: Console, result: WorkloadResult, varying: set[str]) -> None:

@@ -257,3 +257,48 @@ def test_a_device_side_assert_is_a_crash_and_the_next_trial_is_measured() -> Non
         assert measured.outcome is Outcome.MEASURED
     finally:
         bench.close()
+
+
+def test_the_same_twice_in_turns_is_the_same_and_memory_is_given_back(
+    evaluator: Evaluator,
+) -> None:
+    chosen = [configured(DECODE, f"{words} static") for words in ("flash bf16", "cudnn bf16")]
+    evaluator.compare(chosen)
+    before = torch.cuda.memory_allocated()
+    comparison = evaluator.compare(chosen)
+    assert torch.cuda.memory_allocated() == before
+    (group,) = comparison.groups
+    assert [one.configuration for one in group] == chosen
+    assert all(one.held for one in group)
+    assert all(len(one.gpu_ms) == len(one.host_ms) >= 3 for one in group)
+
+
+def test_what_does_not_fit_at_once_is_timed_in_groups(evaluator: Evaluator) -> None:
+    large = Workload(batch=8, seq_len=8192, q_heads=16, head_dim=64)
+    chosen = [configured(large, f"{name} static") for name in ("flash bf16", "cudnn bf16")]
+    chosen.append(configured(large, "flash fp16 static"))
+    # A cache has 256 MiB: there is room for two configurations and not for three.
+    share = 0.8 * 2**30 / evaluator.device.memory_bytes
+    torch.cuda.empty_cache()
+    used = torch.cuda.memory_reserved() / evaluator.device.memory_bytes
+    torch.cuda.set_per_process_memory_fraction(share + used)
+    try:
+        comparison = evaluator.compare(chosen)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    timed = {one.configuration for group in comparison.groups for one in group}
+    assert timed | {c for c in chosen if c.key in comparison.missing} == set(chosen)
+    assert all(group[0].configuration == chosen[0] for group in comparison.groups)
+
+
+def test_clocks_are_read_around_a_trial(evaluator: Evaluator) -> None:
+    measured = evaluator.evaluate(configured(DECODE, "flash bf16 static")).measurements
+    assert measured is not None
+    conditions = measured.conditions
+    assert conditions is not None
+    if conditions.unread:
+        pytest.skip(f"NVML cannot read this device: {conditions.unread}")
+    assert conditions.sm_mhz is not None
+    assert 200 < conditions.sm_mhz[0] <= conditions.sm_mhz[1] < 4000
+    assert conditions.temperature_c is not None
+    assert 10 < conditions.temperature_c < 110

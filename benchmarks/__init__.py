@@ -1,0 +1,1 @@
+"""Are the numbers worth betting on? Drivers that measure the measuring; see README.md."""
