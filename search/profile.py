@@ -166,8 +166,8 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
     try:
         store = artifact_store(storage)
         for file in files:
-            kind = "application/json" if file.suffix == ".json" else "application/octet-stream"
-            attach(study, store, file.name, file.read_bytes(), kind)
+            mimetype = "application/json" if file.suffix == ".json" else "application/octet-stream"
+            attach(study, store, file.name, file.read_bytes(), mimetype)
     except OSError as error:
         raise StudyError(f"the files could not be attached to the study: {error}") from None
     console.print(f"attached to study {study.study_name}: see `python -m search dashboard`")
