@@ -177,13 +177,18 @@ def _operators(profiler: Any) -> tuple[OperatorTime, ...]:
     return tuple(rows[:MOST_ROWS])
 
 
-def _kernels(events: Iterable[Any]) -> list[Span]:
-    """Return what ran on the device; the profiler's own marks are no kernels."""
+def _kernels(events: Sequence[Any]) -> list[Span]:
+    """Return what ran on the device.
+
+    The profiler repeats the host's annotations on the device's time line: what the host has by
+    the same name is no kernel.
+    """
+    of_host = {event.name() for event in events if event.device_type() == DeviceType.CPU}
     return [
         Span(event.start_ns(), event.start_ns() + event.duration_ns(), event.name())
         for event in events
         if event.device_type() == DeviceType.CUDA
-        and event.name() not in (_STEPS, "[memory]")
+        and event.name() not in of_host
         and event.duration_ns() > 0
     ]
 

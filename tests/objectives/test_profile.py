@@ -9,12 +9,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._C._autograd import DeviceType
 
 from objectives.evaluate import Evaluator
 from objectives.limits import Limits
 from objectives.memory import MIB
 from objectives.profile import Profile
-from objectives.profiling import BEFORE, Change, Span, busy_ns, by_operator
+from objectives.profiling import (
+    BEFORE,
+    Change,
+    Span,
+    _kernel_times,
+    _kernels,
+    busy_ns,
+    by_operator,
+)
 from tests.configurations import configured
 from variants.detect import detect_device
 from variants.workload import Phase, Workload
@@ -64,6 +73,40 @@ def test_busy_time_is_what_any_interval_covers(drawn: list[tuple[int, int]]) -> 
     intervals = [(start, start + length) for start, length in drawn]
     covered = {tick for start, end in intervals for tick in range(start, end)}
     assert busy_ns(intervals) == len(covered)
+
+
+class Event:
+    def __init__(self, name: str, device: DeviceType, start: int, length: int) -> None:
+        self._name, self._device, self._start, self._length = name, device, start, length
+
+    def name(self) -> str:
+        return self._name
+
+    def device_type(self) -> DeviceType:
+        return self._device
+
+    def start_ns(self) -> int:
+        return self._start
+
+    def duration_ns(self) -> int:
+        return self._length
+
+
+def test_annotations_and_memory_on_the_devices_time_line_are_no_kernels() -> None:
+    cpu, cuda = DeviceType.CPU, DeviceType.CUDA
+    events = [
+        Event("Torch-Compiled Region", cpu, 0, 90),
+        Event("Torch-Compiled Region", cuda, 10, 80),
+        Event("[memory]", cuda, 5, 0),
+        Event("gemm", cuda, 10, 30),
+        Event("gemm", cuda, 50, 30),
+        Event("Memset (Device)", cuda, 45, 2),
+    ]
+    kernels = _kernels(events)
+    assert [span.name for span in kernels] == ["gemm", "gemm", "Memset (Device)"]
+    rows = _kernel_times(kernels)
+    assert [(row.name, row.calls) for row in rows] == [("gemm", 2), ("Memset (Device)", 1)]
+    assert sum(row.share for row in rows) == pytest.approx(1)
 
 
 def profiled(device: str, folder: Path, words: str) -> tuple[Profile, float]:
