@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Measurements, Outcome
 from objectives.limits import Limits
-from studies.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
 from studies.finalists import Finals
+from studies.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
 from studies.results import Results
 from studies.single import best_single
 from studies.study import StudyError, Unit
