@@ -28,7 +28,16 @@ def relative_error(out: Tensor, reference: Tensor) -> float:
 
 
 def largest_error(results: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
-    """Return the largest relative error of the output and, in training, of any gradient."""
+    """Return the largest relative error of the output and, in training, of any gradient.
+
+    Raises:
+        ValueError: One of them has another shape than it must have.
+    """
+    for name, expected in reference.items():
+        if results[name].shape != expected.shape:
+            raise ValueError(
+                f"{name} must have shape {tuple(expected.shape)}, got {tuple(results[name].shape)}"
+            )
     return max(relative_error(results[name], expected) for name, expected in reference.items())
 
 

@@ -17,6 +17,7 @@ from objectives.roofline import Peaks
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError
 from variants.device import Device, DeviceKind
+from variants.plugins import loaded_plugins
 
 
 class Bench(Protocol):
@@ -62,7 +63,13 @@ class DeviceBench:
     ) -> None:
         """Name the device (None: CUDA if there is one). Nothing is started yet."""
         self._limits, self._on_stage = limits, on_stage
-        options = {"limits": limits.model_dump(), "seed": seed, "device": device}
+        options = {
+            "limits": limits.model_dump(),
+            "seed": seed,
+            "device": device,
+            # With their content: a file that changes during a run changes nothing here.
+            "plugins": [plugin.model_dump() for plugin in loaded_plugins()],
+        }
         self.worker = Worker(target, options)
 
     def environment(self) -> Environment:

@@ -178,7 +178,7 @@ class Evaluator:
             memory = measure_memory(run, baseline, self._workspace_bytes)
         with self._stage("kernels"):
             kernels = kernels_of_step(run)
-            ran = backend_that_ran(kernels, self.device.kind)
+            ran = backend_that_ran(kernels, self.device.kind, configuration.variant.backend)
         with self._stage("latency"):
             watch = self.watch()
             latency = measure_latency(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from variants.backends import BACKENDS
 from variants.run import Run
 
 if TYPE_CHECKING:
@@ -35,7 +36,17 @@ def kernels_of_step(run: Run) -> tuple[str, ...]:
     if run.layer.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     names += _profiled(run, activities)
-    return tuple(name[:_MAX_NAME] for name in dict.fromkeys(names) if _TELLING.search(name))
+    telling = [_TELLING, *_proofs_of_plugins(run.layer.device.type)]
+    return tuple(
+        name[:_MAX_NAME]
+        for name in dict.fromkeys(names)
+        if any(pattern.search(name) for pattern in telling)
+    )
+
+
+def _proofs_of_plugins(kind: str) -> list[re.Pattern[str]]:
+    proofs = (BACKENDS[name].proof for name in BACKENDS.added)
+    return [re.compile(pattern) for proof in proofs for k, pattern in proof.items() if k == kind]
 
 
 def _profiled(run: Run, activities: list[ProfilerActivity]) -> list[str]:

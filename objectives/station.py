@@ -19,6 +19,7 @@ from objectives.peaks import measure_peaks
 from objectives.worker import Message
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError, detect_device
+from variants.plugins import PluginSource, load_plugin
 from variants.sdpa_answers import sdpa_accepts
 
 HOST_MEMORY_SHARE = 0.9  # of what is available: past it the kernel would kill something
@@ -66,6 +67,8 @@ class DeviceStation:
 
 def attach(options: Message, on_stage: Callable[[str], None]) -> tuple[Message, Any]:
     """Find the device and warm it. The greeting holds the environment, or why there is none."""
+    for plugin in options["plugins"]:
+        load_plugin(PluginSource.model_validate(plugin))
     try:
         device = detect_device(options["device"])
     except DeviceMissingError as error:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from search.choices import UsageError, choices_from_options
 from search.options import DEFAULT_STORAGE, Execution, Storage, StudyName
+from search.plugins import PluginOption
 from search.terminal import make_console
 from studies.export import Admitted, Export, build_export, export_schema, write_atomically
 from studies.results import Results, read_results
@@ -44,6 +45,7 @@ def export(
         typer.Option(min=1e-3, help="Choose only what has a peak memory of at most this."),
     ] = None,
     execution: Execution = None,
+    plugin: PluginOption = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
 ) -> None:
     """Write the winners as JSON, which `variants.load` turns into attention."""

@@ -9,6 +9,7 @@ import typer
 
 from search.choices import UsageError
 from search.options import DEFAULT_STORAGE, Storage, StudyName
+from search.plugins import PluginOption
 from search.terminal import make_console
 from studies.artifacts import artifact_store, attach
 from studies.export import write_atomically
@@ -27,6 +28,7 @@ def report(
     attached: Annotated[
         bool, typer.Option("--attach/--no-attach", help="Show it in the dashboard, too.")
     ] = True,
+    plugin: PluginOption = None,
 ) -> None:
     """Write a study's report: one HTML file that opens without a network."""
     chosen = load_study(open_storage(storage), study)

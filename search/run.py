@@ -37,6 +37,7 @@ from search.options import (
     SpaceFile,
     Storage,
 )
+from search.plugins import PluginOption
 from search.runner import LITTLE, Limit, Runner, stopping_reason
 from search.terminal import make_console
 from search.verdict import (
@@ -57,6 +58,7 @@ from studies.space import Survey, fill_defaults, survey
 from studies.study import Plan, open_storage
 from studies.text import duration
 from variants.device import Device
+from variants.plugins import loaded_plugins
 
 TRIALS = 200
 
@@ -147,6 +149,7 @@ def run(
     finalists: Annotated[
         bool, typer.Option(help="Time the winners and the default again, in turns, at the end.")
     ] = True,
+    plugin: PluginOption = None,
     dry_run: Annotated[bool, typer.Option(help="Print the space and an estimate; stop.")] = False,
 ) -> None:
     """Search: measure configurations, then print each workload's winners against its default."""
@@ -203,7 +206,13 @@ def run(
         )
         if dry_run or opened is None:
             return
-        plan = Plan(space=found.space, limits=limits, sampler=sampler, seed=seed)
+        plan = Plan(
+            space=found.space,
+            limits=limits,
+            sampler=sampler,
+            seed=seed,
+            plugins=tuple(plugin.plugin for plugin in loaded_plugins()),
+        )
         session = Session(open_study(opened, study, plan, bench.environment()), plan, found, bench)
         if probe is not None:
             trials = session.tried() + session.add_probes(probe)

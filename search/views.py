@@ -33,6 +33,7 @@ from search.options import (
     Storage,
     StudyName,
 )
+from search.plugins import PluginOption
 from search.support import axes_markdown, check_support, print_support
 from search.terminal import make_console
 from search.verdict import print_front, print_outcomes, print_verdict
@@ -47,7 +48,9 @@ from variants.device import DEVICE_PROFILES
 console = make_console()
 
 
-def show(study: StudyName = None, storage: Storage = DEFAULT_STORAGE) -> None:
+def show(
+    study: StudyName = None, storage: Storage = DEFAULT_STORAGE, plugin: PluginOption = None
+) -> None:
     """Print the fronts and the verdict of a stored study."""
     results = read_results(load_study(open_storage(storage), study))
     environment = results.environment
@@ -66,6 +69,7 @@ def dashboard(
     storage: Storage = DEFAULT_STORAGE,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    plugin: PluginOption = None,
 ) -> None:
     """Serve optuna-dashboard: the Pareto front, live while a run goes on."""
     opened = open_storage(storage)
@@ -88,6 +92,7 @@ def table(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A .csv or .parquet file.")
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Write all trials as CSV (standard output if no file is given) or Parquet."""
     frame = as_table(read_results(load_study(open_storage(storage), study)))
@@ -130,6 +135,7 @@ def support(
     gqa: Gqa = None,
     execution: Execution = None,
     model: ModelOption = None,
+    plugin: PluginOption = None,
     check: Annotated[
         bool, typer.Option("--check", help="Try it on this device: is it as declared?")
     ] = False,

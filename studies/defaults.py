@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from objectives.limits import Limits
 from variants.axes import AXES, Choice
@@ -11,15 +11,6 @@ from variants.kv_dtypes import KV_DTYPES
 from variants.quantizations import QUANTIZATIONS
 
 _SCORE_MODS = ("none", "alibi", "softcap:50", "sliding_window:256")
-# Everything that changes neither weights nor cache to fewer bits. 8-bit numbers cost accuracy, and
-# compiling the layer costs minutes: both are asked for by name.
-_DECISIONS: dict[str, tuple[Choice, ...]] = {
-    **{name: axis.known for name, axis in AXES.items() if axis.of_variant and axis.known},
-    "quantization": ("none",),
-    "kv_dtype": ("same",),
-    "gqa": ("native",),
-    "execution": ("eager", "cuda_graph"),
-}
 # Both factors of a float8 product have three bits of mantissa: 0.075 was measured.
 EIGHT_BIT_MAX_ERROR = 0.1
 
@@ -35,7 +26,21 @@ def default_max_error(choices: Mapping[str, Sequence[Choice]]) -> float:
     return EIGHT_BIT_MAX_ERROR if eight_bit else Limits().max_error
 
 
-DEFAULT_AXES: Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]] = {
+def _decisions() -> dict[str, tuple[Choice, ...]]:
+    """Return everything that changes neither weights nor cache to fewer bits.
+
+    8-bit numbers cost accuracy, and compiling the layer costs minutes: both are asked for by name.
+    """
+    return {
+        **{name: axis.known for name, axis in AXES.items() if axis.of_variant and axis.known},
+        "quantization": ("none",),
+        "kv_dtype": ("same",),
+        "gqa": ("native",),
+        "execution": ("eager", "cuda_graph"),
+    }
+
+
+_PINNED: Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]] = {
     "cuda": {
         "phase": ("decode",),
         "batch": (1, 4, 16),
@@ -45,7 +50,6 @@ DEFAULT_AXES: Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]] = {
         "head_dim": (64,),
         "layers": (1,),
         "score_mod": _SCORE_MODS,
-        **_DECISIONS,
     },
     # Small enough for 200 trials in about five minutes on two cores, compilation included. Without
     # fp16, whose matrix products many CPUs emulate at a hundredth of the speed.
@@ -58,8 +62,23 @@ DEFAULT_AXES: Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]] = {
         "head_dim": (64,),
         "layers": (1,),
         "score_mod": _SCORE_MODS,
-        **_DECISIONS,
         "precision": ("fp32", "bf16"),
         "execution": ("eager",),
     },
 }
+
+
+class _DefaultAxes(Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]]):
+    """By kind of device. Made when it is read: a plugin's choices are searched like ours."""
+
+    def __getitem__(self, kind: DeviceKind) -> Mapping[str, tuple[Choice, ...]]:
+        return {**_decisions(), **_PINNED[kind]}
+
+    def __iter__(self) -> Iterator[DeviceKind]:
+        return iter(_PINNED)
+
+    def __len__(self) -> int:
+        return len(_PINNED)
+
+
+DEFAULT_AXES = _DefaultAxes()

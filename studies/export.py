@@ -29,6 +29,7 @@ from variants.loading_schema import (
     Pick,
     Prefer,
 )
+from variants.plugins import Plugin
 
 SCHEMA_FILE = Path(__file__).with_name("best.schema.json")
 
@@ -110,6 +111,7 @@ class Export(BaseModel):
     admitted: Admitted
     pick: Pick  # what loading takes where it is not told otherwise
     prefer: Prefer
+    plugins: tuple[Plugin, ...]  # whose names the choices may hold; loading asks for them
     workloads: tuple[ExportedWorkload, ...]
     single: Mapping[str, ExportedSingle]  # by the names of choices
 
@@ -142,6 +144,7 @@ def build_export(
         admitted=admitted,
         pick=pick,
         prefer=prefer,
+        plugins=plan.plugins,
         study=ExportedStudy(
             name=results.study_name,
             sampler=plan.sampler,

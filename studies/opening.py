@@ -59,6 +59,9 @@ def plan_differences(there: Plan, here: Plan) -> list[str]:
     differences = _space_differences(there.space, here.space)
     differences += _fields(there, here, ("sampler", "seed"))
     differences += _fields(there.limits, here.limits, tuple(Limits.model_fields))
+    if {plugin.sha256 for plugin in there.plugins} != {plugin.sha256 for plugin in here.plugins}:
+        listed = [_listed([p.label for p in plan.plugins] or None) for plan in (there, here)]
+        differences.append(f"plugin: {listed[0]} there, {listed[1]} here")
     return differences
 
 

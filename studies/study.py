@@ -33,6 +33,7 @@ from objectives.roofline import Peaks, bound
 from studies.finalists import Finals
 from studies.space import SearchSpace, SpaceExhausted
 from variants.device import Device
+from variants.plugins import Plugin, missing_plugins
 from variants.workload import Workload
 
 PLAN, ENVIRONMENT, DEFAULT = "goldilocks:plan", "goldilocks:environment", "goldilocks:default:"
@@ -56,6 +57,7 @@ class Plan(BaseModel):
     limits: Limits
     sampler: str
     seed: int
+    plugins: tuple[Plugin, ...] = ()  # whose names the space may hold; never loaded from here
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,16 @@ def plan_of(study: optuna.Study) -> Plan:
     """Return what the study searches.
 
     Raises:
-        StudyError: It was written by an incompatible version.
+        StudyError: It was written by an incompatible version, or with a plugin that is not loaded
+            or has changed.
     """
     try:
+        plugins = tuple(map(Plugin.model_validate, study.user_attrs[PLAN].get("plugins", ())))
+        if missing := missing_plugins(plugins):
+            raise StudyError(
+                f"study {study.study_name} was made with --plugin {', '.join(missing)}; name the "
+                f"same file again"
+            )
         return Plan.model_validate(study.user_attrs[PLAN])
     except ValidationError as error:
         raise StudyError(

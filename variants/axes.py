@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from variants.registry import Registry
 from variants.score_mods import parse_score_mod
@@ -21,7 +22,12 @@ class Axis:
     summary: str
     of_variant: bool
     numeric: bool = False
-    known: tuple[str, ...] | None = None  # the names it may hold; None where any will do
+    names: Callable[[], tuple[str, ...]] | None = None  # which it may hold; None: any will do
+
+    @property
+    def known(self) -> tuple[str, ...] | None:
+        """The names that it may hold now, those of plugins included; None where any will do."""
+        return None if self.names is None else self.names()
 
     def check(self, choice: Choice) -> Choice:
         """Return the choice in its canonical form.
@@ -63,7 +69,7 @@ AXES: Mapping[str, Axis] = Registry(
             name="phase",
             summary="what the layer does",
             of_variant=False,
-            known=tuple(phase.value for phase in Phase),
+            names=lambda: tuple(phase.value for phase in Phase),
         ),
         Axis(name="batch", summary="sequences", of_variant=False, numeric=True),
         Axis(
@@ -99,7 +105,7 @@ AXES: Mapping[str, Axis] = Registry(
             of_variant=False,
         ),
         *(
-            Axis(name=name, summary=summary, of_variant=True, known=_searched(name))
+            Axis(name=name, summary=summary, of_variant=True, names=partial(_searched, name))
             for name, summary in {
                 "backend": "how softmax(QKᵀ)V is computed",
                 "precision": "of weights and activations",

@@ -22,6 +22,7 @@ from variants.loading_schema import (
     Prefer,
 )
 from variants.model_choice import ModelChoice
+from variants.plugins import load_plugin, missing_plugins, read_plugin
 from variants.support import unsupported_reasons
 
 
@@ -37,6 +38,7 @@ def load(
     strict: bool = False,
     device: DeviceKind | None = None,
     other_device: bool = False,
+    plugins: Sequence[str | Path] = (),
     **workload: Any,
 ) -> Deployment:
     """Return an exported result as attention, cache and quantization for a model.
@@ -50,14 +52,19 @@ def load(
         strict: Only what is within the usual error, in files of studies that accepted more.
         device: `cuda` or `cpu`; CUDA if there is one.
         other_device: Accept a file that was measured on another device.
+        plugins: Files of yours to run first, whose backends, score_mods or caches were searched.
         **workload: Fields that pick some of the workloads, `q_heads=32, kv_heads=8`.
 
     Raises:
         LoadError: The file is not an export, was measured on another device, holds no such
-            workload or choice, or this machine cannot run it; the reasons are in the message.
+            workload or choice, needs a plugin that is not given, or this machine cannot run it;
+            the reasons are in the message.
+        PluginError: A plugin cannot be loaded.
         OSError: The file cannot be read.
     """
     content = Path(path).read_bytes()
+    for plugin in plugins:
+        load_plugin(read_plugin(plugin))
     file = _parse(Path(path), content)
     name = ("strict_" if strict else "") + CHOICE_OF[prefer or file.prefer]
     here = detect_device(device)
@@ -76,21 +83,30 @@ def load(
 
 
 def _parse(path: Path, content: bytes) -> LoadableFile:
-    head = LoadableHead()
     try:
         head = LoadableHead.model_validate_json(content)
+        _check_head(path, head)
         return LoadableFile.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-    if isinstance(head.schema_version, int) and head.schema_version != SCHEMA_VERSION:
-        raise LoadError(
-            f"{path} is of schema version {head.schema_version}, and this version reads "
-            f"{SCHEMA_VERSION}: export the study again"
-        )
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     raise LoadError(
         f"{path} is not an export of schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
     )
+
+
+def _check_head(path: Path, head: LoadableHead) -> None:
+    version = head.schema_version
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise LoadError(
+            f"{path} is of schema version {version}, and this version reads {SCHEMA_VERSION}: "
+            f"export the study again"
+        )
+    if missing := missing_plugins(head.plugins):
+        raise LoadError(
+            f"{path} was made with plugins that are not loaded: {', '.join(missing)}; name the "
+            f"same files as plugins=[...]"
+        )
 
 
 def _check_device(there: Device, here: Device) -> None:

@@ -11,6 +11,7 @@ from variants.backends import BACKENDS
 from variants.configuration import Configuration
 from variants.device import Device
 from variants.model_choice import ModelChoice
+from variants.plugins import Plugin
 from variants.workload import Workload
 
 SCHEMA_VERSION: Final = 2
@@ -69,15 +70,6 @@ class LoadableEnvironment(BaseModel):
     device: Device
 
 
-class LoadablePlugin(BaseModel):
-    """A file of the user's whose entries the choices may name. It is never loaded from here."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: str
-    sha256: str
-
-
 class LoadableFile(BaseModel):
     """What loading needs of an exported file."""
 
@@ -97,4 +89,4 @@ class LoadableHead(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     schema_version: object = None
-    plugins: tuple[LoadablePlugin, ...] = ()
+    plugins: tuple[Plugin, ...] = ()  # asked for, never loaded from here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
@@ -33,6 +34,28 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     def __init__(self, axis: str, entries: Iterable[Entry]) -> None:
         self.axis = axis
         self._entries = {entry.name: entry for entry in entries}
+        self._own = len(self._entries)
+
+    def register(self, entry: Entry) -> None:
+        """Add a choice of a plugin's, behind all others.
+
+        Raises:
+            ValueError: The name is taken or cannot be written on a command line.
+            TypeError: It is not what this registry holds.
+        """
+        kind = type(next(iter(self._entries.values())))
+        if not isinstance(entry, kind):
+            raise TypeError(f"{self.axis} must be a {kind.__name__}, got {type(entry).__name__}")
+        if not re.fullmatch("[a-z][a-z0-9_]*", entry.name):
+            raise ValueError(f"{self.axis} must be named by a-z, 0-9 and _, got {entry.name!r}")
+        if entry.name in self._entries:
+            raise ValueError(f"{self.axis} {entry.name} exists already")
+        self._entries[entry.name] = entry
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The names that plugins have registered."""
+        return tuple(self._entries)[self._own :]
 
     def __getitem__(self, name: str) -> Entry:
         try:

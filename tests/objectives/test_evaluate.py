@@ -79,7 +79,7 @@ def test_peak_above_the_limit_is_out_of_memory() -> None:
 
 
 def test_another_kernel_than_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate_module, "backend_that_ran", lambda kernels, kind: "math")
+    monkeypatch.setattr(evaluate_module, "backend_that_ran", lambda *given: "math")
     evaluation = evaluate(DECODE, "flash fp32 static")
     assert evaluation.outcome is Outcome.REFUSED
     assert evaluation.reason == "flash was asked for, math ran"

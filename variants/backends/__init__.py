@@ -15,13 +15,18 @@ __all__ = ["BACKENDS", "Attention", "Backend", "Support", "Takes", "backend_that
 BACKENDS = Registry("backend", [AUTO, EAGER, MATH, FLASH, EFFICIENT, CUDNN, FLEX])
 
 
-def backend_that_ran(kernels: Iterable[str], kind: DeviceKind) -> str | None:
+def backend_that_ran(
+    kernels: Iterable[str], kind: DeviceKind, asked: str | None = None
+) -> str | None:
     """Return the backend whose proof is among the names of a step's operators and kernels.
 
-    From elaborate to simple, since the simple ones are made of operators that others use too.
+    From elaborate to simple, since the simple ones are made of operators that others use too. A
+    plugin's is looked for only where it was `asked` for: its proof may match more than it should.
     """
     names = tuple(kernels)
     for backend in reversed(list(BACKENDS.values())):
+        if backend.name in BACKENDS.added and backend.name != asked:
+            continue
         pattern = backend.proof.get(kind)
         if pattern is not None and any(re.search(pattern, name) for name in names):
             return backend.name
