@@ -93,6 +93,7 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
     for heading in (*headings, *(("regret",) if document.pick == "single" else ())):
         table.add_column(heading, justify="left" if heading in headings[:2] else "right")
     varying = set(results.plan.space.searched)
+    by_workload = {result.workload.key: result for result in results.workloads}
     for entry in document.workloads:
         key = entry.workload.key
         label = workload_label(entry.workload, varying)
@@ -101,11 +102,12 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
             table.add_row(label, "nothing measured")
             continue
         measured = choice.measurements
+        again = by_workload[key].retimed(choice.configuration.variant.key)
         row = [
             label,
             variant_label(choice.configuration.variant, choice.resolved_backend),
             milliseconds(measured.latency.latency_ms),
-            factor(choice.latency_vs_default),
+            factor(choice.latency_vs_default if again is None else again.latency.ratio),
             mebibytes(measured.memory.peak_mib),
             factor(choice.memory_vs_default),
         ]

@@ -40,6 +40,7 @@ from search.options import (
     Storage,
     StudyName,
 )
+from search.plugins import PluginOption
 from search.terminal import make_console
 from studies.artifacts import artifact_store, attach
 from studies.defaults import DEFAULT_AXES
@@ -69,6 +70,7 @@ def profile(
     ] = None,
     study: StudyName = None,
     storage: Storage = DEFAULT_STORAGE,
+    plugin: PluginOption = None,
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where trace and snapshot are written.")
     ] = Path("profile"),

@@ -16,10 +16,12 @@ from objectives.environment import Environment
 from objectives.evaluation import Evaluation
 from search.choices import UsageError
 from search.options import DeviceOption
+from search.plugins import PluginOption
 from search.terminal import make_console
 from studies.claims import Checked, Claim, Span, check, configurations_of
 from studies.export import Export, ExportedWorkload
 from studies.text import milliseconds, variant_label, workload_label
+from variants.plugins import missing_plugins
 
 console = make_console()
 _LARGEST_FILE = 2**28  # bytes; an export has kilobytes
@@ -31,6 +33,7 @@ def verify(
         bool, typer.Option("--anyway", help="Also on another GPU than the file's.")
     ] = False,
     device: DeviceOption = "auto",
+    plugin: PluginOption = None,
 ) -> None:
     """Measure an exported file's winners and defaults again: old against new.
 
@@ -66,13 +69,16 @@ def read_export(file: Path) -> Export:
     try:
         if file.stat().st_size > _LARGEST_FILE:
             raise UsageError(f"{file} is too large to be an export")
-        return Export.model_validate_json(file.read_bytes())
+        document = Export.model_validate_json(file.read_bytes())
     except OSError as error:
         raise UsageError(f"{file} must be a file that can be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(f"{file} is not an export: {where}: {first['msg']}") from None
+    if missing := missing_plugins(document.plugins):
+        raise UsageError(f"{file} was made with --plugin {', '.join(missing)}; name the same file")
+    return document
 
 
 def _admit(there: Environment, here: Environment, file: Path, *, anyway: bool) -> list[str]:

@@ -12,8 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from studies.front import Candidate, Choice, WorkloadResult, winners
-from studies.study import Unit
+from studies.front import Candidate, Choice, Winner, WorkloadResult, winners
 from variants.model_choice import ModelChoice
 
 
@@ -37,15 +36,26 @@ class Single:
         return max(self.regrets.values())
 
 
-def cost(candidate: Candidate, choice: Choice, unit: Unit) -> float:
-    """Return what a choice minimises: latency, memory, or the geometric mean of both ratios."""
+def cost(candidate: Candidate, choice: Choice, result: WorkloadResult) -> float:
+    """Return what a choice minimises: latency, memory, or the geometric mean of both ratios.
+
+    The latency is that of turns where it was timed again, else that of its trial.
+    """
+    again = None if result.finals is None else result.finals.of(candidate.key)
+    latency_ms = candidate.latency if again is None else again.latency_ms
+    latency = latency_ms / result.unit.latency_ms
+    memory = candidate.memory / result.unit.peak_memory_mib
     if choice == "lowest_latency":
-        return candidate.latency / unit.latency_ms
-    if choice == "lowest_memory":
-        return candidate.memory / unit.peak_memory_mib
-    return math.sqrt(
-        (candidate.memory / unit.peak_memory_mib) * (candidate.latency / unit.latency_ms)
-    )
+        return latency
+    return memory if choice == "lowest_memory" else math.sqrt(memory * latency)
+
+
+def best_of(kept: Sequence[Candidate], result: WorkloadResult) -> dict[Choice, Winner]:
+    """Return the winners among some of a workload's candidates.
+
+    By the verdicts of finalists where any is among them, else by their trials.
+    """
+    return winners(kept, result.unit, result.finals) or winners(kept, result.unit)
 
 
 def best_single(results: Sequence[WorkloadResult], choice: Choice) -> Single | None:
@@ -105,13 +115,13 @@ def _judge(
     regrets: dict[str, float] = {}
     missing = []
     for result, found in zip(results, by_choice, strict=True):
-        key, unit = result.workload.key, result.unit
+        key = result.workload.key
         own = found.get(model.at(result.workload))
         if own is None:
             missing.append(key)
             continue
-        chosen[key] = winners(own, unit)[choice].candidate
-        least = cost(winners(result.measured, unit)[choice].candidate, choice, unit)
+        chosen[key] = best_of(own, result)[choice].candidate
+        least = cost(best_of(result.measured, result)[choice].candidate, choice, result)
         # A tie is won by what needs less memory, and may be a little slower than what lost.
-        regrets[key] = max(0.0, cost(chosen[key], choice, unit) / least - 1)
+        regrets[key] = max(0.0, cost(chosen[key], choice, result) / least - 1)
     return Single(model, chosen, regrets, tuple(missing)) if chosen else None

@@ -127,7 +127,7 @@ def test_no_other_choice_has_less_mean_regret(tables: list[dict[str, tuple[int, 
         for precision, cache in itertools.product(("bf16", "fp16"), ("static", "concat")):
             regrets = []
             for one in results:
-                costs = [cost(c, choice, UNIT) for c in one.measured]
+                costs = [cost(c, choice, one) for c in one.measured]
                 own = [
                     value
                     for c, value in zip(one.measured, costs, strict=True)
