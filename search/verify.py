@@ -20,6 +20,7 @@ from search.plugins import PluginOption
 from search.terminal import make_console
 from studies.claims import Checked, Claim, Span, check, configurations_of
 from studies.export import Export, ExportedWorkload
+from studies.finalists import Finals, judge
 from studies.text import milliseconds, variant_label, workload_label
 from variants.plugins import missing_plugins
 
@@ -105,28 +106,44 @@ def verify_workload(
     if not workload.choices:
         return 0
     measured = {each: bench.evaluate(each) for each in configurations}
-    comparison = bench.compare(configurations)
-    checked = check(workload, measured, comparison, document.study.limits)
+    turns = judge(
+        bench.compare(configurations),
+        reference=workload.default.configuration.variant.key,
+        after_trial=-1,
+    )
+    checked = check(workload, measured, turns, document.study.limits)
     table = Table(title=workload_label(workload.workload, ()), title_justify="left")
     for heading in ("choice", "variant", "claim", "old", "new", ""):
         table.add_column(heading, overflow="fold")
-    _add_default(table, workload.default, measured.get(workload.default.configuration))
+    again = measured.get(workload.default.configuration)
+    _add_default(
+        table,
+        variant_label(workload.default.configuration.variant),
+        _latency(workload.default, workload.finals),
+        _latency(again, turns),
+    )
     for one in checked:
         _add(table, one)
     console.print(table)
     return sum(bool(claim.broken) for one in checked for claim in one.claims)
 
 
-def _add_default(table: Table, old: Evaluation, new: Evaluation | None) -> None:
-    times = [
-        milliseconds(each.latency_ms) if each.latency_ms is not None else each.outcome.value
-        for each in (old, new)
-        if each is not None
-    ]
-    times += [""] * (2 - len(times))
-    label = variant_label(old.configuration.variant)
-    table.add_row("default", label, "latency ms", *times, "")
+def _add_default(table: Table, label: str, old: str, new: str) -> None:
+    table.add_row("default", label, "latency ms", old, new, "")
     table.add_section()
+
+
+def _latency(evaluation: Evaluation | None, finals: Finals | None) -> str:
+    """Return a default's latency, taken in turns if it was, or what became of it."""
+    if evaluation is None:
+        return ""
+    variant = evaluation.configuration.variant.key
+    again = None if finals is None else finals.of(variant)
+    if again is not None:
+        return milliseconds(again.latency_ms)
+    if evaluation.latency_ms is None:
+        return evaluation.outcome.value
+    return milliseconds(evaluation.latency_ms)
 
 
 def _add(table: Table, checked: Checked) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from objectives.comparison import Comparison
 from objectives.evaluation import Evaluation, Latency, Outcome
 from objectives.limits import Limits
 from studies.export import ExportedChoice, ExportedWorkload
-from studies.finalists import Finals, judge
+from studies.finalists import Finals
 from studies.verdicts import MARGIN
 from variants.configuration import Configuration
 
@@ -56,12 +55,11 @@ def configurations_of(workload: ExportedWorkload) -> tuple[Configuration, ...]:
 def check(
     workload: ExportedWorkload,
     measured: Mapping[Configuration, Evaluation],
-    comparison: Comparison,
+    turns: Finals,
     limits: Limits,
 ) -> list[Checked]:
     """Compare every choice of a workload with what measuring it again gave."""
     default = workload.default.configuration
-    turns = judge(comparison, reference=default.variant.key, after_trial=-1)
     names: dict[Configuration, list[str]] = {}
     for name, choice in workload.choices.items():
         names.setdefault(choice.configuration, []).append(name)

@@ -12,6 +12,7 @@ from objectives.comparison import Comparison
 from objectives.evaluation import Evaluation, Measurements, Outcome
 from studies.claims import Checked, check, configurations_of
 from studies.export import Export, build_export
+from studies.finalists import judge
 from studies.results import read_results
 from tests.fake_bench import FakeBench
 from tests.studies.test_session import run, session
@@ -60,7 +61,12 @@ def verified(document: Export, bench: FakeBench) -> list[Checked]:
     (workload,) = document.workloads
     configurations = configurations_of(workload)
     measured = {each: bench.evaluate(each) for each in configurations}
-    return check(workload, measured, bench.compare(configurations), document.study.limits)
+    turns = judge(
+        bench.compare(configurations),
+        reference=workload.default.configuration.variant.key,
+        after_trial=-1,
+    )
+    return check(workload, measured, turns, document.study.limits)
 
 
 def broken(checked: Sequence[Checked]) -> set[str]:
