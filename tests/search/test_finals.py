@@ -1,0 +1,78 @@
+"""Finalists between the last trial and the verdict, and what the verdict says of them."""
+
+from __future__ import annotations
+
+import io
+
+from optuna.storages import InMemoryStorage
+from rich.console import Console
+
+from search.finals import retime_finalists
+from search.runner import Interrupt
+from search.verdict import print_verdict
+from studies.results import read_results
+from studies.session import Session
+from studies.text import interval
+from tests.fake_bench import FakeBench
+from tests.studies.test_session import run, session
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=160)
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def retime(of: Session, *, interrupted: bool = False) -> str:
+    shown = console()
+    interrupt = Interrupt(shown)
+    interrupt.asked = interrupted
+    retime_finalists(shown, of, interrupt)
+    return said(shown)
+
+
+def test_finalists_are_timed_once_until_a_newer_trial_is_measured() -> None:
+    bench = FakeBench()
+    of = session(InMemoryStorage(), bench, axes={"batch": (1, 4), "seq_len": (512,)})
+    run(of, 24)
+    workloads = len(of.survey.workloads)
+    lines = retime(of).splitlines()
+    assert len(lines) == workloads == len(bench.compared)
+    assert all(line.startswith("finalists  decode") and "rounds" in line for line in lines)
+    assert retime(of) == ""
+    newest = of.trial().configuration.workload
+    assert len(retime(of).splitlines()) == 1
+    assert len(bench.compared) == workloads + 1
+    assert all(key.startswith(newest.key) for key in bench.compared[-1])
+
+
+def test_an_interrupt_leaves_the_rest_untimed() -> None:
+    bench = FakeBench()
+    of = session(InMemoryStorage(), bench, axes={"batch": (1, 4), "seq_len": (512,)})
+    run(of, 10)
+    assert retime(of, interrupted=True) == ""
+    assert bench.compared == []
+
+
+def test_the_verdict_shows_words_and_how_sure_they_are() -> None:
+    of = session(
+        InMemoryStorage(), axes={"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}
+    )
+    run(of, 20)
+    before = console()
+    print_verdict(before, read_results(of.study))
+    retime(of)
+    results = read_results(of.study)
+    after = console()
+    print_verdict(after, results)
+    (result,) = results.workloads
+    winner = result.winners["lowest_latency"].candidate
+    again = result.retimed(winner.key)
+    assert again is not None
+    assert "verdict: from times taken again" not in said(before)
+    assert "verdict: from times taken again" in said(after)
+    assert f"{again.latency.word} " in said(after)
+    assert f"in turns with the default: {interval(again.latency)} as fast" in said(after)
