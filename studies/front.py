@@ -122,7 +122,7 @@ def winners(
     exact), and of equals the simplest. Finalists are told apart by their verdicts in turns;
     before there are any, by the 95 % intervals of their trials.
     """
-    pool = [c for c in measured if _competes(c, finals)]
+    pool = measured if finals is None else _competing(measured, finals)
     if not pool:
         return {}
 
@@ -174,14 +174,22 @@ def finalists(result: WorkloadResult) -> tuple[Evaluation, ...]:
     return (reference, *list(unique.values())[:MOST_FINALISTS])
 
 
-def _competes(candidate: Candidate, finals: Finals | None) -> bool:
-    """Tell whether it can win: once finalists were timed again, they or what is newer."""
-    if finals is None or finals.of(candidate.key) is not None:
-        return True
-    # What could not be timed in turns (no room beside the default, say) keeps its trial's word.
-    if candidate.key in finals.missing:
-        return True
-    return candidate.number is not None and candidate.number > finals.after_trial
+def _competing(measured: Sequence[Candidate], finals: Finals) -> list[Candidate]:
+    """Return those who can win once finalists were timed again.
+
+    They themselves, and whoever none of them dominates by the numbers of their trials: what came
+    later, had no room beside the default, or is left where finalists are not admitted. Among
+    others, the luckiest of many noisy trials would win against honest times.
+    """
+    retimed = [c for c in measured if finals.of(c.key) is not None]
+    return [
+        candidate
+        for candidate in measured
+        if candidate in retimed
+        or not any(
+            one.memory <= candidate.memory and one.latency <= candidate.latency for one in retimed
+        )
+    ]
 
 
 def _overlap(one: Candidate, other: Candidate) -> bool:

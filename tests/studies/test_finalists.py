@@ -77,15 +77,18 @@ def test_groups_are_compared_through_the_reference_of_each() -> None:
 def test_winners_follow_the_turns_and_not_a_lucky_trial() -> None:
     lucky = candidate(0.8, 5, "flex", number=1)  # as it was measured once
     honest = candidate(0.9, 5, "flash", number=2)
-    late = candidate(0.85, 7, "cudnn", number=12)  # told after the finalists were timed
-    other = candidate(0.1, 9, "math", number=3)  # was no finalist
+    late = candidate(0.85, 4, "cudnn", number=12)  # told after the finalists were timed
+    other = candidate(0.81, 9, "math", number=3)  # was no finalist: one of them dominates it
     finals = judged((retimed("auto", 1.0), retimed("flex", 0.99), retimed("flash", 0.9)))
     before = winners([lucky, honest], UNIT)["lowest_latency"]
     after = winners([lucky, honest], UNIT, finals)["lowest_latency"]
     assert (before.candidate, after.candidate) == (lucky, honest)
     assert after.ties == ()
+    assert winners([lucky, honest, other], UNIT, finals)["lowest_latency"].candidate is honest
     newest = winners([lucky, honest, late, other], UNIT, finals)["lowest_latency"]
     assert newest.candidate is late
+    # Where no finalist is admitted, the others are told apart by their trials.
+    assert winners([other], UNIT, finals)["lowest_latency"].candidate is other
 
 
 def test_what_cannot_be_told_apart_is_a_tie_and_the_smaller_is_named() -> None:
