@@ -16,6 +16,7 @@ from search.profile import profile
 from search.replay import replay
 from search.report import report
 from search.run import run
+from search.sensitivity import sensitivity
 from search.verify import verify
 from search.views import dashboard, show, support, table
 from studies.space import SpaceError
@@ -28,7 +29,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, show, report, export, verify, profile, dashboard, table, support, replay):
+for command in (
+    run,
+    show,
+    sensitivity,
+    report,
+    export,
+    verify,
+    profile,
+    dashboard,
+    table,
+    support,
+    replay,
+):
     app.command()(command)
 
 # typer carries click under one name or another; what both share is reached through this class.

@@ -164,6 +164,12 @@ class Surrogate:
         self._mean = 0.0
         self._scale = 1.0
 
+    @property
+    def log(self) -> NDArray[np.float64]:
+        """The logarithms of the kernel's hyperparameters, once learnt."""
+        assert self._log is not None
+        return self._log
+
     def learn(self, points: Matrix, residuals: NDArray[np.float64]) -> None:
         """Fit the hyperparameters, to some of the points where they are many."""
         some = spread(len(points), MOST_FITTED)

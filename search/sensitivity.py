@@ -1,0 +1,81 @@
+"""The sensitivity command: which choices matter, where both are good, and what to try next."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.changes_view import print_changes
+from search.choices import UsageError
+from search.effects_view import print_effects, print_importances, print_workloads
+from search.options import DEFAULT_STORAGE, Storage, StudyName
+from search.terminal import make_console
+from search.zone_view import print_zone
+from studies.sensitivity.analysis import analyse
+from studies.sensitivity.evidence import read_evidence
+from studies.sensitivity.figures import figures, save_figures, write_html
+from studies.sensitivity.importances import optuna_importances
+from studies.sensitivity.report import SensitivityReport, as_rows
+from studies.study import load_study, open_storage
+from studies.zone import find_zone
+
+console = make_console()
+
+
+def sensitivity(
+    study: StudyName = None,
+    storage: Storage = DEFAULT_STORAGE,
+    by_workload: Annotated[
+        bool, typer.Option("--by-workload", help="Of each workload by itself, too.")
+    ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="How far behind a front point, in memory and in latency, the zone goes."
+        ),
+    ] = 0.1,
+    prior: Annotated[bool, typer.Option(help="Start from what the roofline expects.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print one row for each number as CSV.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write the figures, in one file.")
+    ] = None,
+) -> None:
+    """Say which axes drive memory and latency, where both are good, and what to try next."""
+    if as_json and as_csv:
+        raise UsageError("--json and --csv must not both be given")
+    chosen = load_study(open_storage(storage), study)
+    evidence = read_evidence(chosen, prior=prior)
+    found = analyse(evidence, by_workload=by_workload)
+    zone = find_zone(evidence, found, tolerance)
+    importances = optuna_importances(chosen, evidence.seed)
+    report = SensitivityReport(chosen.study_name, evidence, found, zone, importances)
+    drawn = figures(report)
+    save_figures(chosen, drawn)
+    if html is not None:
+        try:
+            write_html(html, drawn, f"Sensitivity of {chosen.study_name}")
+        except OSError as error:
+            raise UsageError(
+                f"--html must be a file that can be written, got {html}: {error.strerror}"
+            ) from None
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_document(), indent=2) + "\n")
+        return
+    if as_csv:
+        as_rows(report).to_csv(sys.stdout, index=False)
+        return
+    where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+    print_effects(console, report, f"--study {chosen.study_name}{where}")
+    print_changes(console, report)
+    print_workloads(console, report)
+    print_importances(console, report)
+    print_zone(console, report, f"--study {chosen.study_name}{where}")
+    if html is not None:
+        console.print(f"wrote {html}")

@@ -1,0 +1,165 @@
+"""Sensitivity of memory, latency and failure to every axis of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.sensitivity.changes import Change, Level, changes_of, levels_of
+from studies.sensitivity.effects import (
+    Interaction,
+    Known,
+    Share,
+    interactions,
+    shares,
+    widening_of,
+)
+from studies.sensitivity.evidence import Evidence
+from studies.sensitivity.population import Population
+from studies.sensitivity.posterior import Field, Grid, Posterior
+from studies.sensitivity.quality import Interval, Quality, judge
+from studies.surrogate import Matrix
+
+DRAWS = 96
+MEMORY, LATENCY, FAILURE = QUANTITIES = ("peak_memory_mib", "latency_ms", "failure")
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What drives one quantity: log10 of memory or latency, or the probability of failing."""
+
+    name: str
+    quality: Quality
+    changes: tuple[Change, ...]  # without an effect where nothing is ranked: measured pairs alone
+    # The rest is empty where nothing is ranked.
+    shares: tuple[Share, ...] = ()  # of the variance over all possible configurations
+    decisions: tuple[Share, ...] = ()  # of the variance inside workloads: the variant's axes
+    workloads: Interval | None = None  # share of the variance that is between workloads
+    interactions: tuple[Interaction, ...] = ()
+    levels: tuple[Level, ...] = ()  # of numeric axes
+    by_workload: Mapping[str, tuple[Share, ...]] | None = None
+    prior_share: float | None = None  # of what is predicted: the square of its correlation
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """All quantities of a study."""
+
+    objectives: Mapping[str, Objective]
+    possible: int
+    probes: int
+    determined: tuple[str, ...]  # axes that never change alone
+    # What is known at every possible configuration, by quantity that is ranked.
+    known: Mapping[str, Known]
+
+
+def analyse(evidence: Evidence, *, by_workload: bool = False) -> Sensitivity:
+    """Return what drives memory, latency and failure. A function of the evidence alone."""
+    catalogue = evidence.catalogue
+    together = np.array([name not in catalogue.decided for name in catalogue.choices])
+    grid = Grid(catalogue.points, catalogue.axes, together)
+    everything = Population(catalogue.codes)
+    objectives, known = {}, {}
+    for place, name in enumerate(QUANTITIES):
+        tried, values, rows = _values(evidence, place)
+        prior = None if evidence.prior is None or name == FAILURE else evidence.prior[:, place]
+        field = Field(catalogue.points, catalogue.axes, grid, prior)
+        rng = np.random.default_rng((evidence.seed, place))
+        probes = np.intersect1d(evidence.probes, tried)
+        quality = judge(field, tried, values, probes, len(rows), rng)
+        population = (
+            everything if len(rows) == len(catalogue) else Population(catalogue.codes[rows])
+        )
+        if quality.refusal is not None or not np.ptp(values):
+            changes = changes_of(evidence, population, rows, name, place, None)
+            objectives[name] = Objective(name, quality, changes)
+            continue
+        known[name] = _learn(field, tried, values, quality, rng)
+        objectives[name] = _objective(
+            evidence, population, rows, name, place, quality, known[name], prior, by_workload
+        )
+    names = list(catalogue.choices)
+    determined = [names[axis] for axis in everything.axes if not everything.freedom(axis)]
+    return Sensitivity(objectives, len(catalogue), len(evidence.probes), tuple(determined), known)
+
+
+def _values(
+    evidence: Evidence, place: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return what was tried, with values, and the configurations that can have one.
+
+    What failed without numbers has neither memory nor latency, and is no part of their effects.
+    """
+    told, every = evidence.told, np.arange(len(evidence.catalogue))
+    if place == QUANTITIES.index(FAILURE):
+        tried = np.array([*dict.fromkeys((*told.values, *sorted(told.failed)))], dtype=np.int64)
+        return tried, np.isin(tried, list(told.failed)).astype(np.float64), every
+    tried = np.array(list(told.values), dtype=np.int64)
+    values = np.array([told.values[index][place] for index in tried.tolist()])
+    return tried, values, np.setdiff1d(every, list(told.failed - told.values.keys()))
+
+
+def _learn(
+    field: Field,
+    tried: NDArray[np.int64],
+    values: NDArray[np.float64],
+    quality: Quality,
+    rng: np.random.Generator,
+) -> Known:
+    if quality.exact:
+        mean = np.zeros(len(field.points))
+        mean[tried] = values
+        return Known(mean, np.zeros((len(mean), 1)), np.ones(1))
+    posterior = Posterior(field, tried, values, field.learn(tried, values))
+    return Known(
+        posterior.mean(),
+        posterior.deviations(DRAWS, rng),
+        widening_of(quality.surprise, quality.probes, DRAWS, rng),
+    )
+
+
+def _objective(
+    evidence: Evidence,
+    population: Population,
+    rows: NDArray[np.int64],
+    name: str,
+    place: int,
+    quality: Quality,
+    everywhere: Known,
+    prior: NDArray[np.float64] | None,
+    by_workload: bool,
+) -> Objective:
+    catalogue, known = evidence.catalogue, everywhere.of(rows)
+    names = list(catalogue.choices)
+    decided = [axis for axis in population.axes if names[axis] in catalogue.decided]
+    context = [axis for axis in population.axes if axis not in decided]
+
+    def between(values: Matrix) -> NDArray[np.float64]:
+        whole = population.variance_within((), values)
+        return np.maximum(whole - population.variance_within(context, values), 0.0)
+
+    found: dict[str, tuple[Share, ...]] = {}
+    if by_workload:
+        for number, workload in enumerate(evidence.workloads):
+            mine = np.flatnonzero(catalogue.workloads[rows] == number)
+            if len(mine) > 1:
+                of_one = Population(catalogue.codes[rows[mine]])
+                found[workload.key] = shares(of_one, known.of(mine), names, decided)
+    share = None
+    if prior is not None:
+        share = float(np.corrcoef(prior[rows], known.mean)[0, 1] ** 2)
+    return Objective(
+        name,
+        quality,
+        changes_of(evidence, population, rows, name, place, known),
+        shares(population, known, names, population.axes),
+        shares(population, known, names, decided, context),
+        known.share(between, lambda values: population.variance_within((), values)),
+        interactions(population, known, names),
+        levels_of(evidence, population, known),
+        found if by_workload else None,
+        share,
+    )

@@ -1,0 +1,71 @@
+"""Optuna's parameter importances, as its dashboard shows them, beside what they answer."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import (
+    BaseImportanceEvaluator,
+    FanovaImportanceEvaluator,
+    PedAnovaImportanceEvaluator,
+)
+from optuna.trial import FrozenTrial
+
+from studies.sensitivity.analysis import LATENCY, MEMORY
+
+LEAST_TRIALS = 20  # usable ones
+ANSWERS: Mapping[str, str] = {
+    "fANOVA": "share of the variance over all combinations of choices, impossible ones too, as a "
+    "random forest fitted to the trials predicts it",
+    "PED-ANOVA": "what sets the best tenth of the trials apart from the rest",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Importances:
+    """One evaluator's answer, of the usable trials as they were chosen."""
+
+    evaluator: str
+    answers: str
+    # Of what is told of memory and latency: ratios to the default where a study has several
+    # workloads. An axis is missing where the evaluator cannot speak of it.
+    of: Mapping[str, Mapping[str, float]]
+
+
+def optuna_importances(study: optuna.Study, seed: int) -> tuple[Importances, ...]:
+    """Return fANOVA and PED-ANOVA of log10 of both objectives; nothing of a few trials."""
+    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if len(done) < LEAST_TRIALS:
+        return ()
+    evaluators: dict[str, BaseImportanceEvaluator] = {
+        "fANOVA": FanovaImportanceEvaluator(seed=seed),
+        "PED-ANOVA": PedAnovaImportanceEvaluator(),
+    }
+    found = []
+    with warnings.catch_warnings():
+        # Of each call with a target: that it must be minimised, which it is.
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        for name, evaluator in evaluators.items():
+            of = {
+                objective: optuna.importance.get_param_importances(
+                    study, evaluator=evaluator, target=_Log(place)
+                )
+                for place, objective in enumerate((MEMORY, LATENCY))
+                if len({trial.values[place] for trial in done}) > 1
+            }
+            found.append(Importances(name, ANSWERS[name], of))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    place: int
+
+    def __call__(self, trial: FrozenTrial) -> float:
+        return math.log10(trial.values[self.place])
