@@ -10,12 +10,11 @@ from rich.table import Table
 from search.layout import LABELS, NONE, make_table, print_note
 from search.text import workload_label
 from studies.sensitivity.analysis import FAILURE, Objective
-from studies.sensitivity.effects import Share
+from studies.sensitivity.effects import LEAST_SHARE, Share
 from studies.sensitivity.quality import FLOOR, LEAST_PROBES, Interval
 from studies.sensitivity.report import SensitivityReport
 
 MOST_INTERACTIONS = 5
-LEAST_SHARE = 0.01  # of the variance: an interaction below is not worth a line
 
 
 def print_effects(console: Console, report: SensitivityReport, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from studies.sensitivity.posterior import Field, Grid, Posterior
 from studies.sensitivity.quality import Interval, Quality, judge
 from studies.surrogate import Matrix
 
-DRAWS = 96
+DRAWS = 64
 MEMORY, LATENCY, FAILURE = QUANTITIES = ("peak_memory_mib", "latency_ms", "failure")
 
 
@@ -62,7 +63,8 @@ def analyse(evidence: Evidence, *, by_workload: bool = False) -> Sensitivity:
     together = np.array([name not in catalogue.decided for name in catalogue.choices])
     grid = Grid(catalogue.points, catalogue.axes, together)
     everything = Population(catalogue.codes)
-    objectives, known = {}, {}
+    objectives: dict[str, Objective] = {}
+    known: dict[str, Known] = {}
     for place, name in enumerate(QUANTITIES):
         tried, values, rows = _values(evidence, place)
         prior = None if evidence.prior is None or name == FAILURE else evidence.prior[:, place]
@@ -70,17 +72,20 @@ def analyse(evidence: Evidence, *, by_workload: bool = False) -> Sensitivity:
         rng = np.random.default_rng((evidence.seed, place))
         probes = np.intersect1d(evidence.probes, tried)
         quality = judge(field, tried, values, probes, len(rows), rng)
+        if quality.refusal is None and np.ptp(values):
+            known[name] = _learn(field, tried, values, quality, rng)
+        if name != FAILURE and MEMORY in known:
+            rows = np.setdiff1d(rows, _too_large(evidence, known[MEMORY]))
         population = (
             everything if len(rows) == len(catalogue) else Population(catalogue.codes[rows])
         )
-        if quality.refusal is not None or not np.ptp(values):
+        if name in known:
+            objectives[name] = _objective(
+                evidence, population, rows, name, place, quality, known[name], prior, by_workload
+            )
+        else:
             changes = changes_of(evidence, population, rows, name, place, None)
             objectives[name] = Objective(name, quality, changes)
-            continue
-        known[name] = _learn(field, tried, values, quality, rng)
-        objectives[name] = _objective(
-            evidence, population, rows, name, place, quality, known[name], prior, by_workload
-        )
     names = list(catalogue.choices)
     determined = [names[axis] for axis in everything.axes if not everything.freedom(axis)]
     return Sensitivity(objectives, len(catalogue), len(evidence.probes), tuple(determined), known)
@@ -91,7 +96,8 @@ def _values(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Return what was tried, with values, and the configurations that can have one.
 
-    What failed without numbers has neither memory nor latency, and is no part of their effects.
+    What failed without numbers has neither memory nor latency, and is no part of their effects;
+    neither is what will run out of memory, see `_too_large`.
     """
     told, every = evidence.told, np.arange(len(evidence.catalogue))
     if place == QUANTITIES.index(FAILURE):
@@ -100,6 +106,12 @@ def _values(
     tried = np.array(list(told.values), dtype=np.int64)
     values = np.array([told.values[index][place] for index in tried.tolist()])
     return tried, values, np.setdiff1d(every, list(told.failed - told.values.keys()))
+
+
+def _too_large(evidence: Evidence, memory: Known) -> NDArray[np.int64]:
+    """Return the untried configurations that will need more memory than there is."""
+    beyond = np.flatnonzero(memory.mean > np.log10(evidence.capacity_mib))
+    return np.setdiff1d(beyond, list(evidence.told.tried))
 
 
 def _learn(
@@ -138,9 +150,10 @@ def _objective(
     context = [axis for axis in population.axes if axis not in decided]
 
     def between(values: Matrix) -> NDArray[np.float64]:
-        whole = population.variance_within((), values)
-        return np.maximum(whole - population.variance_within(context, values), 0.0)
+        inside = population.variance_within(context, values)
+        return np.maximum(population.variance_within((), values) - inside, 0.0)
 
+    of_axes = shares(population, known, names, population.axes)
     found: dict[str, tuple[Share, ...]] = {}
     if by_workload:
         for number, workload in enumerate(evidence.workloads):
@@ -155,10 +168,10 @@ def _objective(
         name,
         quality,
         changes_of(evidence, population, rows, name, place, known),
-        shares(population, known, names, population.axes),
+        of_axes,
         shares(population, known, names, decided, context),
-        known.share(between, lambda values: population.variance_within((), values)),
-        interactions(population, known, names),
+        known.spread(between).share_of(known.spread(partial(population.variance_within, ()))),
+        interactions(population, known, names, of_axes),
         levels_of(evidence, population, known),
         found if by_workload else None,
         share,

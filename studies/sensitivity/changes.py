@@ -91,23 +91,24 @@ def _seen(
     evidence: Evidence, contrast: Contrast, rows: NDArray[np.int64], place: int
 ) -> tuple[tuple[tuple[int, int], ...], float | None]:
     """Return the trials that differ in nothing but the choice, and their mean effect."""
-    pairs, differences = [], []
-    for chosen, reference in zip(
-        rows[contrast.chosen].tolist(), rows[contrast.reference].tolist(), strict=True
-    ):
-        both = [_value(evidence, index, place) for index in (chosen, reference)]
-        if both[0] is not None and both[1] is not None:
-            pairs.append((evidence.numbers[chosen], evidence.numbers[reference]))
-            differences.append(both[0] - both[1])
-    return tuple(pairs), _plain(place, float(np.mean(differences))) if pairs else None
-
-
-def _value(evidence: Evidence, index: int, place: int) -> float | None:
-    told = evidence.told
+    values = np.full(len(evidence.catalogue), np.nan)
     if place < 2:
-        numbers = told.values.get(index)
-        return None if numbers is None else numbers[place]
-    return float(index in told.failed) if index in told.tried else None
+        for index, numbers in evidence.told.values.items():
+            values[index] = numbers[place]
+    else:
+        tried = np.array(list(evidence.numbers), dtype=np.int64)
+        values[tried] = np.isin(tried, list(evidence.told.failed))
+    chosen, reference = rows[contrast.chosen], rows[contrast.reference]
+    differences = values[chosen] - values[reference]
+    both = ~np.isnan(differences)
+    if not both.any():
+        return (), None
+    number_of = evidence.numbers
+    pairs = tuple(
+        (number_of[one], number_of[other])
+        for one, other in zip(chosen[both].tolist(), reference[both].tolist(), strict=True)
+    )
+    return pairs, _plain(place, float(differences[both].mean()))
 
 
 def _plain(place: int, value: float) -> float:

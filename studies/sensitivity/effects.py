@@ -22,7 +22,7 @@ from studies.sensitivity.quality import Interval
 from studies.surrogate import Matrix
 
 TAILS = (0.025, 0.975)
-FEWER = 32  # draws that interactions are computed of
+LEAST_SHARE = 0.01  # of a variance: of what is below, no interaction is computed
 
 Measure = Callable[[Matrix], NDArray[np.float64]]  # of (configurations, draws), by draw
 
@@ -68,26 +68,45 @@ class Known:
         low, high = np.quantile(value + self.widening * (weights @ self.deviations), TAILS)
         return Interval(value, min(value, float(low)), max(value, float(high)))
 
-    def share(self, part: Measure, whole: Measure, draws: int | None = None) -> Interval:
-        """Return the share of one variance in another; both are quadratic in the quantity."""
-        some = slice(0, draws)
-        mean, widening = self.mean[:, None], self.widening[some]
-        deviations = self.deviations[:, some]
-        plain, wide = mean + deviations, mean + widening * deviations
-
-        def ratio(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.divide(one, other, out=np.zeros_like(one), where=other > 1e-12)
-
-        estimate = float(np.median(ratio(part(plain), whole(plain))))
-        wide_part, wide_whole = part(wide), whole(wide)
-        towards = ratio(
-            wide_part - widening**2 * part(deviations),
-            wide_whole - widening**2 * whole(deviations),
+    def spread(self, measure: Measure) -> Spread:
+        """Return a quantity's variance of some kind, of the mean and around it."""
+        mean = self.mean[:, None]
+        return Spread(
+            measure(mean), measure(mean + self.deviations), measure(self.deviations), self.widening
         )
-        low = float(np.quantile(np.clip(towards, 0.0, None), TAILS[0]))
-        upper = np.clip(np.maximum(ratio(wide_part, wide_whole), towards), 0.0, 1.0)
-        high = float(np.quantile(upper, TAILS[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A variance, quadratic in the quantity: of the mean, of plain draws, of deviations alone."""
+
+    mean: NDArray[np.float64]  # (1,)
+    drawn: NDArray[np.float64]  # (draws,)
+    deviations: NDArray[np.float64]  # (draws,)
+    widening: NDArray[np.float64]  # (draws,)
+
+    @property
+    def towards(self) -> NDArray[np.float64]:
+        """Of the mean, moved in the direction of each widened draw."""
+        return self.mean + self.widening * (self.drawn - self.mean - self.deviations)
+
+    @property
+    def wide(self) -> NDArray[np.float64]:
+        """Of each widened draw."""
+        return self.towards + self.widening**2 * self.deviations
+
+    def share_of(self, whole: Spread) -> Interval:
+        """Return this variance as a share of another."""
+        estimate = float(np.median(_ratio(self.drawn, whole.drawn)))
+        towards = _ratio(self.towards, whole.towards)
+        upper = np.maximum(_ratio(self.wide, whole.wide), towards)
+        low = float(np.quantile(np.clip(towards, 0.0, 1.0), TAILS[0]))
+        high = float(np.quantile(np.clip(upper, 0.0, 1.0), TAILS[1]))
         return Interval(estimate, min(low, estimate), max(high, estimate))
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 1e-12)
 
 
 def widening_of(
@@ -105,12 +124,12 @@ def shares(
     given: Sequence[int] = (),
 ) -> tuple[Share, ...]:
     """Return the shares of `axes` in the variance within `given` axes, largest total first."""
-    whole = partial(population.variance_within, given)
+    whole = known.spread(partial(population.variance_within, given))
     found = [
         Share(
             names[axis],
-            known.share(partial(population.alone, axis, given), whole),
-            known.share(partial(population.total, axis), whole),
+            known.spread(partial(population.alone, axis, given)).share_of(whole),
+            known.spread(partial(population.total, axis)).share_of(whole),
         )
         for axis in axes
     ]
@@ -118,15 +137,20 @@ def shares(
 
 
 def interactions(
-    population: Population, known: Known, names: Sequence[str]
+    population: Population, known: Known, names: Sequence[str], of_axes: Sequence[Share]
 ) -> tuple[Interaction, ...]:
-    """Return every two axes, the strongest first."""
-    whole = partial(population.variance_within, ())
+    """Return the strongest first, but those that must be small.
+
+    Two axes cannot do more together than the lesser of their total effects, of `of_axes`.
+    """
+    total = {share.axis: share.total.value for share in of_axes}
+    worth = [axis for axis in population.axes if total[names[axis]] >= LEAST_SHARE]
+    whole = known.spread(partial(population.variance_within, ()))
     found = [
         Interaction(
             (names[one], names[other]),
-            known.share(partial(population.interaction, one, other), whole, FEWER),
+            known.spread(partial(population.interaction, one, other)).share_of(whole),
         )
-        for one, other in itertools.combinations(population.axes, 2)
+        for one, other in itertools.combinations(worth, 2)
     ]
     return tuple(sorted(found, key=lambda pair: -pair.share.value))

@@ -37,6 +37,7 @@ class Evidence:
     numbers: Mapping[int, int]  # trial numbers by configuration
     defaults: Mapping[int, tuple[float, float]]  # log10 numbers by workload, where usable
     references: Mapping[str, Choice]  # the choice that others of its axis are compared with
+    capacity_mib: float  # of the device: what needs more runs out of memory
     seed: int
 
     @cached_property
@@ -72,6 +73,7 @@ def read_evidence(study: optuna.Study, *, prior: bool) -> Evidence:
         _trial_numbers(study, catalogue),
         defaults,
         references_of(catalogue, usual),
+        device.memory_bytes / 2**20,
         plan.seed,
     )
 

@@ -73,14 +73,19 @@ class Population:
         self._weight = np.concatenate(parts)
         sizes = self._codes.max(axis=0) + 1
         self._radix = np.r_[1, np.cumprod(sizes[:-1])].astype(np.int64)
+        self._group_of: dict[tuple[int, ...], NDArray[np.int64]] = {}
         self._sums: dict[tuple[int, ...], csr_matrix] = {}
         self._shapes: dict[tuple[int, int], list[_Shape]] = {}
 
     def _groups(self, columns: Sequence[int]) -> NDArray[np.int64]:
         """Return, by row, the number of the group that agrees in `columns`."""
-        chosen = list(columns)
-        _, group = np.unique(self._codes[:, chosen] @ self._radix[chosen], return_inverse=True)
-        return np.asarray(group, dtype=np.int64).reshape(-1)
+        chosen = sorted(columns)
+        key = tuple(chosen)
+        if key not in self._group_of:
+            codes = self._codes[:, chosen] @ self._radix[chosen]
+            _, group = np.unique(codes, return_inverse=True)
+            self._group_of[key] = np.asarray(group, dtype=np.int64).reshape(-1)
+        return self._group_of[key]
 
     def _rest(self, *axes: int) -> list[int]:
         return [axis for axis in self.axes if axis not in axes]

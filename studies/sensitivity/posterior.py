@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
 
 from studies.surrogate import Axes, AxesKernel, Matrix, Surrogate
 
@@ -77,7 +78,10 @@ class Field:
     def learn(self, known: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the logarithms of the kernel's hyperparameters, given values at points."""
         surrogate = Surrogate(self.axes)
-        surrogate.learn(self.points[known], values - self.given[known])
+        # Hundreds of factorisations of small matrices: threads that wait for each other on a busy
+        # machine cost more than they gain, tenfold.
+        with threadpool_limits(1, "blas"):
+            surrogate.learn(self.points[known], values - self.given[known])
         return surrogate.log
 
 
@@ -125,8 +129,8 @@ class Posterior:
         grid = self._field.grid
         roots: list[Matrix] = []
         for kernel in grid.kernels(self._weights):
-            root: Matrix = np.linalg.cholesky(kernel + JITTER * np.eye(len(kernel)))
-            roots.append(root)
+            root = np.linalg.cholesky(kernel + JITTER * np.eye(len(kernel)))
+            roots.append(root.astype(np.float64))
         drawn = []
         for start in range(0, count, TOGETHER):
             some = min(TOGETHER, count - start)
