@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from studies.sensitivity.changes import Change, Level, changes_of, levels_of
 from studies.sensitivity.effects import (
@@ -59,6 +60,13 @@ class Sensitivity:
 
 def analyse(evidence: Evidence, *, by_workload: bool = False) -> Sensitivity:
     """Return what drives memory, latency and failure. A function of the evidence alone."""
+    # Thousands of products of small matrices: threads that wait for each other on a busy machine
+    # cost more than they gain, severalfold.
+    with threadpool_limits(1, "blas"):
+        return _analyse(evidence, by_workload=by_workload)
+
+
+def _analyse(evidence: Evidence, *, by_workload: bool) -> Sensitivity:
     catalogue = evidence.catalogue
     together = np.array([name not in catalogue.decided for name in catalogue.choices])
     grid = Grid(catalogue.points, catalogue.axes, together)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from threadpoolctl import threadpool_limits
 
 from studies.surrogate import Axes, AxesKernel, Matrix, Surrogate
 
@@ -78,10 +77,7 @@ class Field:
     def learn(self, known: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the logarithms of the kernel's hyperparameters, given values at points."""
         surrogate = Surrogate(self.axes)
-        # Hundreds of factorisations of small matrices: threads that wait for each other on a busy
-        # machine cost more than they gain, tenfold.
-        with threadpool_limits(1, "blas"):
-            surrogate.learn(self.points[known], values - self.given[known])
+        surrogate.learn(self.points[known], values - self.given[known])
         return surrogate.log
 
 
