@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from search.layout import LABELS, NONE, make_table, print_note
-from search.text import workload_label
 from studies.sensitivity.analysis import FAILURE, Objective
 from studies.sensitivity.effects import LEAST_SHARE, Share
 from studies.sensitivity.quality import FLOOR, LEAST_PROBES, Interval
 from studies.sensitivity.report import SensitivityReport
+from studies.text import workload_label
 
 MOST_INTERACTIONS = 5
 

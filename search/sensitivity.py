@@ -20,8 +20,8 @@ from studies.sensitivity.evidence import read_evidence
 from studies.sensitivity.figures import figures, save_figures, write_html
 from studies.sensitivity.importances import optuna_importances
 from studies.sensitivity.report import SensitivityReport, as_rows
+from studies.sensitivity.zone import find_zone
 from studies.study import load_study, open_storage
-from studies.zone import find_zone
 
 console = make_console()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from search.layout import make_table, print_note
-from search.text import workload_label
 from studies.sensitivity.quality import Interval
 from studies.sensitivity.report import SensitivityReport
-from studies.zone import Part
+from studies.sensitivity.zone import Part
+from studies.text import workload_label
 
 
 def print_zone(console: Console, report: SensitivityReport, where: str) -> None:

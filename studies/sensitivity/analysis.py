@@ -23,7 +23,7 @@ from studies.sensitivity.evidence import Evidence
 from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
 from studies.sensitivity.quality import Interval, Quality, judge
-from studies.surrogate import Matrix
+from studies.surrogate import Axes, Matrix
 
 DRAWS = 64
 MEMORY, LATENCY, FAILURE = QUANTITIES = ("peak_memory_mib", "latency_ms", "failure")
@@ -69,14 +69,15 @@ def analyse(evidence: Evidence, *, by_workload: bool = False) -> Sensitivity:
 def _analyse(evidence: Evidence, *, by_workload: bool) -> Sensitivity:
     catalogue = evidence.catalogue
     together = np.array([name not in catalogue.decided for name in catalogue.choices])
-    grid = Grid(catalogue.points, catalogue.axes, together)
+    axes = Axes.of(catalogue.points, catalogue.named)
+    grid = Grid(catalogue.points, axes, together)
     everything = Population(catalogue.codes)
     objectives: dict[str, Objective] = {}
     known: dict[str, Known] = {}
     for place, name in enumerate(QUANTITIES):
         tried, values, rows = _values(evidence, place)
         prior = None if evidence.prior is None or name == FAILURE else evidence.prior[:, place]
-        field = Field(catalogue.points, catalogue.axes, grid, prior)
+        field = Field(catalogue.points, axes, grid, prior)
         rng = np.random.default_rng((evidence.seed, place))
         probes = np.intersect1d(evidence.probes, tried)
         quality = judge(field, tried, values, probes, len(rows), rng)

@@ -82,7 +82,7 @@ def levels_of(evidence: Evidence, population: Population, known: Known) -> tuple
     return tuple(
         Level(name, choices[place], known.linear(population.mean_at(axis, int(place) + 1)))
         for axis, (name, choices) in enumerate(evidence.catalogue.choices.items())
-        if not evidence.catalogue.axes.named[axis]
+        if not evidence.catalogue.named[axis]
         for place in np.argsort(np.array(choices))
     )
 

@@ -47,7 +47,11 @@ class Grid:
         found = []
         for columns, levels in zip(self._columns, self._levels, strict=True):
             log = np.r_[np.log(weights[columns]), 0.0, -np.inf]
-            found.append(AxesKernel(Axes(self._axes.named[columns]), log)(levels, levels))
+            found.append(
+                AxesKernel(Axes.of(levels, self._axes.named[columns].tolist()), log)(
+                    levels, levels
+                )
+            )
         return found
 
     def times(self, factors: Sequence[Matrix], values: Matrix) -> Matrix:

@@ -12,7 +12,7 @@ from studies.sensitivity.effects import Share
 from studies.sensitivity.evidence import Evidence
 from studies.sensitivity.importances import Importances
 from studies.sensitivity.quality import FLOOR, LEAST_PROBES, Interval
-from studies.zone import Zone
+from studies.sensitivity.zone import Zone
 
 VERSION = 1
 
