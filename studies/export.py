@@ -17,9 +17,9 @@ from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Measurements, Outcome
 from objectives.limits import Limits
 from studies.finalists import Finals
-from studies.front import CHOICES, Candidate, WorkloadResult, front, strict
+from studies.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
 from studies.results import Results
-from studies.single import best_of, best_single
+from studies.single import best_single
 from studies.study import StudyError, Unit
 from variants.loading_schema import (
     SCHEMA_VERSION,
@@ -168,8 +168,8 @@ def _only(result: WorkloadResult, kept: Sequence[Candidate], limits: Limits) -> 
         result,
         measured=tuple(kept),
         front=front(kept),
-        winners=best_of(kept, result),
-        strict_winners=best_of(strict(kept, limits), result),
+        winners=winners(kept, result.unit, result.finals),
+        strict_winners=winners(strict(kept, limits), result.unit, result.finals),
     )
 
 

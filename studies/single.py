@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from studies.front import Candidate, Choice, Winner, WorkloadResult, winners
+from studies.front import Candidate, Choice, WorkloadResult, winners
 from variants.model_choice import ModelChoice
 
 
@@ -48,14 +48,6 @@ def cost(candidate: Candidate, choice: Choice, result: WorkloadResult) -> float:
     if choice == "lowest_latency":
         return latency
     return memory if choice == "lowest_memory" else math.sqrt(memory * latency)
-
-
-def best_of(kept: Sequence[Candidate], result: WorkloadResult) -> dict[Choice, Winner]:
-    """Return the winners among some of a workload's candidates.
-
-    By the verdicts of finalists where any is among them, else by their trials.
-    """
-    return winners(kept, result.unit, result.finals) or winners(kept, result.unit)
 
 
 def best_single(results: Sequence[WorkloadResult], choice: Choice) -> Single | None:
@@ -120,8 +112,10 @@ def _judge(
         if own is None:
             missing.append(key)
             continue
-        chosen[key] = best_of(own, result)[choice].candidate
-        least = cost(best_of(result.measured, result)[choice].candidate, choice, result)
+        chosen[key] = winners(own, result.unit, result.finals)[choice].candidate
+        least = cost(
+            winners(result.measured, result.unit, result.finals)[choice].candidate, choice, result
+        )
         # A tie is won by what needs less memory, and may be a little slower than what lost.
         regrets[key] = max(0.0, cost(chosen[key], choice, result) / least - 1)
     return Single(model, chosen, regrets, tuple(missing)) if chosen else None

@@ -61,7 +61,7 @@ def test_of_a_full_grid_interactions_are_superset_importances(values: np.ndarray
 @settings(max_examples=30)
 def test_shares_of_any_part_of_a_grid_are_shares(values: np.ndarray, rng: object) -> None:
     codes = full(3, 4, 5)
-    kept = np.sort(np.random.default_rng(getattr(rng, "randint")(0, 9)).permutation(60)[:40])
+    kept = np.sort(np.random.default_rng(rng.randint(0, 9)).permutation(60)[:40])
     population, draws = Population(codes[kept]), values[kept][:, None]
     whole = population.variance_within((), draws)[0]
     assert whole == pytest.approx(values[kept].var(), abs=1e-9)
@@ -113,9 +113,7 @@ def test_effects_do_not_depend_on_the_order_of_configurations() -> None:
     shuffled = np.random.default_rng(0).permutation(len(codes))
     one, other = Population(codes), Population(codes[shuffled])
     for axis in one.axes:
-        assert one.total(axis, values)[0] == pytest.approx(
-            other.total(axis, values[shuffled])[0]
-        )
+        assert one.total(axis, values)[0] == pytest.approx(other.total(axis, values[shuffled])[0])
         for second in range(axis):
             assert one.interaction(axis, second, values)[0] == pytest.approx(
                 other.interaction(axis, second, values[shuffled])[0], abs=1e-12
