@@ -14,6 +14,8 @@ from search.terminal import make_console
 from studies.artifacts import artifact_store, attach
 from studies.export import write_atomically
 from studies.report.page import render_report
+from studies.report.sensitivity_panel import sensitivity_panel
+from studies.sensitivity.assess import assess
 from studies.study import load_study, open_storage
 
 console = make_console()
@@ -32,7 +34,7 @@ def report(
 ) -> None:
     """Write a study's report: one HTML file that opens without a network."""
     chosen = load_study(open_storage(storage), study)
-    text = render_report(chosen)
+    text = render_report(chosen, [sensitivity_panel(assess(chosen))])
     page = text.encode()
     try:
         write_atomically(output, text)

@@ -15,12 +15,9 @@ from search.effects_view import print_effects, print_importances, print_workload
 from search.options import DEFAULT_STORAGE, Storage, StudyName
 from search.terminal import make_console
 from search.zone_view import print_zone
-from studies.sensitivity.analysis import analyse
-from studies.sensitivity.evidence import read_evidence
+from studies.sensitivity.assess import TOLERANCE, assess
 from studies.sensitivity.figures import figures, save_figures, write_html
-from studies.sensitivity.importances import optuna_importances
-from studies.sensitivity.report import SensitivityReport, as_rows
-from studies.sensitivity.zone import find_zone
+from studies.sensitivity.report import as_rows
 from studies.study import load_study, open_storage
 
 console = make_console()
@@ -37,7 +34,7 @@ def sensitivity(
         typer.Option(
             min=0.0, help="How far behind a front point, in memory and in latency, the zone goes."
         ),
-    ] = 0.1,
+    ] = TOLERANCE,
     prior: Annotated[bool, typer.Option(help="Start from what the roofline expects.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[
@@ -51,11 +48,7 @@ def sensitivity(
     if as_json and as_csv:
         raise UsageError("--json and --csv must not both be given")
     chosen = load_study(open_storage(storage), study)
-    evidence = read_evidence(chosen, prior=prior)
-    found = analyse(evidence, by_workload=by_workload)
-    zone = find_zone(evidence, found, tolerance)
-    importances = optuna_importances(chosen, evidence.seed)
-    report = SensitivityReport(chosen.study_name, evidence, found, zone, importances)
+    report = assess(chosen, prior=prior, by_workload=by_workload, tolerance=tolerance)
     drawn = figures(report)
     save_figures(chosen, drawn)
     if html is not None:
