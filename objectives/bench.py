@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from objectives.comparison import Comparison
+from objectives.deadlines import Deadlines
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
-from objectives.isolation import Worker, WorkerError, WorkerTimedOut
+from objectives.isolation import (
+    JobOutOfMemory,
+    Worker,
+    WorkerError,
+    WorkerOutOfMemory,
+    WorkerTimedOut,
+    WorkerUnavailable,
+)
 from objectives.limits import Limits
+from objectives.messages import Message
 from objectives.profile import Profile
 from objectives.roofline import Peaks
 from variants.configuration import Configuration
@@ -70,7 +80,9 @@ class DeviceBench:
             # With their content: a file that changes during a run changes nothing here.
             "plugins": [plugin.model_dump() for plugin in loaded_plugins()],
         }
-        self.worker = Worker(target, options)
+        self.worker = Worker(target, options, self._welcome)
+        self._deadlines = Deadlines(limits.deadline_s)
+        self._environment: Environment | None = None
 
     def environment(self) -> Environment:
         """Return the environment that the process reports.
@@ -79,36 +91,50 @@ class DeviceBench:
             DeviceMissingError: This machine lacks the device asked for.
             WorkerError: The process does not come up.
         """
-        greeting = self.worker.start()
+        if self._environment is None:
+            self.worker.start()
+        assert self._environment is not None
+        return self._environment
+
+    def _welcome(self, greeting: Message) -> None:
+        """Read the greeting of a new process: it must find what the first one found."""
         if "missing" in greeting:
-            raise DeviceMissingError(greeting["missing"])
-        return Environment.model_validate(greeting["environment"])
+            if self._environment is None:
+                raise DeviceMissingError(greeting["missing"])
+            raise WorkerUnavailable(f"the device is gone: {greeting['missing']}")
+        here = Environment.model_validate(greeting["environment"])
+        differences = [] if self._environment is None else self._environment.differences(here)
+        if differences:
+            raise WorkerUnavailable(f"the environment has changed: {'; '.join(differences)}")
+        self._environment = here
 
     def device(self) -> Device:
         """Return the facts of the device; raises as `environment` does."""
         return self.environment().device
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
-        """Measure one configuration in the process; its death and its errors are outcomes."""
-        before = time.monotonic()
-        job = {"configuration": configuration.model_dump(mode="json")}
-        starts = sum(self.worker.start_seconds)
-        try:
-            answer = self.worker.call(
-                job, deadline_s=self._limits.deadline_s, on_stage=self._on_stage
-            )
-        except WorkerError as error:
-            timed_out = isinstance(error, WorkerTimedOut)
-            outcome = Outcome.TIMED_OUT if timed_out else Outcome.CRASHED
-            evaluation = Evaluation(
-                configuration=configuration, outcome=outcome, reason=_one_line(error)
-            )
-        else:
-            evaluation = Evaluation.model_validate(answer)
+        """Measure one configuration in the process; its death and its errors are outcomes.
+
+        What did not fit in memory is tried once more in a fresh process, unless it was one: what
+        trials before it had left behind is not its own.
+
+        Raises:
+            DeviceMissingError: This machine lacks the device asked for.
+            WorkerError: No process comes up, or on another device. No configuration is to blame.
+        """
+        before, starts = time.monotonic(), sum(self.worker.start_seconds)
+        evaluation = self._attempt(configuration)
+        spent = evaluation.seconds
+        confirmed = self.worker.jobs == 1 or evaluation.measurements is not None
+        if evaluation.outcome is Outcome.OUT_OF_MEMORY and not confirmed:
+            self.worker.kill()
+            evaluation = self._attempt(configuration)
+            stages = spent.keys() | evaluation.seconds.keys()
+            spent = {s: spent.get(s, 0.0) + evaluation.seconds.get(s, 0.0) for s in stages}
         # What the worker cannot see: its own start, a death, the transfer.
         started = sum(self.worker.start_seconds) - starts
-        elsewhere = time.monotonic() - before - started - sum(evaluation.seconds.values())
-        seconds = evaluation.seconds | {"transfer": max(0.0, elsewhere)}
+        elsewhere = time.monotonic() - before - started - sum(spent.values())
+        seconds = spent | {"transfer": max(0.0, elsewhere)}
         if started:
             seconds["worker start"] = started
         return evaluation.model_copy(update={"seconds": seconds})
@@ -130,7 +156,7 @@ class DeviceBench:
         try:
             answer = self.worker.call(job, deadline_s=deadline_s, on_stage=self._on_stage)
         except WorkerError as error:
-            missing = {each.key: _one_line(error) for each in configurations}
+            missing = {each.key: _one_line(str(error)) for each in configurations}
             return Comparison(groups=(), missing=missing, seconds=time.monotonic() - before)
         return Comparison.model_validate(answer)
 
@@ -143,6 +169,34 @@ class DeviceBench:
         }
         answer = self.worker.call(job, deadline_s=self._limits.deadline_s, on_stage=self._on_stage)
         return Profile.model_validate(answer)
+
+    def _attempt(self, configuration: Configuration) -> Evaluation:
+        device = self.device()
+        try:
+            answer = self.worker.call(
+                {"configuration": configuration.model_dump(mode="json")},
+                deadline_s=self._limits.deadline_s,
+                on_stage=self._on_stage,
+                stage_limit_s=self._deadlines.of(configuration, device),
+            )
+            evaluation = _read(answer, configuration)
+        except WorkerUnavailable:
+            raise
+        except WorkerError as error:
+            known = (o for kind, o in _OUTCOMES.items() if isinstance(error, kind))
+            return Evaluation(
+                configuration=configuration,
+                outcome=next(known, Outcome.CRASHED),
+                reason=_one_line(str(error)) or type(error).__name__,
+            )
+        except ValueError as error:
+            self.worker.kill()
+            reason = f"the measuring process answered with no evaluation: {error}"
+            return Evaluation(
+                configuration=configuration, outcome=Outcome.CRASHED, reason=_one_line(reason)
+            )
+        self._deadlines.learn(configuration, device, evaluation.seconds)
+        return evaluation.model_copy(update={"reason": _one_line(evaluation.reason)})
 
     def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
         """Return PyTorch's own answer to whether the backend takes it; None where it has none."""
@@ -159,6 +213,32 @@ class DeviceBench:
         self.worker.close()
 
 
-def _one_line(error: WorkerError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:500] if lines else type(error).__name__
+# Of a job without an answer; what is not listed CRASHED.
+_OUTCOMES: Mapping[type[WorkerError], Outcome] = {
+    WorkerTimedOut: Outcome.TIMED_OUT,
+    WorkerOutOfMemory: Outcome.OUT_OF_MEMORY,
+    JobOutOfMemory: Outcome.OUT_OF_MEMORY,
+}
+
+
+def _read(answer: Message, asked: Configuration) -> Evaluation:
+    """Read an evaluation of what was asked.
+
+    Raises:
+        ValueError: It is none, of something else, or measured what is no number.
+    """
+    evaluation = Evaluation.model_validate(answer)
+    if evaluation.configuration != asked:
+        raise ValueError(f"of {evaluation.configuration.key}")
+    if evaluation.outcome is Outcome.MEASURED:
+        for name in ("latency_ms", "peak_memory_mib"):
+            value = getattr(evaluation, name)
+            if value is None or not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive number, got {value}")
+    return evaluation
+
+
+def _one_line(text: str) -> str:
+    """Return the first line that says something, without what would move a terminal's cursor."""
+    lines = ("".join(c for c in line if c.isprintable()).strip() for line in text.splitlines())
+    return next((line[:500] for line in lines if line), "")

@@ -15,8 +15,8 @@ from objectives.environment import read_environment
 from objectives.evaluate import Evaluator
 from objectives.limits import Limits
 from objectives.memory import settle
+from objectives.messages import Message
 from objectives.peaks import measure_peaks
-from objectives.worker import Message
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError, detect_device
 from variants.plugins import PluginSource, load_plugin

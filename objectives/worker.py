@@ -1,25 +1,27 @@
 """The measuring process: a loop that does one job at a time for its parent.
 
-Run as `python -m objectives.worker PARENT DESCRIPTOR MODULE:FUNCTION OPTIONS`, with the parent's
-process id and the descriptor of a pipe to it. The function is called once with the options and a
-callback for stages; it returns a greeting and a `Station`. Messages are JSON over that pipe, so
-nothing that a library prints can be taken for an answer, and nothing is ever unpickled.
+Run as `python -m objectives.worker DESCRIPTOR MODULE:FUNCTION OPTIONS`, with the descriptor of a
+socket to the parent. The function is called once with the options and a callback for stages; it
+returns a greeting and a `Station`.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import importlib
 import json
 import os
 import resource
-import signal
+import socket
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
-Message = dict[str, Any]
+from objectives.guard import run_guarded
+from objectives.messages import Message, decode, encode
+
+_MAX_ERROR = 2000  # characters
 
 
 class Station(Protocol):
@@ -35,47 +37,58 @@ class Station(Protocol):
 Attach = Callable[[Message, Callable[[str], None]], tuple[Message, Station]]
 
 
-def main(arguments: list[str]) -> int:
-    """Serve jobs until the parent hangs up. Returns the exit status."""
-    parent, descriptor, target, options = arguments
-    _die_with_parent(int(parent))
+def main(arguments: list[str]) -> None:
+    """Serve jobs, guarded, until the parent hangs up."""
+    descriptor, target, options = arguments
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a GPU crash would write gigabytes
-    connection = Connection(int(descriptor))
+    os.set_inheritable(int(descriptor), False)
+    run_guarded(int(descriptor), lambda: serve(int(descriptor), target, json.loads(options)))
+
+
+def serve(descriptor: int, target: str, options: Message) -> int:
+    """Serve jobs until the parent hangs up. Returns the exit status."""
+    _be_killed_first()
+    connection = socket.socket(fileno=descriptor)
 
     def send(message: Message) -> None:
-        connection.send_bytes(json.dumps(message).encode())
+        connection.sendall(encode(message))
 
     module, _, function = target.partition(":")
     attach: Attach = getattr(importlib.import_module(module), function)
-    greeting, station = attach(json.loads(options), lambda stage: send({"stage": stage}))
+    greeting, station = attach(options, lambda stage: send({"stage": stage}))
     send({"greeting": greeting})
-    while True:
+    for line in connection.makefile("rb"):
+        job, answer = decode(line), b""
+        error: Message | None = None
         try:
-            job = json.loads(connection.recv_bytes())
-        except EOFError:
-            return 0
-        error = None
-        answer: Message = {}
-        try:
-            answer = {"result": station.work(job)}
+            answer = encode({"result": station.work(job)})
         except Exception as raised:  # the one place: whatever a trial raises is its outcome
-            error = f"{type(raised).__name__}: {raised}"
+            error = {"error": _described(raised), "memory": isinstance(raised, MemoryError)}
         # Here the exception is gone, and with it the frames that held its tensors.
-        if error is not None:
-            answer = {"error": error[:2000], "usable": station.usable()}
-        send(answer)
-        if not answer.get("usable", True):
-            return 1
+        if error is None:
+            connection.sendall(answer)
+        else:
+            usable = station.usable()
+            send(error | {"usable": usable})
+            if not usable:
+                return 1
+    return 0
 
 
-def _die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies, however it dies."""
-    parent_death_signal = 1  # PR_SET_PDEATHSIG
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
-        raise SystemExit(1)
+def _described(raised: Exception) -> str:
+    try:
+        text = str(raised)
+    except Exception:  # whoever wrote the exception got that wrong as well
+        text = "(it cannot be printed)"
+    text = text[:_MAX_ERROR].encode(errors="backslashreplace").decode()
+    return f"{type(raised).__name__}: {text}"
+
+
+def _be_killed_first() -> None:
+    """When memory runs out, let the kernel end this process rather than the one that records."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

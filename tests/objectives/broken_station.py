@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from objectives import station
-from objectives.worker import Message
+from objectives.messages import Message
 
 
 class BrokenStation(station.DeviceStation):

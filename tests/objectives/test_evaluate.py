@@ -179,16 +179,24 @@ def test_too_large_for_the_machine_is_out_of_memory_and_the_next_is_measured(
     assert bench.evaluate(configured(DECODE, "math fp32 static")).outcome is Outcome.MEASURED
 
 
-def test_a_worker_that_is_killed_is_a_crash_and_the_next_is_measured(bench: DeviceBench) -> None:
+def test_a_worker_that_is_killed_is_a_crash_and_the_next_is_measured() -> None:
     import os
     import signal
 
-    bench.device()
-    assert bench.worker.pid is not None
-    os.kill(bench.worker.pid, signal.SIGKILL)
-    crashed = bench.evaluate(configured(DECODE, "math fp32 static"))
+    def kill(stage: str) -> None:
+        if stage == "latency" and not crashes:
+            assert bench.worker.pid is not None
+            os.kill(bench.worker.pid, signal.SIGKILL)
+            crashes.append(stage)
+
+    crashes: list[str] = []
+    bench = DeviceBench(Limits(sampling_s=0.02), seed=0, device="cpu", on_stage=kill)
+    try:
+        crashed = bench.evaluate(configured(DECODE, "math fp32 static"))
+        measured = bench.evaluate(configured(DECODE, "math fp32 static"))
+    finally:
+        bench.close()
     assert crashed.outcome is Outcome.CRASHED
-    assert "SIGKILL" in crashed.reason
-    measured = bench.evaluate(configured(DECODE, "math fp32 static"))
+    assert "in stage 'latency' (SIGKILL)" in crashed.reason
     assert measured.outcome is Outcome.MEASURED
     assert measured.seconds["worker start"] > 0

@@ -1,0 +1,84 @@
+"""Runs in which much goes wrong: every trial gets its outcome, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from objectives.environment import read_environment
+from studies.study import load_study, open_storage, told
+from tests.objectives.faulty_station import ENVIRONMENT, FAULTS, RARE, fault_of
+from variants.device import DEVICE_PROFILES
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(mark: str = "") -> dict[str, str]:
+    greeted = read_environment(DEVICE_PROFILES["cpu"].device).model_dump_json()
+    paths = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return os.environ | paths | {ENVIRONMENT: greeted, "FAULTS_TEST": mark}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.search.faulty_run", *arguments],
+        cwd=folder,
+        env=environment(str(folder)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left_over(mark: str) -> list[str]:
+    """Processes that a run has left behind, by a mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("FAULTS_TEST") == mark:
+                found.append(" ".join(process.cmdline()))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_200_trials_full_of_faults(tmp_path: Path) -> None:
+    run = start(
+        tmp_path,
+        *("run", "--device", "cpu", "--trials", "200", "--deadline-s", "2"),
+        *("--sampler", "random", "--study", "s", "--score-mod", "none,alibi"),
+    )
+    with run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        for line in run.stdout:
+            if line.startswith("  50/200"):
+                # Another process holds the database for a while.
+                with sqlite3.connect(tmp_path / "goldilocks.db") as other:
+                    other.execute("BEGIN IMMEDIATE")
+                    time.sleep(0.5)
+                other.close()
+        errors = run.stderr.read()
+    assert (run.returncode, errors) == (0, "")
+    assert left_over(str(tmp_path)) == []
+
+    study = load_study(open_storage(f"sqlite:///{tmp_path / 'goldilocks.db'}"), "s")
+    kinds: Counter[str] = Counter()
+    for trial in told(study):
+        evaluation = trial.evaluation
+        fault = fault_of(evaluation.configuration.model_dump(mode="json"))
+        kinds[fault or "none"] += 1
+        expected = {**FAULTS, **RARE, None: ("MEASURED", "^$")}[fault]
+        assert evaluation.outcome == expected[0], (fault, evaluation.reason)
+        assert re.search(expected[1], evaluation.reason), (fault, evaluation.reason)
+    assert kinds.total() == 200
+    assert len(kinds) > 12, kinds
+    assert kinds["none"] < 150, kinds
