@@ -17,7 +17,7 @@ SPACE = [
     *("--device", "cpu", "--phase", "prefill,decode", "--batch", "2", "--seq-len", "24"),
     *("--new-tokens", "4", "--q-heads", "8", "--kv-heads", "2", "--head-dim", "16"),
     *("--score-mod", "none", "--backend", "eager,math,flash", "--precision", "fp32"),
-    *("--cache", "concat,static", "--gqa", "native", "--max-stall-ms", "100000"),
+    *("--cache", "concat,static", "--gqa", "native", "--max-stall-ms", "100000", "--no-finalists"),
 ]
 GENERATE = """
 import sys, torch, transformers, variants
