@@ -22,6 +22,8 @@ from studies.sensitivity.quality import Interval
 from studies.surrogate import Matrix
 
 TAILS = (0.025, 0.975)
+# Shares below cannot be told from none: the process believes that no axis is quite without effect.
+RESOLUTION = 0.001
 LEAST_SHARE = 0.01  # of a variance: of what is below, no interaction is computed
 
 Measure = Callable[[Matrix], NDArray[np.float64]]  # of (configurations, draws), by draw
@@ -102,6 +104,7 @@ class Spread:
         upper = np.maximum(_ratio(self.wide, whole.wide), towards)
         low = float(np.quantile(np.clip(towards, 0.0, 1.0), TAILS[0]))
         high = float(np.quantile(np.clip(upper, 0.0, 1.0), TAILS[1]))
+        low = low if low >= RESOLUTION else 0.0
         return Interval(estimate, min(low, estimate), max(high, estimate))
 
 

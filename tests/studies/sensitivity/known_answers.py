@@ -66,10 +66,10 @@ class Found:
     truth: dict[str, Share]
 
     def covered(self) -> list[bool]:
-        """Whether each interval holds the truth, up to rounding."""
+        """Whether each interval holds the truth, up to rounding; axis by axis."""
         return [
             interval.low - 1e-9 <= truth.value <= interval.high + 1e-9
-            for share in self.shares
+            for share in sorted(self.shares, key=lambda share: share.axis)
             for interval, truth in (
                 (share.alone, self.truth[share.axis].alone),
                 (share.total, self.truth[share.axis].total),

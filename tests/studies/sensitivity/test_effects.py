@@ -21,8 +21,10 @@ def test_intervals_hold_known_answers(case: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_nominal_intervals_cover_in_fifty_repeats(case: str) -> None:
-    covered = np.array([search(case, seed).covered() for seed in range(50)])
-    print(case, "all", covered.mean(), "by share", covered.mean(axis=0).round(2))
+    found = [search(case, seed) for seed in range(50)]
+    covered = np.array([one.covered() for one in found if one.quality.refusal is None])
+    print(f"{case}: {len(covered)} ranked; alone, total of each axis: {covered.mean(axis=0)}")
+    assert len(covered) >= 40
     assert covered.mean(axis=0).min() >= 0.86
 
 
