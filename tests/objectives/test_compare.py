@@ -21,6 +21,7 @@ from objectives.compare import (
 )
 from objectives.comparison import Comparison
 from objectives.evaluate import Evaluator
+from objectives.isolation import WorkerDied
 from objectives.limits import Limits
 from objectives.sampling import Trusting
 from tests.configurations import configured
@@ -185,14 +186,15 @@ def test_on_this_machine_two_configurations_are_timed_in_turns() -> None:
     assert Comparison.model_validate_json(comparison.model_dump_json()) == comparison
 
 
-def test_a_process_that_dies_leaves_all_missing_with_the_reason() -> None:
-    bench = DeviceBench(
-        Limits(), seed=0, device="cpu", target="tests.objectives.toy_station:attach"
-    )
-    try:
-        comparison = bench.compare([FIRST, *OTHERS])
-    finally:
-        bench.close()
+def test_a_process_that_dies_leaves_all_missing_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dies(*args: object, **options: object) -> dict[str, object]:
+        raise WorkerDied("the measuring process ended in stage 'compare' (exit status 3)")
+
+    bench = DeviceBench(Limits(), seed=0, device="cpu")
+    monkeypatch.setattr(bench.worker, "call", dies)
+    comparison = bench.compare([FIRST, *OTHERS])
     assert comparison.groups == ()
     assert set(comparison.missing) == {c.key for c in (FIRST, *OTHERS)}
-    assert "KeyError" in comparison.missing[FIRST.key]
+    assert "exit status 3" in comparison.missing[FIRST.key]

@@ -221,7 +221,12 @@ def test_support_lists_a_plugin(
     from search.cli import main
 
     monkeypatch.setattr(
-        sys, "argv", ["search", "support", "--device-profile", "cpu", "--plugin", str(EXAMPLE)]
+        sys,
+        "argv",
+        [
+            *("search", "support", "--device-profile", "cpu"),
+            *("--plugin", str(EXAMPLE), "--score-mod", "recency:64"),
+        ],
     )
     assert main() == 0
     shown = capsys.readouterr().out
