@@ -5,6 +5,7 @@ Exit status: 0 done, 1 nothing could be measured or a claim failed, 2 wrong usag
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -20,6 +21,7 @@ from search.sensitivity import sensitivity
 from search.verify import verify
 from search.views import dashboard, show, support, table
 from studies.space import SpaceError
+from studies.storage import STORAGE_FAILURES, failure_text
 from studies.study import StudyError
 from variants.detect import DeviceMissingError
 
@@ -44,6 +46,8 @@ for command in (
 ):
     app.command()(command)
 
+_MOST = 2000  # characters of an error
+
 # typer carries click under one name or another; what both share is reached through this class.
 _ClickUsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -53,19 +57,42 @@ def main() -> int:
     try:
         arguments = sys.argv[1:] or ["--help"]
         status = app(arguments, standalone_mode=False)  # what `typer.Exit` carries
+        sys.stdout.flush()  # here, where a full disk is a line and no traceback
     except _ClickUsageError as error:
         return _wrong(error)
     except (UsageError, SpaceError, StudyError, DeviceMissingError) as error:
         return _wrong(error)
     except WorkerError as error:
-        print(f"error: the measuring process cannot be used: {error}", file=sys.stderr)
-        return 1
+        return _failed(f"the measuring process cannot be used: {error}")
+    except STORAGE_FAILURES as error:
+        kept = "what was told before is kept, and the same command with --study resumes"
+        return _failed(f"the storage failed: {failure_text(error)}; {kept}")
+    except OSError as error:
+        _drop_output()
+        return _failed(str(error))
     except (KeyboardInterrupt, typer.Abort):
         return 130
     return status if isinstance(status, int) else 0
 
 
+def _drop_output() -> None:
+    """Let nothing that is still to be written fail again when the interpreter ends."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _failed(text: str) -> int:
+    print(f"error: {_one_line(text)}", file=sys.stderr)
+    return 1
+
+
 def _wrong(error: Exception) -> int:
     formatted = getattr(error, "format_message", error.__str__)()
-    print(f"error: {' '.join(formatted.split())}", file=sys.stderr)
+    print(f"error: {_one_line(formatted)}", file=sys.stderr)
     return 2
+
+
+def _one_line(text: str) -> str:
+    """Return text as one line that any terminal can print, whatever input is quoted in it."""
+    line = " ".join(text.split()).encode(errors="backslashreplace").decode()
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)[:_MOST]

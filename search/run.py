@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -150,6 +151,13 @@ def run(
         bool, typer.Option(help="Time the winners and the default again, in turns, at the end.")
     ] = True,
     plugin: PluginOption = None,
+    new_environment: Annotated[
+        bool,
+        typer.Option(
+            "--new-environment",
+            help="Resume although the environment differs; trials from now on are marked.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the space and an estimate; stop.")] = False,
 ) -> None:
     """Search: measure configurations, then print each workload's winners against its default."""
@@ -213,7 +221,10 @@ def run(
             seed=seed,
             plugins=tuple(plugin.plugin for plugin in loaded_plugins()),
         )
-        session = Session(open_study(opened, study, plan, bench.environment()), plan, found, bench)
+        begun = open_study(
+            opened, study, plan, bench.environment(), new_environment=new_environment
+        )
+        session = Session(begun, plan, found, bench)
         if probe is not None:
             trials = session.tried() + session.add_probes(probe)
         limit = Limit(trials or TRIALS, minutes, patience)
@@ -292,8 +303,8 @@ def _search(
 
 
 def _print_next(results: Results, storage: str, trials: int, size: int, *, resume: bool) -> None:
-    where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
-    study = f" --study {results.study_name}"
+    where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
+    study = f" --study {shlex.quote(results.study_name)}"
     console.print("next:")
     lines = [
         f"python -m search dashboard{study}{where}",

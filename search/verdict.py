@@ -153,6 +153,14 @@ def print_outcomes(console: Console, results: Results) -> None:
     console.print(table)
     if results.abandoned:
         console.print(f"{results.abandoned} more were abandoned by a process that ended")
+    for number, earlier in enumerate(results.earlier_environments, 1):
+        count = sum(trial.environment == number for trial in results.told)
+        differences = "; ".join(earlier.differences(results.environment))
+        defaults = " and the defaults" if number == 1 else ""
+        console.print(
+            f"warning: {count} trials{defaults} were measured where this differs: {differences}",
+            style="yellow",
+        )
 
 
 def print_coverage(

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.study._frozen import FrozenStudy
 
 from objectives.environment import Environment
 from objectives.limits import Limits
 from studies.space import SearchSpace
 from studies.study import (
+    DIRECTIONS,
+    ENVIRONMENT,
     Plan,
     StudyError,
+    add_environment,
     create_study,
     environment_of,
     load_study,
@@ -29,17 +33,24 @@ def stored_plan(storage: BaseStorage, name: str | None) -> Plan | None:
 
 
 def open_study(
-    storage: BaseStorage, name: str | None, plan: Plan, environment: Environment
+    storage: BaseStorage,
+    name: str | None,
+    plan: Plan,
+    environment: Environment,
+    *,
+    new_environment: bool = False,
 ) -> optuna.Study:
     """Create the study, or resume the one of that name. Without a name, one is made up.
+
+    With `new_environment` it goes on where it was not measured before, and marks its trials.
 
     Raises:
         StudyError: The stored study was planned or measured differently; names each difference.
     """
     stored = stored_plan(storage, name)
     if stored is None:
-        taken = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
-        if name is not None and name in taken:
+        taken = {study.study_name: study for study in storage.get_all_studies()}
+        if name in taken and not _was_begun(storage, taken[name]):
             raise StudyError(f"study {name} is not one of this product's, and is left alone")
         if name is None:
             name = next(
@@ -48,10 +59,24 @@ def open_study(
         return create_study(storage, name, plan, environment)
     study = load_study(storage, name)
     differences = plan_differences(stored, plan)
-    differences += environment_of(study).differences(environment)
     if differences:
         raise StudyError(f"study {name} cannot be resumed, these differ: {'; '.join(differences)}")
+    differences = environment_of(study).differences(environment)
+    if differences and not new_environment:
+        raise StudyError(
+            f"study {name} cannot be resumed, these differ: {'; '.join(differences)} "
+            "(--new-environment goes on all the same, and marks the trials)"
+        )
+    if differences:
+        add_environment(study, environment)
     return study
+
+
+def _was_begun(storage: BaseStorage, study: FrozenStudy) -> bool:
+    """Tell whether a study is one of ours whose creation was cut short."""
+    ours = tuple(study.directions) == DIRECTIONS
+    empty = study.user_attrs.keys() <= {ENVIRONMENT}
+    return ours and empty and not storage.get_n_trials(study._study_id)
 
 
 def plan_differences(there: Plan, here: Plan) -> list[str]:

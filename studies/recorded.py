@@ -19,7 +19,7 @@ from variants.workload import Workload
 STATUSES = {"ok": Outcome.MEASURED, "oom": Outcome.OUT_OF_MEMORY}
 # What a table says of a row beside its axes. Any other column that varies is an axis.
 MEASURED = {
-    *("trial", "status", "outcome", "reason", "note", "compile_s"),
+    *("trial", "status", "outcome", "reason", "note", "compile_s", "environment"),
     *("latency_ms", "latency_iqr_ms", "latency_low_ms", "latency_high_ms", "bound", "gpu_ms"),
     *("host_ms", "held", "first_step_ms", "new_length_ms", "backend_ran"),
     *("peak_bytes", "reserved_bytes", "rel_error", "relative_error", *Memory.model_fields),

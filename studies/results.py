@@ -18,7 +18,7 @@ from studies.study import (
     Plan,
     Told,
     default_of,
-    environment_of,
+    environments_of,
     finals_of,
     plan_of,
     told,
@@ -34,12 +34,13 @@ class Results:
 
     study_name: str
     plan: Plan
-    environment: Environment
+    environment: Environment  # the present one
     told: tuple[Told, ...]
     defaults: tuple[Evaluation, ...]
     abandoned: int
     workloads: tuple[WorkloadResult, ...]
     anchors: tuple[AnchorPoint, ...] = ()
+    earlier_environments: tuple[Environment, ...] = ()  # of trials with numbers 1, 2, …
 
     @property
     def drifts(self) -> list[Drift]:
@@ -69,7 +70,8 @@ class Results:
 
 def read_results(study: optuna.Study) -> Results:
     """Read everything that a study holds; workloads without a default yet are left out."""
-    plan, environment = plan_of(study), environment_of(study)
+    plan = plan_of(study)
+    *earlier, environment = environments_of(study)
     trials = tuple(told(study))
     by_workload: dict[str, list[tuple[int | None, Evaluation]]] = {}
     for trial in trials:
@@ -107,21 +109,20 @@ def read_results(study: optuna.Study) -> Results:
         len(failed),
         tuple(workloads),
         anchors_of(study),
+        tuple(earlier),
     )
 
 
 def as_table(results: Results) -> pd.DataFrame:
     """Return one row a trial, defaults first (their `trial` is missing)."""
-    rows: list[tuple[int | None, Evaluation]] = [(None, default) for default in results.defaults]
-    rows += [(trial.number, trial.evaluation) for trial in results.told]
     found = results.drifts
-    table = pd.DataFrame(
-        [
-            _row(number, evaluation)
-            | _drift(None if number is None else drift_at(number, results.anchors, found))
-            for number, evaluation in rows
-        ]
-    )
+    rows = [_row(None, default) | _drift(None) for default in results.defaults]
+    for trial in results.told:
+        drift = drift_at(trial.number, results.anchors, found)
+        rows.append(_row(trial.number, trial.evaluation) | _drift(drift))
+        if results.earlier_environments:
+            rows[-1]["environment"] = trial.environment
+    table = pd.DataFrame(rows)
     return table.astype({"trial": "Int64"}) if len(table) else table
 
 

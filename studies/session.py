@@ -26,6 +26,7 @@ from studies.study import (
     abandon,
     ask,
     default_of,
+    environments_of,
     has_peaks,
     objective_unit,
     peaks_of_study,
@@ -64,6 +65,7 @@ class Session:
         """Settle what a dead run left behind, and install the sampler."""
         self.abandoned = recover(self.study)
         self._device = self.bench.device()
+        self._environment = len(environments_of(self.study))
         for workload in self.survey.workloads:
             default = default_of(self.study, workload)
             if default is not None:
@@ -139,7 +141,7 @@ class Session:
             SpaceExhausted: `budget` was spent before.
         """
         before = time.monotonic()
-        trial = ask(self.study)
+        trial = ask(self.study, self._environment)
         configuration = self.plan.space.configuration(trial.params)
         self._add("search", time.monotonic() - before)
         try:

@@ -10,37 +10,41 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
-import psutil
-import sqlalchemy
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
 from objectives.roofline import Peaks, bound
 from studies.finalists import Finals
+from studies.owner import is_dead, this_process
 from studies.space import SearchSpace, SpaceExhausted
+from studies.storage import GarbledError, as_it_was_written, open_database
 from variants.device import Device
 from variants.plugins import Plugin, missing_plugins
 from variants.workload import Workload
 
 PLAN, ENVIRONMENT, DEFAULT = "goldilocks:plan", "goldilocks:environment", "goldilocks:default:"
 FINALS, PEAKS = "goldilocks:finals:", "goldilocks:peaks"
+DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
 EVALUATION, OWNER = "evaluation", "owner"
 RAW_OBJECTIVES = ("peak_memory_mib", "latency_ms")
 RATIO_OBJECTIVES = ("peak_memory_vs_default", "latency_vs_default")
+
+
+Stored = TypeVar("Stored", bound=BaseModel)
 
 
 class StudyError(ValueError):
@@ -66,6 +70,7 @@ class Told:
 
     number: int
     evaluation: Evaluation
+    environment: int = 1  # in which of the study's it was measured
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -74,39 +79,25 @@ def open_storage(url: str) -> BaseStorage:
     Raises:
         StudyError: It cannot be opened or written.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        if not url.startswith("sqlite"):
-            return optuna.storages.get_storage(url)
-        storage = RDBStorage(
-            url, engine_kwargs={"connect_args": {"timeout": 60}}, skip_compatibility_check=False
-        )
-        _make_sqlite_fast(storage)
-    except (sqlalchemy.exc.SQLAlchemyError, ValueError, OSError, ImportError) as error:
+        return open_database(url)
+    except (SQLAlchemyError, ValueError, OSError, ImportError) as error:
         raise StudyError(
             f"storage must be a database that can be written, got {url}: {_one_line(error)}"
         ) from None
-    return storage
-
-
-def _make_sqlite_fast(storage: RDBStorage) -> None:
-    """Write ahead, and do not wait for the disk at each of a trial's dozen writes.
-
-    A killed process loses nothing that was committed; a machine that loses power may lose the
-    last trials, never the file.
-    """
-
-    def set_pragmas(connection: Any, record: object) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    sqlalchemy.event.listen(storage.engine, "connect", set_pragmas)
-    storage.engine.dispose()
 
 
 def study_names(storage: BaseStorage) -> list[str]:
-    """Return the names of this product's studies, oldest first."""
-    studies = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
+    """Return the names of this product's studies, oldest first.
+
+    Raises:
+        StudyError: The storage cannot be read.
+    """
+    try:
+        with as_it_was_written():
+            studies = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
+    except GarbledError as error:
+        raise StudyError(f"the storage cannot be read: {error}") from None
     return [study.study_name for study in studies if PLAN in study.user_attrs]
 
 
@@ -114,7 +105,7 @@ def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
     """Return the study of that name, or the newest one.
 
     Raises:
-        StudyError: There is none.
+        StudyError: There is none, or it cannot be read.
     """
     names = study_names(storage)
     if not names:
@@ -123,22 +114,33 @@ def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
         name = names[-1]
     if name not in names:
         raise StudyError(f"study must be one of {', '.join(names)}; got {name}")
-    return optuna.load_study(study_name=name, storage=storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    try:
+        with as_it_was_written():
+            study.get_trials(deepcopy=False)
+            study.metric_names  # noqa: B018 (read to see whether it can be)
+    except GarbledError as error:
+        raise StudyError(f"study {name} cannot be read: {error}") from None
+    return study
 
 
 def create_study(
     storage: BaseStorage, name: str, plan: Plan, environment: Environment
 ) -> optuna.Study:
-    """Create a study with named objectives, both minimised."""
+    """Create a study with named objectives, both minimised.
+
+    Its plan is written last, and makes it a study: one whose creation was cut short before has no
+    trials, and is taken up.
+    """
     study = optuna.create_study(
-        study_name=name, storage=storage, directions=["minimize", "minimize"]
+        study_name=name, storage=storage, directions=DIRECTIONS, load_if_exists=True
     )
     with warnings.catch_warnings():
         # Experimental for years, and the only way to name objectives in the dashboard.
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(list(objective_names(plan.space)))
-    study.set_user_attr(PLAN, plan.model_dump(mode="json"))
     study.set_user_attr(ENVIRONMENT, environment.model_dump(mode="json"))
+    study.set_user_attr(PLAN, plan.model_dump(mode="json"))
     return study
 
 
@@ -149,23 +151,55 @@ def plan_of(study: optuna.Study) -> Plan:
         StudyError: It was written by an incompatible version, or with a plugin that is not loaded
             or has changed.
     """
+    of = f"study {study.study_name}"
+    stored = study.user_attrs.get(PLAN)
+    named = stored.get("plugins") if isinstance(stored, dict) else None
     try:
-        plugins = tuple(map(Plugin.model_validate, study.user_attrs[PLAN].get("plugins", ())))
-        if missing := missing_plugins(plugins):
-            raise StudyError(
-                f"study {study.study_name} was made with --plugin {', '.join(missing)}; name the "
-                f"same file again"
-            )
-        return Plan.model_validate(study.user_attrs[PLAN])
-    except ValidationError as error:
+        plugins = [Plugin.model_validate(plugin) for plugin in named or ()]
+    except (ValidationError, TypeError) as error:
+        raise StudyError(f"{of} cannot be read: {PLAN}: {_one_line(error)}") from None
+    if missing := missing_plugins(plugins):
         raise StudyError(
-            f"study {study.study_name} was written by another version: {_one_line(error)}"
-        ) from None
+            f"{of} was made with --plugin {', '.join(missing)}; name the same file again"
+        )
+    return _read(Plan, study.user_attrs, PLAN, of)
+
+
+def environments_of(study: optuna.Study) -> list[Environment]:
+    """Return the environments that the study was measured in, the present one last.
+
+    Raises:
+        StudyError: They cannot be read.
+    """
+    attributes, of = study.user_attrs, f"study {study.study_name}"
+    later = sum(key.startswith(f"{ENVIRONMENT}:") for key in attributes)
+    keys = [ENVIRONMENT, *(f"{ENVIRONMENT}:{number}" for number in range(2, 2 + later))]
+    return [_read(Environment, attributes, key, of) for key in keys]
 
 
 def environment_of(study: optuna.Study) -> Environment:
-    """Return the environment that the study was measured in."""
-    return Environment.model_validate(study.user_attrs[ENVIRONMENT])
+    """Return the present environment of the study; raises as `environments_of` does."""
+    return environments_of(study)[-1]
+
+
+def add_environment(study: optuna.Study, environment: Environment) -> None:
+    """Continue a study in another environment; its trials are marked from now on."""
+    number = len(environments_of(study)) + 1
+    study.set_user_attr(f"{ENVIRONMENT}:{number}", environment.model_dump(mode="json"))
+
+
+def _read(model: type[Stored], attributes: Mapping[str, Any], key: str, of: str) -> Stored:
+    """Read what is stored as an attribute of a study or a trial.
+
+    Raises:
+        StudyError: It is not there, or not as it was written.
+    """
+    try:
+        return model.model_validate(attributes[key])
+    except KeyError:
+        raise StudyError(f"{of} cannot be read: it has no {key}") from None
+    except (ValidationError, RecursionError) as error:
+        raise StudyError(f"{of} cannot be read: {key}: {_one_line(error)}") from None
 
 
 def objective_names(space: SearchSpace) -> tuple[str, str]:
@@ -177,25 +211,6 @@ def objective_names(space: SearchSpace) -> tuple[str, str]:
     return RAW_OBJECTIVES if len(space.workloads()) == 1 else RATIO_OBJECTIVES
 
 
-def owner_of_this_process() -> dict[str, object]:
-    """Return what identifies this process, also after its id is used again."""
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "started": psutil.Process().create_time(),
-    }
-
-
-def _is_dead(owner: Mapping[str, Any]) -> bool:
-    if owner.get("host") != socket.gethostname():
-        return False  # it cannot be asked
-    try:
-        started = psutil.Process(int(owner["pid"])).create_time()
-    except psutil.NoSuchProcess:
-        return True
-    return abs(started - float(owner["started"])) > 1.0
-
-
 def recover(study: optuna.Study) -> int:
     """Settle the trials that a dead process left running; those of a live one are left alone.
 
@@ -204,12 +219,10 @@ def recover(study: optuna.Study) -> int:
     """
     abandoned = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        owner = trial.user_attrs.get(OWNER)
-        if owner is not None and not _is_dead(owner):
+        if not is_dead(trial.user_attrs.get(OWNER)):
             continue
         live = Trial(study, trial._trial_id)
-        stored = trial.user_attrs.get(EVALUATION)
-        evaluation = None if stored is None else Evaluation.model_validate(stored)
+        evaluation = evaluation_of(trial) if EVALUATION in trial.user_attrs else None
         default = evaluation and default_of(study, evaluation.configuration.workload)
         if evaluation is not None and default is not None:
             device = environment_of(study).device
@@ -284,8 +297,10 @@ def set_default(study: optuna.Study, evaluation: Evaluation) -> None:
 
 def default_of(study: optuna.Study, workload: Workload) -> Evaluation | None:
     """Return the evaluation of the workload's default, if it was measured."""
-    stored = study.user_attrs.get(DEFAULT + workload.key)
-    return None if stored is None else Evaluation.model_validate(stored)
+    key, attributes = DEFAULT + workload.key, study.user_attrs
+    if key not in attributes:
+        return None
+    return _read(Evaluation, attributes, key, f"study {study.study_name}")
 
 
 def set_finals(study: optuna.Study, workload: Workload, finals: Finals) -> None:
@@ -318,22 +333,29 @@ def peaks_of_study(study: optuna.Study) -> Peaks | None:
 def told(study: optuna.Study) -> Iterator[Told]:
     """Yield every finished trial, in order; abandoned ones are left out."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-        yield Told(trial.number, evaluation_of(trial))
+        mark = trial.user_attrs.get("environment", 1)
+        yield Told(trial.number, evaluation_of(trial), mark if isinstance(mark, int) else 1)
 
 
 def evaluation_of(trial: FrozenTrial) -> Evaluation:
-    """Return the evaluation of a finished trial."""
-    return Evaluation.model_validate(trial.user_attrs[EVALUATION])
+    """Return the evaluation of a finished trial.
+
+    Raises:
+        StudyError: It has none that can be read.
+    """
+    return _read(Evaluation, trial.user_attrs, EVALUATION, f"trial {trial.number}")
 
 
-def ask(study: optuna.Study) -> Trial:
-    """Ask the study's sampler for a trial and store who is measuring it.
+def ask(study: optuna.Study, environment: int = 1) -> Trial:
+    """Ask the study's sampler for a trial and store who is measuring it, and in what.
 
     Raises:
         SpaceExhausted: Everything has been tried.
     """
     trial = study.ask()
-    trial.set_user_attr(OWNER, owner_of_this_process())
+    trial.set_user_attr(OWNER, this_process().model_dump())
+    if environment > 1:
+        trial.set_user_attr("environment", environment)
     try:
         proposed = trial.relative_params
     except SpaceExhausted:

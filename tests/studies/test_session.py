@@ -16,6 +16,7 @@ from search.choices import choices_from_toml
 from studies.defaults import DEFAULT_AXES
 from studies.joint import JointSampler
 from studies.opening import open_study
+from studies.owner import this_process
 from studies.presets import preset_path
 from studies.results import as_table, read_results
 from studies.samplers import SAMPLERS
@@ -215,7 +216,7 @@ def test_an_interrupt_abandons_the_trial_in_flight_alone(storage: BaseStorage) -
 def dead_owner() -> dict[str, object]:
     import socket
 
-    return {"host": socket.gethostname(), "pid": 2**22 + 1, "started": 0.0}
+    return {"host": socket.gethostname(), "boot": "", "pid": 2**22 + 1, "started_ticks": 0}
 
 
 def test_a_dead_runs_trial_is_abandoned_and_a_live_ones_is_left_alone(
@@ -225,9 +226,7 @@ def test_a_dead_runs_trial_is_abandoned_and_a_live_ones_is_left_alone(
     run(of, 3)
     dead, alive = of.study.ask(), of.study.ask()
     dead.set_user_attr(OWNER, dead_owner())
-    from studies.study import owner_of_this_process
-
-    alive.set_user_attr(OWNER, owner_of_this_process())
+    alive.set_user_attr(OWNER, this_process().model_dump())
     assert session(storage).abandoned == 1
     states = [trial.state for trial in of.study.trials[-2:]]
     assert states == [TrialState.FAIL, TrialState.RUNNING]

@@ -1,0 +1,183 @@
+"""What a database can do to a run."""
+
+from __future__ import annotations
+
+import datetime
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+import sqlalchemy
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from studies import owner, storage
+from studies.opening import open_study
+from studies.owner import is_dead, this_process
+from studies.results import as_table, read_results
+from studies.storage import STORAGE_FAILURES, StorageLostError, failure_text
+from studies.study import (
+    DIRECTIONS,
+    ENVIRONMENT,
+    OWNER,
+    StudyError,
+    environments_of,
+    load_study,
+    open_storage,
+    told,
+)
+from tests.fake_bench import FakeBench
+from tests.studies.test_session import run, session
+
+
+def test_a_full_disk_says_so_and_keeps_what_was_told(storage: RDBStorage) -> None:
+    of = session(storage, sampler="random")
+    run(of, 5)
+    with storage.engine.connect() as connection:
+        pages = connection.execute(sqlalchemy.text("PRAGMA page_count")).scalar_one()
+    full = sqlalchemy.text(f"PRAGMA max_page_count={pages + 5}")
+    with storage.engine.connect() as connection:  # the pool's one connection
+        connection.execute(full)
+    with pytest.raises(STORAGE_FAILURES) as raised:
+        run(of, 100)
+    assert failure_text(raised.value) == "database or disk is full"
+    storage.engine.dispose()
+    resumed = session(storage, sampler="random")
+    assert resumed.tried() >= 5
+    assert resumed.abandoned <= 1
+    run(resumed, 3)
+
+
+def test_a_locked_database_is_waited_for_and_then_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
+    path = tmp_path / "locked.db"
+    of = session(open_storage(f"sqlite:///{path}"), sampler="random")
+    run(of, 2)
+    other = sqlite3.connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(STORAGE_FAILURES) as raised:
+        of.trial()
+    assert failure_text(raised.value) == "database is locked"
+    other.close()
+    run(of, 2)
+    assert of.tried() >= 4
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_removed_database_is_noticed_and_saved(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "study.db"
+    of = session(open_storage(f"sqlite:///{path}"), sampler="random")
+    keys = run(of, 4)
+    path.unlink()
+    if how == "replaced":
+        path.write_bytes(b"")
+    with pytest.raises(StorageLostError, match=r"study\.db was removed .*/study\.saved-1\.db$"):
+        of.trial()
+    copy = open_storage(f"sqlite:///{tmp_path / 'study.saved-1.db'}")
+    assert [t.evaluation.configuration.key for t in told(load_study(copy, "s"))] == keys
+    run(session(copy, sampler="random"), 3)
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "text.db"
+    path.write_text("not a database" * 100)
+    with pytest.raises(StudyError, match="storage must be a database .*: .*not a database"):
+        open_storage(f"sqlite:///{path}")
+
+
+def test_a_creation_that_was_cut_short_is_taken_up(storage: RDBStorage) -> None:
+    # What is there when the process dies between two of the writes.
+    optuna.create_study(study_name="s", storage=storage, directions=DIRECTIONS)
+    run(session(storage, sampler="random"), 1)
+    begun = optuna.create_study(study_name="t", storage=storage, directions=DIRECTIONS)
+    begun.set_user_attr(ENVIRONMENT, FakeBench().environment().model_dump(mode="json"))
+    run(session(storage, sampler="random", name="t"), 1)
+    foreign = optuna.create_study(study_name="u", storage=storage, directions=DIRECTIONS)
+    foreign.ask()
+    with pytest.raises(StudyError, match="not one of this product's"):
+        session(storage, name="u")
+
+
+def test_the_clock_may_go_backwards(storage: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Backwards(datetime.datetime):
+        looked = 0
+
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Backwards:
+            cls.looked += 1
+            return cls(2026, 1, 1, tzinfo=tz) - datetime.timedelta(hours=cls.looked)
+
+    of = session(storage, sampler="random")
+    mine, began = of.study.ask(), time.time()
+    mine.set_user_attr(OWNER, this_process().model_dump())
+    monkeypatch.setattr(datetime, "datetime", Backwards)
+    monkeypatch.setattr(time, "time", lambda: began - 1e6)
+    monkeypatch.setattr("optuna.storages._rdb.storage.datetime", Backwards)
+    # What psutil makes of it: when a process started is told by the wall clock.
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: began - 1e6)
+    keys = run(of, 20)
+    assert len(set(keys)) == 20
+    assert Backwards.looked > 20
+    resumed = session(storage, sampler="random")
+    assert resumed.abandoned == 0  # its owner lives
+    assert of.study.trials[0].state is TrialState.RUNNING
+    assert set(run(resumed, 10)).isdisjoint(keys)
+
+
+@pytest.mark.parametrize(
+    ("change", "dead"),
+    [
+        ({}, False),
+        ({"pid": 2**22 + 1}, True),
+        ({"started_ticks": 1}, True),  # the id is used again
+        ({"boot": "another"}, True),
+        ({"host": "another", "boot": "another"}, False),
+        ({"pid": "x" * 1000}, True),
+    ],
+)
+def test_owners(change: dict[str, object], dead: bool) -> None:
+    assert is_dead(this_process().model_dump() | change) is dead
+
+
+def test_a_process_that_ended_unwaited_for_is_dead() -> None:
+    with subprocess.Popen(["true"]) as process:
+        while owner._started_ticks(process.pid) is not None:
+            time.sleep(0.01)
+        assert is_dead(this_process().model_dump() | {"pid": process.pid})
+
+
+@pytest.mark.parametrize("stored", [None, 7, "x", [], {"pid": 1}])
+def test_what_is_no_owner_is_nobody(stored: object) -> None:
+    assert is_dead(stored)
+
+
+def test_a_changed_environment_is_refused_or_marked(storage: RDBStorage) -> None:
+    bench, other = FakeBench(), FakeBench(profile="h200")
+    of = session(storage, bench, sampler="random")
+    run(of, 3)
+    plan = of.plan
+    with pytest.raises(StudyError, match=r"device\.name: NVIDIA H100.*\(--new-environment"):
+        open_study(storage, "s", plan, other.environment())
+    with pytest.raises(StudyError, match="seed: 0 there, 1 here$"):  # never another plan
+        changed = plan.model_copy(update={"seed": 1})
+        open_study(storage, "s", changed, other.environment(), new_environment=True)
+
+    open_study(storage, "s", plan, other.environment(), new_environment=True)
+    moved = session(storage, other, sampler="random")
+    run(moved, 2)
+    # Again the same: nothing differs, nothing is added.
+    open_study(storage, "s", plan, other.environment(), new_environment=True)
+    assert environments_of(moved.study) == [bench.environment(), other.environment()]
+    assert [trial.environment for trial in told(moved.study)] == [1, 1, 1, 2, 2]
+    results = read_results(moved.study)
+    assert results.environment == other.environment()
+    assert results.earlier_environments == (bench.environment(),)
+    assert as_table(results)["environment"].dropna().tolist() == [1, 1, 1, 2, 2]
+    with pytest.raises(StudyError, match=r"device\.name: NVIDIA H200"):
+        session(storage, bench, sampler="random")
