@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import psutil
 from objectives.environment import read_environment
 from studies.study import load_study, open_storage, told
 from tests.objectives.faulty_station import ENVIRONMENT, FAULTS, RARE, fault_of
+from tests.studies.test_session import run, session
 from variants.device import DEVICE_PROFILES
 
 ROOT = Path(__file__).parents[2]
@@ -82,3 +84,69 @@ def test_200_trials_full_of_faults(tmp_path: Path) -> None:
     assert kinds.total() == 200
     assert len(kinds) > 12, kinds
     assert kinds["none"] < 150, kinds
+
+
+def begin(folder: Path, told: int) -> subprocess.Popen[str]:
+    """Start a run, and return it once so many trials are told."""
+    run = start(
+        folder,
+        *("run", "--device", "cpu", "--trials", "60", "--deadline-s", "2"),
+        *("--sampler", "random", "--study", "s", "--score-mod", "none"),
+    )
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith(f"{told:>4}/60"):
+            break
+    return run
+
+
+def finish(folder: Path, run: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = run.communicate(timeout=60)
+    assert left_over(str(folder)) == []
+    return run.returncode, errors
+
+
+def tried(path: Path) -> list[str]:
+    study = load_study(open_storage(f"sqlite:///{path}"), "s")
+    return [trial.evaluation.configuration.key for trial in told(study)]
+
+
+def test_a_full_disk_ends_a_run_in_one_line_and_it_resumes(tmp_path: Path) -> None:
+    run = begin(tmp_path, told=10)
+    sizes = [file.stat().st_size for file in tmp_path.glob("goldilocks.db*")]
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (max(sizes), resource.RLIM_INFINITY))
+    status, errors = finish(tmp_path, run)
+    assert status == 1
+    assert re.fullmatch(r"error: the storage failed: (disk I/O|.*full).*resumes\n", errors)
+    kept = tried(tmp_path / "goldilocks.db")
+    assert len(kept) >= 10
+    run = begin(tmp_path, told=60)
+    assert finish(tmp_path, run)[0] == 0
+    keys = tried(tmp_path / "goldilocks.db")
+    assert keys[: len(kept)] == kept
+    assert len(set(keys)) == 60
+
+
+def test_a_removed_database_ends_a_run_in_one_line_and_is_saved(tmp_path: Path) -> None:
+    run = begin(tmp_path, told=10)
+    (tmp_path / "goldilocks.db").unlink()
+    status, errors = finish(tmp_path, run)
+    assert status == 1
+    assert re.fullmatch(r"error: the storage failed: .* was removed .*saved-1\.db; .*\n", errors)
+    assert len(tried(tmp_path / "goldilocks.saved-1.db")) >= 10
+
+
+def test_a_full_disk_behind_the_output_is_one_line(tmp_path: Path) -> None:
+    run(session(open_storage(f"sqlite:///{tmp_path / 'goldilocks.db'}"), sampler="random"), 2)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "search", "table"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: [Errno 28] No space left on device\n"

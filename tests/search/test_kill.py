@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from optuna.trial import TrialState
 
-from studies.study import load_study, open_storage, told
+from studies.study import load_study, open_storage, study_names, told
+from tests.search.test_faults import environment, left_over
 from tests.studies.test_session import run, session
 
 TRIALS = 40
@@ -56,3 +61,50 @@ def test_killed_and_resumed_runs_are_one_uninterrupted_run(tmp_path: Path) -> No
 
     uninterrupted = session(open_storage(f"sqlite:///{tmp_path / 'whole.db'}"))
     assert keys == run(uninterrupted, TRIALS)
+
+
+def test_killed_at_20_moments_nothing_is_lost_twice_or_left_behind(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'killed.db'}"
+    rng = random.Random(3)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.search.killed_run", url],
+        cwd=tmp_path,
+        env=environment(str(tmp_path)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as runs:
+        assert runs.stdin is not None
+        assert runs.stdout is not None
+        keys: list[str] = []
+        begun = tmp_path / "resumed.txt"
+        begun.touch()
+        for number in range(20):
+            size = begun.stat().st_size
+            print(1000, file=runs.stdin, flush=True)
+            pid = int(runs.stdout.readline())
+            # Half of them at any moment, opening the study included, half while trials run.
+            assert number % 2 or wait_for(lambda size=size: begun.stat().st_size > size)
+            time.sleep(rng.uniform(0.0, 0.5))
+            os.kill(pid, signal.SIGKILL)
+            assert runs.stdout.readline() == f"{-signal.SIGKILL}\n"
+            if study_names(open_storage(url)):
+                now = told_keys(url)
+                assert now[: len(keys)] == keys  # no told trial is lost
+                keys = now
+        print(len(keys) + 10, file=runs.stdin, flush=True)
+        assert [runs.stdout.readline() for _ in "ab"][1] == "0\n"
+        runs.stdin.close()
+    assert wait_for(lambda: not left_over(str(tmp_path)))
+
+    keys = told_keys(url)
+    assert len(keys) == len(set(keys)) >= 10
+    states = Counter(trial.state for trial in load_study(open_storage(url), "s").trials)
+    assert states[TrialState.RUNNING] == 0
+    assert states[TrialState.FAIL] <= 20  # the one in flight of each kill
+    measured = Counter((tmp_path / "measured.txt").read_text().splitlines())
+    assert measured.total() - len(measured) <= 20  # so is a default
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    return any(condition() or time.sleep(0.05) for _ in range(100))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import sqlite3
 import subprocess
 import time
@@ -87,7 +87,7 @@ def test_a_removed_database_is_noticed_and_saved(tmp_path: Path, how: str) -> No
 def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "text.db"
     path.write_text("not a database" * 100)
-    with pytest.raises(StudyError, match="storage must be a database .*: .*not a database"):
+    with pytest.raises(StudyError, match=r"storage must be a database .*: .*not a database"):
         open_storage(f"sqlite:///{path}")
 
 
@@ -105,18 +105,18 @@ def test_a_creation_that_was_cut_short_is_taken_up(storage: RDBStorage) -> None:
 
 
 def test_the_clock_may_go_backwards(storage: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Backwards(datetime.datetime):
+    class Backwards(dt.datetime):
         looked = 0
 
         @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> Backwards:
+        def now(cls, tz: dt.tzinfo | None = None) -> Backwards:
             cls.looked += 1
-            return cls(2026, 1, 1, tzinfo=tz) - datetime.timedelta(hours=cls.looked)
+            return cls(2026, 1, 1, tzinfo=tz) - dt.timedelta(hours=cls.looked)
 
     of = session(storage, sampler="random")
     mine, began = of.study.ask(), time.time()
     mine.set_user_attr(OWNER, this_process().model_dump())
-    monkeypatch.setattr(datetime, "datetime", Backwards)
+    monkeypatch.setattr(dt, "datetime", Backwards)
     monkeypatch.setattr(time, "time", lambda: began - 1e6)
     monkeypatch.setattr("optuna.storages._rdb.storage.datetime", Backwards)
     # What psutil makes of it: when a process started is told by the wall clock.
@@ -164,8 +164,8 @@ def test_a_changed_environment_is_refused_or_marked(storage: RDBStorage) -> None
     plan = of.plan
     with pytest.raises(StudyError, match=r"device\.name: NVIDIA H100.*\(--new-environment"):
         open_study(storage, "s", plan, other.environment())
-    with pytest.raises(StudyError, match="seed: 0 there, 1 here$"):  # never another plan
-        changed = plan.model_copy(update={"seed": 1})
+    changed = plan.model_copy(update={"seed": 1})
+    with pytest.raises(StudyError, match=r"seed: 0 there, 1 here$"):  # never another plan
         open_study(storage, "s", changed, other.environment(), new_environment=True)
 
     open_study(storage, "s", plan, other.environment(), new_environment=True)
