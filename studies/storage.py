@@ -54,7 +54,8 @@ def open_database(url: str) -> BaseStorage:
     path = storage.engine.url.database
     if path and Path(path).is_file():
         _watch(storage.engine, Path(path))
-    return storage
+    # Wrapped once: each study that is loaded from it then shares what was read.
+    return optuna.storages.get_storage(storage)
 
 
 @contextmanager
