@@ -155,7 +155,7 @@ def plan_of(study: optuna.Study) -> Plan:
     stored = study.user_attrs.get(PLAN)
     named = stored.get("plugins") if isinstance(stored, dict) else None
     try:
-        plugins = [Plugin.model_validate(plugin) for plugin in named or ()]
+        plugins = tuple(Plugin.model_validate(plugin) for plugin in named or ())
     except (ValidationError, TypeError) as error:
         raise StudyError(f"{of} cannot be read: {PLAN}: {_one_line(error)}") from None
     if missing := missing_plugins(plugins):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
 
 from studies.study import open_storage
 
@@ -58,9 +58,8 @@ def storage_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def storage(storage_url: str) -> Iterator[RDBStorage]:
+def storage(storage_url: str) -> Iterator[BaseStorage]:
     opened = open_storage(storage_url)
-    assert isinstance(opened, RDBStorage)
     yield opened
     opened.remove_session()
-    opened.engine.dispose()
+    opened._backend.engine.dispose()  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import optuna
 import psutil
 import pytest
 import sqlalchemy
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from studies import owner, storage
@@ -34,19 +34,26 @@ from tests.fake_bench import FakeBench
 from tests.studies.test_session import run, session
 
 
-def test_a_full_disk_says_so_and_keeps_what_was_told(storage: RDBStorage) -> None:
-    of = session(storage, sampler="random")
+def test_a_full_disk_says_so_and_keeps_what_was_told(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'full.db'}"
+    room = sqlite3.connect(tmp_path / "full.db")
+    of = session(open_storage(url), sampler="random")
     run(of, 5)
-    with storage.engine.connect() as connection:
-        pages = connection.execute(sqlalchemy.text("PRAGMA page_count")).scalar_one()
-    full = sqlalchemy.text(f"PRAGMA max_page_count={pages + 5}")
-    with storage.engine.connect() as connection:  # the pool's one connection
-        connection.execute(full)
-    with pytest.raises(STORAGE_FAILURES) as raised:
-        run(of, 100)
+    (pages,) = room.execute("PRAGMA page_count").fetchone()
+
+    def limit(connection: sqlite3.Connection, record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count={pages + 5}")
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", limit)
+    try:
+        of = session(open_storage(url), sampler="random")
+        with pytest.raises(STORAGE_FAILURES) as raised:
+            run(of, 100)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", limit)
     assert failure_text(raised.value) == "database or disk is full"
-    storage.engine.dispose()
-    resumed = session(storage, sampler="random")
+    room.close()
+    resumed = session(open_storage(url), sampler="random")
     assert resumed.tried() >= 5
     assert resumed.abandoned <= 1
     run(resumed, 3)
@@ -91,7 +98,7 @@ def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
         open_storage(f"sqlite:///{path}")
 
 
-def test_a_creation_that_was_cut_short_is_taken_up(storage: RDBStorage) -> None:
+def test_a_creation_that_was_cut_short_is_taken_up(storage: BaseStorage) -> None:
     # What is there when the process dies between two of the writes.
     optuna.create_study(study_name="s", storage=storage, directions=DIRECTIONS)
     run(session(storage, sampler="random"), 1)
@@ -104,7 +111,7 @@ def test_a_creation_that_was_cut_short_is_taken_up(storage: RDBStorage) -> None:
         session(storage, name="u")
 
 
-def test_the_clock_may_go_backwards(storage: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_may_go_backwards(storage: BaseStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     class Backwards(dt.datetime):
         looked = 0
 
@@ -157,7 +164,7 @@ def test_what_is_no_owner_is_nobody(stored: object) -> None:
     assert is_dead(stored)
 
 
-def test_a_changed_environment_is_refused_or_marked(storage: RDBStorage) -> None:
+def test_a_changed_environment_is_refused_or_marked(storage: BaseStorage) -> None:
     bench, other = FakeBench(), FakeBench(profile="h200")
     of = session(storage, bench, sampler="random")
     run(of, 3)
