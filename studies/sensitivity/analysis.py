@@ -68,6 +68,11 @@ def analyse(evidence: Evidence, *, by_workload: bool = False) -> Sensitivity:
 
 def _analyse(evidence: Evidence, *, by_workload: bool) -> Sensitivity:
     catalogue = evidence.catalogue
+    if not catalogue.choices:  # a single configuration: nothing varies
+        tried = len(evidence.told.tried)
+        quality = Quality(tried, tried, exact=True)
+        nothing = {name: Objective(name, quality, ()) for name in QUANTITIES}
+        return Sensitivity(nothing, len(catalogue), len(evidence.probes), (), {})
     together = np.array([name not in catalogue.decided for name in catalogue.choices])
     axes = Axes.of(catalogue.points, catalogue.named)
     grid = Grid(catalogue.points, axes, together)

@@ -40,7 +40,7 @@ def test_a_surrogate_that_predicts_badly_is_refused() -> None:
     assert found.quality.r_squared is not None
     assert found.quality.r_squared.value < FLOOR
     assert found.quality.refusal is not None
-    assert "below 0.75" in found.quality.refusal
+    assert f"below {FLOOR}" in found.quality.refusal
     assert found.quality.more_probes == 20
 
 

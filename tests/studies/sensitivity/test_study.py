@@ -19,7 +19,7 @@ from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, analyse
 from studies.sensitivity.evidence import Evidence, read_evidence
 from studies.sensitivity.figures import PLOT_ID, figures, write_html
 from studies.sensitivity.importances import optuna_importances
-from studies.sensitivity.report import SensitivityReport
+from studies.sensitivity.report import SensitivityReport, as_rows
 from studies.sensitivity.zone import find_zone
 from studies.study import load_study, open_storage, told
 from tests.fake_bench import FakeBench, measurements
@@ -339,3 +339,16 @@ def test_a_study_of_a_few_trials_is_no_error(tmp_path: Path) -> None:
         report = SensitivityReport("s", read, found, zone, optuna_importances(of.study, 0))
         assert "refusal" in json.dumps(report.as_document())
         assert figures(report)
+
+
+def test_a_study_of_one_configuration_is_no_error(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/s.db")
+    pinned = {name: choices[-1:] for name, choices in AXES.items()}
+    of = session(storage, LawfulBench(), axes=pinned)
+    for trials in (0, 1):
+        run(of, trials)
+        read = read_evidence(of.study, prior=True)
+        found = analyse(read, by_workload=True)
+        report = SensitivityReport("s", read, found, find_zone(read, found, 0.1), ())
+        assert json.loads(json.dumps(report.as_document()))["possible"] == 1
+        assert len(as_rows(report)) >= 0
