@@ -179,6 +179,7 @@ class DispatchedAttention:
         )
         decision = self._decisions.get(found)
         if decision is None:
+            self._check(query, held)
             decision = self._decisions[found] = self._decide(_Signature(*found))
         length = held.length
         if not decision.shortest <= length <= decision.longest:
@@ -232,7 +233,6 @@ class DispatchedAttention:
 
     def _decide(self, signature: _Signature) -> _Decision:
         """Find the measured workloads that are like a call, and prepare their backends."""
-        self._check(signature)
         named = signature.score_mod or self._only_score_mod()
         signature = signature._replace(score_mod=parse_score_mod(named).canonical)
         measured = self._like(signature)
@@ -249,18 +249,24 @@ class DispatchedAttention:
         ways = [self._prepare(signature, of, CAPACITY) for of in route.configurations]
         return _Decision(signature, route.bounds, ways, route.shortest, route.longest)
 
-    def _check(self, signature: _Signature) -> None:
-        workload = self.workload
-        expected = workload.q_heads, workload.head_dim
-        if (signature.q_heads, signature.head_dim) != expected:
-            raise ValueError(
-                f"query must have {expected[0]} heads of {expected[1]}, which were measured; got "
-                f"{signature.q_heads} of {signature.head_dim}"
-            )
-        if signature.dtype is not self._precision.dtype:
+    def _check(self, query: Tensor, held: Held) -> None:
+        heads = {
+            "query": (self.workload.q_heads, query),
+            "key": (self.workload.kv_heads, held.key),
+        }
+        for name, (count, tensor) in heads.items():
+            if tensor is not None and (tensor.shape[1], tensor.shape[3]) != (
+                count,
+                self.workload.head_dim,
+            ):
+                raise ValueError(
+                    f"{name} must have {count} heads of {self.workload.head_dim}, which were "
+                    f"measured; got {tensor.shape[1]} of {tensor.shape[3]}"
+                )
+        if query.dtype is not self._precision.dtype:
             raise ValueError(
                 f"query must be of {self._precision.dtype}, for the precision that was chosen; "
-                f"got {signature.dtype}"
+                f"got {query.dtype}"
             )
 
     def _like(self, signature: _Signature) -> list[Configuration]:

@@ -35,6 +35,11 @@ class Held:
         q_len, kv_len = query.shape[2], key.shape[2]
         return cls(Place(kv_len - q_len, q_len, kv_len), KeyValue(key, value))
 
+    @property
+    def key(self) -> Tensor | None:
+        """The keys as they were given; None where a cache has stored them."""
+        return self._kv.key
+
     def whole(self) -> Held:
         """Return the same with the whole buffer, where it lies in one that was allocated once."""
         return self
@@ -58,6 +63,10 @@ class HeldByCache(Held):
         self.place, self.length, self.codec = place, cache.length, codec
         self.windowed, self.paged = windowed, place.table is not None
         self._cache, self._planes = cache, planes
+
+    @property
+    def key(self) -> Tensor | None:
+        return None
 
     def whole(self) -> Held:
         cache = self._cache

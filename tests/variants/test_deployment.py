@@ -280,11 +280,13 @@ def test_a_model_of_another_shape_or_type_is_refused() -> None:
     attention = deployment("math fp32 static").attention
     with pytest.raises(ValueError, match=r"query must have 4 heads of 16, .*; got 2 of 16"):
         attention(tokens(2, 3, 0), tokens(2, 3, 0), tokens(2, 3, 0))
+    with pytest.raises(ValueError, match=r"key must have 2 heads of 16, .*; got 4 of 16"):
+        attention(tokens(4, 3, 0), tokens(4, 3, 0), tokens(4, 3, 0))
     half = tokens(4, 3, 0).bfloat16()
     with pytest.raises(
         ValueError, match=r"query must be of torch.float32, .*; got torch.bfloat16"
     ):
-        attention(half, half, half)
+        attention(half, half[:, :2], half[:, :2])
     with pytest.raises(ValueError, match="mask must hold booleans for 3 keys"):
         attention(tokens(4, 3, 0), tokens(2, 3, 0), tokens(2, 3, 0), mask=torch.ones(1, 1, 3, 4))
 
