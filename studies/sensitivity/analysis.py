@@ -69,8 +69,8 @@ def analyse(evidence: Evidence, *, by_workload: bool = False) -> Sensitivity:
 def _analyse(evidence: Evidence, *, by_workload: bool) -> Sensitivity:
     catalogue = evidence.catalogue
     if not catalogue.choices:  # a single configuration: nothing varies
-        tried = len(evidence.told.tried)
-        quality = Quality(tried, tried, exact=True)
+        count = len(evidence.told.tried)
+        quality = Quality(count, count, exact=True)
         nothing = {name: Objective(name, quality, ()) for name in QUANTITIES}
         return Sensitivity(nothing, len(catalogue), len(evidence.probes), (), {})
     together = np.array([name not in catalogue.decided for name in catalogue.choices])
