@@ -176,7 +176,9 @@ class Worker:
         assert self._connection is not None
         self.jobs += 1
         try:
+            self._connection.settimeout(deadline_s)  # a long job is read while it is sent
             self._connection.sendall(encode(job))
+            self._connection.setblocking(False)
         except OSError:
             raise self._died(None) from None
         return self._receive("result", deadline_s, on_stage, stage_limit_s)

@@ -239,7 +239,7 @@ class FlexAttention(Prepared):
             blocks = padded.view(batch, rows // BLOCK, BLOCK, keys // BLOCK, BLOCK)
             counts = blocks.sum(dim=(2, 4))
             full = counts == BLOCK * BLOCK
-            seen = padded[:, 0].expand(self._attention.batch, -1, -1)
+            seen = self._fixed(padded[:, 0].expand(self._attention.batch, -1, -1))
             mask = self._masked(
                 self._offsets[place.position],
                 Blocks(*_ordered((counts > 0) & ~full), *_ordered(full)),
@@ -248,6 +248,20 @@ class FlexAttention(Prepared):
             )
             self._last = visible, mask
         return self._last[1]
+
+    def _fixed(self, seen: torch.Tensor) -> torch.Tensor:
+        """On CPU, pad rows and keys to whole blocks and have them compiled as they are.
+
+        Inductor's template for CPUs (torch 2.13) takes a size in a mask, `ks29`, for its own `ks2`, and
+        writes code that does not compile: see `modification` there.
+        """
+        import torch
+
+        if seen.device.type == "cpu":
+            _, rows, keys = seen.shape
+            seen = torch.nn.functional.pad(seen, (0, -keys % BLOCK, 0, -rows % BLOCK))
+            torch._dynamo.mark_static(seen)
+        return seen
 
     def _paged_mask(self, place: Place) -> FlexMask:
         """Look up a sequence's blocks in its page table. Made anew at each step, as pages move."""
@@ -292,9 +306,9 @@ class FlexAttention(Prepared):
         lengths = (place.q_len, place.kv_len)
         if place.visible is None:
             return self._masked(offset, blocks, lengths, key_at=key_at)
-        # Another column for what is no key of this sequence, or none yet: nobody sees it. Its
-        # index as a tensor, since Inductor's template for CPUs mistakes a size for one of its own.
+        # Another column for what is no key of this sequence, or none yet: nobody sees it.
         seen = torch.nn.functional.pad(place.visible[:, 0], (0, 1)).expand(batch, -1, -1)
+        seen = self._fixed(seen)
         last = self._offsets[place.visible.shape[3]]
 
         def sees(sequence: Any, row: Any, position: Any) -> Any:
