@@ -252,8 +252,8 @@ class FlexAttention(Prepared):
     def _fixed(self, seen: torch.Tensor) -> torch.Tensor:
         """On CPU, pad rows and keys to whole blocks and have them compiled as they are.
 
-        Inductor's template for CPUs (torch 2.13) takes a size in a mask, `ks29`, for its own `ks2`, and
-        writes code that does not compile: see `modification` there.
+        Inductor's template for CPUs (torch 2.13) takes a size in a mask, `ks29`, for its own
+        `ks2`, and writes code that does not compile: see `modification` there.
         """
         import torch
 
