@@ -102,7 +102,7 @@ def test_a_resumed_run_proposes_what_an_uninterrupted_one_does(
 
 def test_no_sampler_is_another_one_by_another_name(storage: BaseStorage) -> None:
     proposed = {
-        sampler: tuple(run(session(storage, sampler=sampler, name=sampler), 90))
+        sampler: tuple(run(session(storage, sampler=sampler, name=sampler), 45))
         for sampler in SAMPLERS
     }
     assert len(set(proposed.values())) == len(SAMPLERS)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from rich.console import Console
 
 from objectives.evaluation import Evaluation, Outcome
 from search.cli import main
@@ -254,6 +255,7 @@ def test_figures_are_one_page_and_stored_for_the_dashboard(
     page = tmp_path / "s.html"
     words = ["search", "sensitivity", "--storage", url, "--study", "probes", "--html", str(page)]
     monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr("search.sensitivity.console", Console(width=160))
     assert main() == 0
     out = capsys.readouterr().out
     assert "what drives them" in out
