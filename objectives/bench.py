@@ -20,6 +20,7 @@ from objectives.isolation import (
     WorkerTimedOut,
     WorkerUnavailable,
 )
+from objectives.lanes import Lane
 from objectives.limits import Limits
 from objectives.messages import Message
 from objectives.profile import Profile
@@ -58,6 +59,9 @@ class Bench(Protocol):
             WorkerError: It cannot be profiled.
         """
 
+    def interrupt(self) -> None:
+        """End what is measured, from another thread: it raises there. For good."""
+
 
 class DeviceBench:
     """Measures on a real device, in a process that is replaced when it dies."""
@@ -70,8 +74,9 @@ class DeviceBench:
         device: DeviceKind | None = None,
         target: str = "objectives.station:attach",
         on_stage: Callable[[str], None] = lambda stage: None,
+        lane: Lane | None = None,
     ) -> None:
-        """Name the device (None: CUDA if there is one). Nothing is started yet."""
+        """Name the device (None: CUDA if there is one) and its lane. Nothing is started yet."""
         self._limits, self._on_stage = limits, on_stage
         options = {
             "limits": limits.model_dump(),
@@ -80,7 +85,7 @@ class DeviceBench:
             # With their content: a file that changes during a run changes nothing here.
             "plugins": [plugin.model_dump() for plugin in loaded_plugins()],
         }
-        self.worker = Worker(target, options, self._welcome)
+        self.worker = Worker(target, options, self._welcome, lane)
         self._deadlines = Deadlines(limits.deadline_s)
         self._environment: Environment | None = None
 
@@ -207,6 +212,10 @@ class DeviceBench:
             return None
         accepts: bool | None = answer["accepts"]
         return accepts
+
+    def interrupt(self) -> None:
+        """End the process from another thread; what it measured raises `WorkerUnavailable`."""
+        self.worker.interrupt()
 
     def close(self) -> None:
         """End the process."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from objectives.lanes import Lane
 from objectives.messages import Inbox, Message, NoMessageError, encode
 
 START_DEADLINE_S = 300.0  # importing torch and creating a CUDA context on a busy machine
@@ -67,13 +68,16 @@ class Worker:
         target: str,
         options: Message,
         welcome: Callable[[Message], None] = lambda greeting: None,
+        lane: Lane | None = None,
     ) -> None:
-        """Name what the process runs, `module:function`, and its JSON options.
+        """Name what the process runs, `module:function`, its JSON options, and where.
 
         `welcome` is given the greeting of every process that is started, and may raise.
         """
         self._target, self._options = target, json.dumps(options)
         self._welcome = welcome
+        self._lane = lane or Lane("")
+        self._interrupted = False
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._inbox: Inbox | None = None
@@ -93,6 +97,8 @@ class Worker:
         Raises:
             WorkerUnavailable: It did not come up; tried several times if it did before.
         """
+        if self._interrupted:
+            raise WorkerUnavailable("interrupted")
         if self._process is not None and self._ended(0):
             self.kill()  # between two jobs
         pauses = list(_START_PAUSES_S if self.start_seconds else _START_PAUSES_S[:1])
@@ -105,7 +111,7 @@ class Worker:
                 self._welcome(self.greeting)
             except (WorkerError, OSError) as error:
                 self.kill()
-                if not pauses:
+                if not pauses or self._interrupted:
                     raise WorkerUnavailable(str(error)) from None
             except BaseException:
                 self.kill()
@@ -124,13 +130,16 @@ class Worker:
                 [
                     *(sys.executable, "-m", "objectives.worker"),
                     *(str(theirs.fileno()), self._target, self._options),
+                    json.dumps(self._lane.cores),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=printing,
                 stderr=printing,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a group of its own: deaf to Ctrl-C
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ
+                | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+                | dict(self._lane.variables),
             )
         finally:
             theirs.close()
@@ -161,6 +170,8 @@ class Worker:
         try:
             return self._do(job, deadline_s, on_stage, stage_limit_s)
         except WorkerDied as error:
+            if self._interrupted:
+                raise WorkerUnavailable("interrupted") from None
             if error.began:
                 raise
         return self._do(job, deadline_s, on_stage, stage_limit_s)
@@ -252,6 +263,14 @@ class Worker:
             died = WorkerDied(f"{text}: {last}" if last else text)
         died.began = stage is not None
         return died
+
+    def interrupt(self) -> None:
+        """End the process from another thread, for good: the job gets no result."""
+        self._interrupted = True
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # the guard ends everything below it
 
     def kill(self) -> int:
         """Kill the process and everything it started; the next call starts a new one.

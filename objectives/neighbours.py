@@ -1,27 +1,28 @@
-"""Who else uses the GPU. Asks NVML, which creates no CUDA context."""
+"""Who else uses the GPUs. Asks NVML, which creates no CUDA context."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import psutil
 import pynvml
 
+from objectives.lanes import nvml_handle
 
-def other_gpu_processes() -> list[str]:
-    """Describe the compute processes on the first GPU that are not descendants of this one.
+
+def other_gpu_processes(gpus: Sequence[str]) -> list[str]:
+    """Describe the compute processes on GPUs, named as CUDA does, that this one did not start.
 
     Empty where NVML or a GPU is missing: there is nothing to warn of then.
     """
     try:
-        pynvml.nvmlInit()
+        running = [
+            process
+            for gpu in gpus
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(nvml_handle(gpu))
+        ]
     except pynvml.NVMLError:
         return []
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except pynvml.NVMLError:
-        return []
-    finally:
-        pynvml.nvmlShutdown()
     ours = {psutil.Process().pid} | {p.pid for p in psutil.Process().children(recursive=True)}
     return [
         f"process {process.pid} ({(process.usedGpuMemory or 0) / 2**20:.0f} MiB)"

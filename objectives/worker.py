@@ -1,8 +1,8 @@
 """The measuring process: a loop that does one job at a time for its parent.
 
-Run as `python -m objectives.worker DESCRIPTOR MODULE:FUNCTION OPTIONS`, with the descriptor of a
-socket to the parent. The function is called once with the options and a callback for stages; it
-returns a greeting and a `Station`.
+Run as `python -m objectives.worker DESCRIPTOR MODULE:FUNCTION OPTIONS CORES`, with the descriptor
+of a socket to the parent and the cores that it may use, `[]` for any. The function is called once
+with the options and a callback for stages; it returns a greeting and a `Station`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ Attach = Callable[[Message, Callable[[str], None]], tuple[Message, Station]]
 
 def main(arguments: list[str]) -> None:
     """Serve jobs, guarded, until the parent hangs up."""
-    descriptor, target, options = arguments
+    descriptor, target, options, cores = arguments
+    if json.loads(cores):  # before anything counts them
+        os.sched_setaffinity(0, json.loads(cores))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a GPU crash would write gigabytes
     os.set_inheritable(int(descriptor), False)
     run_guarded(int(descriptor), lambda: serve(int(descriptor), target, json.loads(options)))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+
 from rich.console import Console
 
 from search.runner import Interrupt
+from studies.crew import Crew
 from studies.finalists import Finals
 from studies.front import WorkloadResult
+from studies.post import Post
 from studies.results import read_results
 from studies.session import Session
 from studies.text import duration, workload_label
@@ -15,24 +20,31 @@ from studies.text import duration, workload_label
 def retime_finalists(console: Console, session: Session, interrupt: Interrupt) -> None:
     """Time each workload's finalists in turns, but those that were since its newest trial."""
     varying = set(session.plan.space.searched)
-    with interrupt.watched():
-        for result in read_results(session.study).workloads:
-            if interrupt.asked:
+    left = session.workloads_to_retime(read_results(session.study).workloads)
+    taking = threading.Lock()
+
+    def taken() -> Iterator[WorkloadResult]:
+        while not interrupt.asked:
+            with taking:
+                result = next(left, None)
+            if result is None:
                 return
-            if _is_current(result):
-                continue
-            finals = session.compare_finalists(result)
+            yield result
+
+    def work(post: Post) -> Iterator[tuple[WorkloadResult, Finals]]:
+        for result in taken():
+            finals = session.compare_finalists(result, post)
             if finals is not None:
-                label = workload_label(result.workload, varying)
-                line = f"finalists  {label}  {finals_line(finals)}"
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
+                yield result, finals
 
-
-def _is_current(result: WorkloadResult) -> bool:
-    finals = result.finals
-    if finals is None or not finals.finalists:
-        return False
-    return all((candidate.number or 0) <= finals.after_trial for candidate in result.measured)
+    with interrupt.watched():
+        for _, found in Crew(tuple(session.posts), work):
+            if isinstance(found, Exception):
+                raise found
+            result, finals = found
+            label = workload_label(result.workload, varying)
+            line = f"finalists  {label}  {finals_line(finals)}"
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def finals_line(finals: Finals) -> str:

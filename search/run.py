@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 
 from objectives.bench import DeviceBench
+from objectives.lanes import Lane, LanesError, lanes, visible_gpus
 from objectives.limits import Limits
 from objectives.neighbours import other_gpu_processes
 from search.choices import UsageError, gather_choices
@@ -51,6 +52,7 @@ from search.verdict import (
 from studies.defaults import DEFAULT_AXES, EIGHT_BIT_MAX_ERROR, default_max_error
 from studies.estimate import estimate_s
 from studies.opening import open_study, stored_plan
+from studies.post import Post
 from studies.publish import publish
 from studies.results import Results, read_results
 from studies.samplers import OWN, SAMPLERS
@@ -58,7 +60,7 @@ from studies.session import Session
 from studies.space import Survey, fill_defaults, survey
 from studies.study import Plan, open_storage
 from studies.text import duration
-from variants.device import Device
+from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
 
 TRIALS = 200
@@ -141,6 +143,13 @@ def run(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of inputs and proposals. [default: 0]")
     ] = None,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="N|all",
+            help="Measure on so many GPUs at once, or on all; on a CPU, on so many sets of cores.",
+        ),
+    ] = "1",
     device: DeviceOption = "auto",
     storage: Storage = DEFAULT_STORAGE,
     study: Annotated[
@@ -203,10 +212,12 @@ def run(
     limits, sampler, seed = _settings(stored, asked, sampler, seed)
     if patience is not None and sampler != OWN:
         raise UsageError(f"--patience needs --sampler {OWN}, which expects gains; got {sampler}")
-    bench = DeviceBench(limits, seed=seed, device=None if device == "auto" else device)
+    kind = None if device == "auto" else device
+    tracks = _lanes(workers, kind)
+    benches = [DeviceBench(limits, seed=seed, device=kind, lane=lane) for lane in tracks]
     try:
-        here = bench.device()
-        _warn_of_neighbours(here)
+        here = benches[0].device()
+        _warn_of_neighbours(here, len(tracks))
         base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
         _introduce(
@@ -222,15 +233,33 @@ def run(
             plugins=tuple(plugin.plugin for plugin in loaded_plugins()),
         )
         begun = open_study(
-            opened, study, plan, bench.environment(), new_environment=new_environment
+            opened, study, plan, benches[0].environment(), new_environment=new_environment
         )
-        session = Session(begun, plan, found, bench)
+        name = tracks[0].name if len(tracks) > 1 else here.kind
+        session = Session(begun, plan, found, benches[0], name, joined=bool(stored))
+        more = zip(benches[1:], tracks[1:], strict=True)
+        session.posts += [Post(bench, lane.name) for bench, lane in more]
         if probe is not None:
             trials = session.tried() + session.add_probes(probe)
         limit = Limit(trials or TRIALS, minutes, patience)
-        _search(session, bench.worker.start_seconds, limit, storage, finalists=finalists)
+        runner = Runner(console, session, keep_all_posts=new_environment)
+        starts = [bench.worker.start_seconds for bench in benches]
+        _search(runner, starts, limit, storage, finalists=finalists)
     finally:
-        bench.close()
+        for bench in benches:
+            bench.close()
+
+
+def _lanes(workers: str, kind: DeviceKind | None) -> list[Lane]:
+    """Return where to measure at once."""
+    if workers != "all" and not (workers.isascii() and workers.isdigit() and int(workers)):
+        raise UsageError(f"--workers must be a positive number or all, got {workers}")
+    try:
+        # Whether there is a GPU is NVML's to say: CUDA is for the measuring processes alone.
+        found = kind or ("cuda" if visible_gpus() else "cpu")
+        return lanes(found, None if workers == "all" else int(workers))
+    except LanesError as error:
+        raise UsageError(f"--workers must be {error}") from None
 
 
 def _settings(
@@ -259,8 +288,8 @@ def _introduce(found: Survey, here: Device, trials: int, *, defaults_alone: bool
         )
 
 
-def _warn_of_neighbours(here: Device) -> None:
-    others = other_gpu_processes() if here.kind == "cuda" else []
+def _warn_of_neighbours(here: Device, count: int) -> None:
+    others = other_gpu_processes(visible_gpus()[:count]) if here.kind == "cuda" else []
     if others:
         console.print(
             f"warning: the GPU is also used by {', '.join(others)}: latencies will be noisy, and "
@@ -270,13 +299,13 @@ def _warn_of_neighbours(here: Device) -> None:
 
 
 def _search(
-    session: Session, starts: list[float], limit: Limit, storage: str, *, finalists: bool
+    runner: Runner, starts: Sequence[list[float]], limit: Limit, storage: str, *, finalists: bool
 ) -> None:
+    session = runner.session
     name = session.study.study_name
     if session.abandoned:
         console.print(f"{session.abandoned} trials of a run that died are abandoned")
     console.print(f"study {name} in {storage}")
-    runner = Runner(console, session)
     try:
         runner.run(limit)
         if finalists and not runner.interrupt.asked:
@@ -288,10 +317,10 @@ def _search(
         publish(session.study)
         print_verdict(console, results)
         print_outcomes(console, results)
-        session.seconds["worker start"] = sum(starts)
+        session.seconds["worker start"] = sum(map(sum, starts))
         # The first start was before the run, the finalists after it.
-        wall_s = runner.wall_s + starts[0] + session.seconds.get("finalists", 0.0)
-        print_time(console, session.seconds, wall_s, runner.trials)
+        wall_s = runner.wall_s + starts[0][0] + session.seconds.get("finalists", 0.0)
+        print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.posts)))
         print_coverage(console, session.coverage(), session.expected_gains())
         console.print(stopping_reason(runner, session, limit.trials))
         stopped = runner.interrupt.asked or runner.out_of_time

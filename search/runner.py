@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,9 +22,14 @@ from rich.progress import (
 )
 
 from objectives.evaluation import Evaluation, Outcome
+from objectives.isolation import WorkerError
+from studies.crew import Crew
+from studies.post import Post
 from studies.publish import Publisher
 from studies.session import Session
+from studies.study import StudyError
 from studies.text import duration, milliseconds, trial_line, workload_label
+from variants.detect import DeviceMissingError
 
 
 class Interrupt:
@@ -64,6 +70,9 @@ def _handled_by(
             signal.signal(number, earlier)
 
 
+Found = TypeVar("Found")
+# What ends the work of one device, while others go on.
+OF_ONE_POST = (WorkerError, DeviceMissingError, StudyError)
 LITTLE = 1e-3  # of the hypervolume: no gain to wait for
 
 
@@ -79,9 +88,15 @@ class Limit:
 class Runner:
     """Runs a session until its budget of trials or minutes is spent, or the user stops it."""
 
-    def __init__(self, console: Console, session: Session) -> None:
-        """Prepare to show `session` on `console`."""
-        self._console, self._session = console, session
+    def __init__(
+        self, console: Console, session: Session, *, keep_all_posts: bool = False
+    ) -> None:
+        """Prepare to show `session` on `console`.
+
+        With `keep_all_posts`, devices that disagree with the study's others stay.
+        """
+        self.keep_all_posts = keep_all_posts
+        self._console, self.session = console, session
         self._varying = set(session.plan.space.searched)
         self._outcomes: Counter[Outcome] = Counter()
         self._best: dict[str, float] = {}  # lowest latency by workload key, as a share of default
@@ -96,17 +111,53 @@ class Runner:
 
         Raises:
             KeyboardInterrupt: Ctrl-C, twice; everything told is kept.
+            StudyError: No device may measure the study.
         """
         begin = time.monotonic()
         deadline = None if limit.minutes is None else begin + 60 * limit.minutes
         try:
             with self.interrupt.watched(), self._progress() as progress:
+                self._begin(progress)
                 self._measure_defaults(progress)
                 self._measure_trials(progress, limit, deadline)
-                if not self.interrupt.asked:
-                    self._session.anchor(last=True)
         finally:
             self.wall_s = time.monotonic() - begin
+
+    def _heard(
+        self, progress: Progress, work: Callable[[Post], Iterator[Found]]
+    ) -> Iterator[tuple[Post, Found]]:
+        """Have all posts do some work, and yield what they find; one that fails is left out.
+
+        Raises:
+            Exception: What ended the last one, or what is no device's fault.
+        """
+        for post, found in Crew(tuple(self.session.posts), work):
+            if not isinstance(found, Exception):
+                yield post, found
+                continue
+            if len(self.session.posts) == 1 or not isinstance(found, OF_ONE_POST):
+                raise found
+            self.session.posts.remove(post)
+            self._say(progress, f"{post.name} is left out: {found}", style="yellow")
+
+    def _begin(self, progress: Progress) -> None:
+        """Start the posts and compare what they say of the anchor."""
+        session = self.session
+
+        def begin(post: Post) -> Iterator[None]:
+            session.begin(post)
+            yield
+
+        for _ in self._heard(progress, begin):
+            pass
+        if not self.keep_all_posts:
+            for line in session.leave_out():
+                self._say(progress, line, style="yellow")
+        if not session.posts:
+            raise StudyError(
+                f"study {session.study.study_name} cannot be measured here: no device is left "
+                "(--new-environment goes on all the same, and marks the trials)"
+            )
 
     def _progress(self) -> Progress:
         return Progress(
@@ -121,40 +172,53 @@ class Runner:
         )
 
     def _measure_defaults(self, progress: Progress) -> None:
-        missing = list(self._session.workloads_without_default())
-        task = progress.add_task("defaults", total=len(missing), status="", visible=bool(missing))
-        for workload in missing:
-            if self.interrupt.asked:
-                return
-            evaluation = self._session.measure_default(workload)
+        session = self.session
+        missing = session.count_without_default()
+        task = progress.add_task("defaults", total=missing, status="", visible=bool(missing))
+
+        def measure(post: Post) -> Iterator[Evaluation]:
+            for evaluation in session.measure_defaults(post):
+                yield evaluation
+                if self.interrupt.asked:
+                    return
+
+        for _, evaluation in self._heard(progress, measure):
             self._say(progress, f"default  {trial_line(evaluation, self._varying)}")
             progress.advance(task)
         progress.update(task, visible=False)
 
     def _measure_trials(self, progress: Progress, limit: Limit, deadline: float | None) -> None:
-        session = self._session
-        tried, budget = session.tried(), session.budget(limit.trials)
-        task = progress.add_task("trials", total=budget, completed=tried, status="")
+        session = self.session
+        budget = session.budget(limit.trials)
+        task = progress.add_task("trials", total=budget, completed=session.tried(), status="")
         publisher = Publisher(session.study)
-        while tried < budget and not self.interrupt.asked:
+
+        def go_on() -> bool:
             if deadline is not None and time.monotonic() >= deadline:
                 self.out_of_time = True
-                return
-            if limit.patience is not None and self._is_stale(limit.patience):
+            elif limit.patience is not None and self._is_stale(limit.patience):
                 self.out_of_patience = True
-                return
-            session.seconds["storage"] = session.seconds.get("storage", 0.0) + publisher.refresh()
-            session.anchor()
-            evaluation = session.trial()
-            tried += 1
+            return not (self.interrupt.asked or self.out_of_time or self.out_of_patience)
+
+        def measure(post: Post) -> Iterator[Evaluation | str]:
+            return session.trials(post, budget, go_on)
+
+        for post, found in self._heard(progress, measure):
+            if isinstance(found, str):
+                self._say(progress, found, style="yellow")
+                continue
+            tried = session.tried()
             self.trials += 1
-            self._note(evaluation)
-            self._say(progress, f"{tried:>4}/{budget}  {trial_line(evaluation, self._varying)}")
+            self._note(found)
+            where = f"{post.name}  " if len(session.posts) > 1 else ""
+            line = f"{tried:>4}/{budget}  {where}{trial_line(found, self._varying)}"
+            self._say(progress, line)
             progress.update(task, completed=tried, status=self._status())
+            session.seconds["storage"] = session.seconds.get("storage", 0.0) + publisher.refresh()
 
     def _is_stale(self, patience: int) -> bool:
         """Tell whether the surrogate expects next to nothing, and has for so many trials."""
-        gains = self._session.expected_gains()[-patience:]
+        gains = self.session.expected_gains()[-patience:]
         return len(gains) == patience and max(gains) < LITTLE
 
     def _note(self, evaluation: Evaluation) -> None:
@@ -172,8 +236,8 @@ class Runner:
             counts += f"  best {milliseconds(best)} ms"
         return counts
 
-    def _say(self, progress: Progress, line: str) -> None:
-        progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
+    def _say(self, progress: Progress, line: str, style: str | None = None) -> None:
+        progress.console.print(line, style=style, highlight=False, soft_wrap=True, markup=False)
 
 
 def stopping_reason(runner: Runner, session: Session, trials: int) -> str:

@@ -183,9 +183,15 @@ def print_coverage(
         )
 
 
-def print_time(console: Console, seconds: Mapping[str, float], wall_s: float, trials: int) -> None:
-    """Print where the time of this run went."""
-    table = Table(title=f"where {duration(wall_s)} went", title_justify="left")
+def print_time(
+    console: Console, seconds: Mapping[str, float], wall_s: float, trials: int, devices: int = 1
+) -> None:
+    """Print where the time of this run went, that of all devices together."""
+    title = f"where {duration(wall_s)} went"
+    if devices > 1:
+        title = f"where {duration(wall_s)} of each of {devices} devices went"
+        wall_s *= devices
+    table = Table(title=title, title_justify="left")
     for heading in ("part", "time", "share", "ms a trial"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
     parts = {

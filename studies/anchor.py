@@ -5,8 +5,8 @@ Where it does, the device or the machine did, and the trials around are marked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Collection, Sequence
+from statistics import median, median_low
 
 import optuna
 from pydantic import BaseModel, ConfigDict
@@ -22,6 +22,8 @@ ANCHORS = "goldilocks:anchors"
 # What is beyond noise. GPU time repeated within 3 % in any order and process on an H100; a CPU
 # shares its caches and cores with everything else that runs.
 DRIFT: dict[DeviceKind, float] = {"cuda": 0.05, "cpu": 0.25}
+# By how much the devices of one study may differ: what is measured on any stands for all.
+AGREE: dict[DeviceKind, float] = {"cuda": 0.02, "cpu": 0.25}
 _WORKLOADS: dict[DeviceKind, Workload] = {
     "cuda": Workload(batch=4, seq_len=2048, q_heads=16, head_dim=64),
     "cpu": Workload(batch=1, seq_len=256, new_tokens=4, q_heads=4, head_dim=64),
@@ -39,6 +41,7 @@ class AnchorPoint(BaseModel):
     low_ms: float | None = None  # 95 % interval
     high_ms: float | None = None
     reason: str = ""  # why it failed
+    measured_on: str = ""  # host and device
 
 
 class Drift(BaseModel):
@@ -47,7 +50,8 @@ class Drift(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     before_trial: int
-    ratio: float  # to the median of all anchors; above 1 the device was slower
+    ratio: float  # to the median of all anchors there; above 1 the device was slower
+    measured_on: str = ""
 
 
 def anchor_configuration(device: Device) -> Configuration:
@@ -69,9 +73,16 @@ def anchors_of(study: optuna.Study) -> tuple[AnchorPoint, ...]:
     return tuple(AnchorPoint.model_validate(point) for point in stored)
 
 
-def add_anchor(study: optuna.Study, evaluation: Evaluation, before_trial: int) -> AnchorPoint:
+def add_anchor(
+    study: optuna.Study, evaluation: Evaluation, before_trial: int, measured_on: str = ""
+) -> AnchorPoint:
     """Store the anchor as it was measured before a trial."""
-    point = AnchorPoint(before_trial=before_trial, value_ms=None, reason=evaluation.reason)
+    point = AnchorPoint(
+        before_trial=before_trial,
+        value_ms=None,
+        reason=evaluation.reason,
+        measured_on=measured_on,
+    )
     measured = evaluation.measurements
     if evaluation.outcome is Outcome.MEASURED and measured is not None:
         samples = measured.latency.gpu or measured.latency.host
@@ -80,6 +91,7 @@ def add_anchor(study: optuna.Study, evaluation: Evaluation, before_trial: int) -
             value_ms=samples.value,
             low_ms=samples.low,
             high_ms=samples.high,
+            measured_on=measured_on,
         )
     points = [each.model_dump(mode="json") for each in (*anchors_of(study), point)]
     study.set_user_attr(ANCHORS, points)
@@ -87,28 +99,65 @@ def add_anchor(study: optuna.Study, evaluation: Evaluation, before_trial: int) -
 
 
 def drifts(points: Sequence[AnchorPoint], kind: DeviceKind) -> list[Drift]:
-    """Return the anchors that are away from the median of all, beyond noise and their interval."""
-    values = [point.value_ms for point in points if point.value_ms is not None]
-    if len(values) < 2:
-        return []
-    usual = median(values)
+    """Return the anchors that are away from the median of all of their device.
+
+    Away is beyond noise and beyond their interval.
+    """
     found = []
-    for point in points:
-        if point.value_ms is None or point.low_ms is None or point.high_ms is None:
-            continue
-        ratio = point.value_ms / usual
-        apart = point.low_ms > usual or point.high_ms < usual
-        if apart and abs(ratio - 1) > DRIFT[kind]:
-            found.append(Drift(before_trial=point.before_trial, ratio=ratio))
+    for device, its in _by_device(points).items():
+        usual = median(point.value_ms for point in its if point.value_ms is not None)
+        for point in its:
+            if point.value_ms is None or point.low_ms is None or point.high_ms is None:
+                continue
+            ratio = point.value_ms / usual
+            apart = point.low_ms > usual or point.high_ms < usual
+            if len(its) > 1 and apart and abs(ratio - 1) > DRIFT[kind]:
+                found.append(
+                    Drift(before_trial=point.before_trial, ratio=ratio, measured_on=device)
+                )
     return found
 
 
-def drift_at(trial: int, points: Sequence[AnchorPoint], found: Sequence[Drift]) -> Drift | None:
+def drift_at(
+    trial: int, measured_on: str, points: Sequence[AnchorPoint], found: Sequence[Drift]
+) -> Drift | None:
     """Return the drift that a trial may have met: that of the anchor before or after it."""
+    found = [drift for drift in found if drift.measured_on == measured_on]
     if not found:
         return None
-    places = sorted({point.before_trial for point in points if point.value_ms is not None})
+    places = sorted({point.before_trial for point in _by_device(points)[measured_on]})
     before = max((place for place in places if place <= trial), default=None)
     after = min((place for place in places if place > trial), default=None)
     beside = [drift for drift in found if drift.before_trial in (before, after)]
     return max(beside, key=lambda drift: abs(drift.ratio - 1), default=None)
+
+
+def disagreements(
+    points: Sequence[AnchorPoint], here: Collection[str], kind: DeviceKind
+) -> dict[str, str]:
+    """Say which devices of this run disagree with the study's: a line for each.
+
+    Their newest anchors are compared with the median of the devices that measured the study
+    before, or, when there were none, of this run's.
+    """
+    newest = {device: its[-1] for device, its in _by_device(points).items()}
+    values = {device: p.value_ms for device, p in newest.items() if p.value_ms is not None}
+    elsewhere = [value for device, value in values.items() if device not in here]
+    if len(values) < 2:
+        return {}
+    usual = median_low(elsewhere or values.values())
+    return {
+        device: f"{device} is left out: it takes {value / usual:.3f} of the time of the others "
+        f"for the anchor, and devices of one study must agree within {AGREE[kind]:.0%}"
+        for device, value in values.items()
+        if device in here and abs(value / usual - 1) > AGREE[kind]
+    }
+
+
+def _by_device(points: Sequence[AnchorPoint]) -> dict[str, list[AnchorPoint]]:
+    """Return the anchors that could be measured, by device."""
+    found: dict[str, list[AnchorPoint]] = {}
+    for point in points:
+        if point.value_ms is not None:
+            found.setdefault(point.measured_on, []).append(point)
+    return found

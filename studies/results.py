@@ -118,7 +118,7 @@ def as_table(results: Results) -> pd.DataFrame:
     found = results.drifts
     rows = [_row(None, default) | _drift(None) for default in results.defaults]
     for trial in results.told:
-        drift = drift_at(trial.number, results.anchors, found)
+        drift = drift_at(trial.number, trial.measured_on, results.anchors, found)
         rows.append(_row(trial.number, trial.evaluation) | _drift(drift))
         if results.earlier_environments:
             rows[-1]["environment"] = trial.environment

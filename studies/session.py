@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import Trial
 
 from objectives.bench import Bench
 from objectives.evaluation import Evaluation
 from objectives.roofline import Peaks, under_roofline
-from studies.anchor import EVERY, AnchorPoint, add_anchor, anchor_configuration
+from studies import lease
+from studies.anchor import (
+    EVERY,
+    AnchorPoint,
+    add_anchor,
+    anchor_configuration,
+    anchors_of,
+    disagreements,
+)
 from studies.catalogue import catalogue_of, expected
+from studies.claim import ClaimLock, ClaimLostError
 from studies.finalists import Finals, judge
 from studies.front import WorkloadResult, finalists
 from studies.joint import PROBES
+from studies.post import Post
 from studies.probes import probed
 from studies.samplers import make_sampler
-from studies.space import Survey
+from studies.space import SpaceExhausted, Survey
 from studies.study import (
     Plan,
+    StudyError,
     abandon,
     ask,
     default_of,
+    environment_of,
     environments_of,
+    finals_of,
+    finished_and_running,
     has_peaks,
     objective_unit,
     peaks_of_study,
@@ -35,41 +52,53 @@ from studies.study import (
     set_finals,
     set_peaks,
     tell,
-    told,
 )
 from studies.surrogate_sampler import EXPECTED_GAIN
 from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload
 
+POLL_S = 0.5  # between looks at what others measure, once nothing else is left
+
+
+class NothingNowError(Exception):
+    """All that is left to measure is being measured by others, who may yet fail to."""
+
+
+class TrialLostError(Exception):
+    """A trial was given up by others, who took its process for dead; what it found is dropped."""
+
 
 @dataclass
 class Session:
-    """Measures the configurations of a study one after another.
+    """Measures the configurations of a study, beside other sessions of the same study.
 
-    A caller drives it: `workloads_without_default` and `measure_default`, then `trial` while
-    `remaining` is positive.
+    A caller drives it: `begin`, `measure_defaults`, then `trial` until it raises. Each of these
+    takes a post, the first one if none is named, and several may be at work in threads.
     """
 
     study: optuna.Study
     plan: Plan
     survey: Survey
-    bench: Bench
+    bench: Bench  # of the first post
+    name: str = "device"  # of the first post
     seconds: dict[str, float] = field(default_factory=dict)  # where this run's time went
     abandoned: int = 0
+    posts: list[Post] = field(default_factory=list)
+    joined: bool = False  # another process created the study, and may be at work
     _defaults: dict[str, Evaluation] = field(default_factory=dict)  # by workload key
-    _since_anchor: int | None = None  # trials since the anchor was measured in this run
+    _begun: set[str] = field(default_factory=set)  # keys of workloads whose default is measured
     _peaks: list[Peaks | None] = field(default_factory=list)  # one, once it is known
 
     def __post_init__(self) -> None:
         """Settle what a dead run left behind, and install the sampler."""
-        self.abandoned = recover(self.study)
+        self.posts = [Post(self.bench, self.name)]
+        self._claims = ClaimLock(self.study)
+        self._own = threading.Lock()  # of what the posts share
+        with self._claims.held():
+            self.abandoned = recover(self.study)
         self._device = self.bench.device()
         self._environment = len(environments_of(self.study))
-        for workload in self.survey.workloads:
-            default = default_of(self.study, workload)
-            if default is not None:
-                self._defaults[workload.key] = default
         self._sampler = self.study.sampler = make_sampler(
             self.plan.sampler,
             catalogue_of(self.survey),
@@ -79,7 +108,7 @@ class Session:
 
     def tried(self) -> int:
         """Return how many unique configurations the study has told."""
-        return sum(1 for _ in told(self.study))
+        return finished_and_running(self.study)[0]
 
     def budget(self, trials: int) -> int:
         """Return how many trials can be had of `trials`: the space may be smaller."""
@@ -120,45 +149,167 @@ class Session:
             }
         return found
 
-    def workloads_without_default(self) -> Iterator[Workload]:
-        """Yield the workloads whose default is still to be measured."""
-        for workload in self.survey.workloads:
-            if workload.key not in self._defaults:
-                yield workload
-
-    def measure_default(self, workload: Workload) -> Evaluation:
-        """Measure and store what PyTorch does with `workload` by default."""
-        variant = default_variant(workload, self._device)
-        evaluation = self._evaluate(Configuration(workload=workload, variant=variant))
-        set_default(self.study, evaluation)
-        self._defaults[workload.key] = evaluation
-        return evaluation
-
-    def trial(self) -> Evaluation:
-        """Ask, measure and tell one trial. An interrupt abandons it and is passed on.
+    def begin(self, post: Post) -> AnchorPoint | None:
+        """Start a post's process, and measure the anchor there.
 
         Raises:
-            SpaceExhausted: `budget` was spent before.
+            StudyError: It is not the study's environment.
         """
+        there, here = environment_of(self.study), post.bench.environment()
+        if differences := there.differences(here):
+            raise StudyError(f"these differ: {'; '.join(differences)}")
+        return self.anchor(post)
+
+    def leave_out(self) -> list[str]:
+        """Dismiss the posts whose anchor disagrees with the study's; say why, a line each."""
+        own = {post.label for post in self.posts}
+        found = disagreements(anchors_of(self.study), own, self._device.kind)
+        self.posts = [post for post in self.posts if post.label not in found]
+        return list(found.values())
+
+    def count_without_default(self) -> int:
+        """Return how many workloads have no default yet."""
+        return sum(self._default(workload) is None for workload in self.survey.workloads)
+
+    def measure_defaults(self, post: Post | None = None) -> Iterator[Evaluation]:
+        """Measure and store what PyTorch does by default, where that is not known."""
+        for workload in self._in_turn(self.survey.workloads):
+            with self._own:
+                missing = self._default(workload) is None and workload.key not in self._begun
+                if missing:
+                    self._begun.add(workload.key)
+            if missing:
+                yield self.measure_default(workload, post)
+
+    def measure_default(self, workload: Workload, post: Post | None = None) -> Evaluation:
+        """Measure and store what PyTorch does with `workload` by default.
+
+        Where another process did so meanwhile, its numbers stand.
+        """
+        variant = default_variant(workload, self._device)
+        configuration = Configuration(workload=workload, variant=variant)
+        evaluation = self._evaluate(configuration, post or self.posts[0])
+        with self._claims.held():
+            stored = self._default(workload)
+            if stored is None:
+                set_default(self.study, evaluation)
+        return stored or evaluation
+
+    def _in_turn(self, workloads: Sequence[Workload]) -> Sequence[Workload]:
+        """Return them in another order for each process that joins, so that they share them."""
+        first = hash(self.posts[0].label) % len(workloads) if self.joined and workloads else 0
+        return [*workloads[first:], *workloads[:first]]
+
+    def _default(self, workload: Workload) -> Evaluation | None:
+        if workload.key not in self._defaults:
+            stored = default_of(self.study, workload)
+            if stored is None:
+                return None
+            self._defaults[workload.key] = stored
+        return self._defaults[workload.key]
+
+    def trial(self, post: Post | None = None, budget: int | None = None) -> Evaluation:
+        """Ask, measure and tell one trial. An interrupt abandons it and is passed on.
+
+        Args:
+            post: Where it is measured.
+            budget: Of the study's trials, with those that others measure now.
+
+        Raises:
+            SpaceExhausted: Everything was tried before, or `budget` was spent.
+            NothingNowError: So it will be, if nobody who measures now dies.
+            TrialLostError: It was given up by others meanwhile.
+        """
+        post = post or self.posts[0]
         before = time.monotonic()
-        trial = ask(self.study, self._environment)
+        trial = self._claim(post, budget)
         configuration = self.plan.space.configuration(trial.params)
         self._add("search", time.monotonic() - before)
         try:
-            evaluation = self._evaluate(configuration)
+            with lease.kept(self.study._storage, trial._trial_id):
+                evaluation = self._evaluate(configuration, post)
         except BaseException:
-            abandon(self.study, trial, "interrupted")
+            self._abandon(trial, "interrupted")
             raise
         before = time.monotonic()
-        default = self._defaults[configuration.workload.key]
+        default = self._default(configuration.workload)
+        if default is None:  # a study whose defaults somebody removed
+            raise StudyError(f"the default of {configuration.workload.key} is not known")
         unit = objective_unit(self.plan, default, self._device)
-        tell(self.study, trial, evaluation, unit)
+        try:
+            tell(self.study, trial, evaluation, unit)
+        except UpdateFinishedTrialError:
+            raise TrialLostError(
+                f"trial {trial.number} was given up by others, who heard nothing of this process "
+                "for too long"
+            ) from None
         self._add("storage", time.monotonic() - before)
-        if self._since_anchor is not None:
-            self._since_anchor += 1
+        if post.since_anchor is not None:
+            post.since_anchor += 1
         return evaluation
 
-    def compare_finalists(self, result: WorkloadResult) -> Finals | None:
+    def trials(
+        self, post: Post, budget: int, go_on: Callable[[], bool]
+    ) -> Iterator[Evaluation | str]:
+        """Measure at a post until the budget is spent or `go_on` says no.
+
+        Yields what was found, or in words how a trial was lost.
+        """
+        while go_on():
+            try:
+                self.anchor(post)
+                found: Evaluation | str = self.trial(post, budget)
+            except NothingNowError:
+                time.sleep(POLL_S)
+                continue
+            except SpaceExhausted:
+                self.anchor(post, last=True)
+                return
+            except TrialLostError as error:
+                found = str(error)
+            yield found
+
+    def _claim(self, post: Post, budget: int | None) -> Trial:
+        """Ask for a trial that nobody else measures."""
+        while True:
+            trial = None
+            try:
+                with self._claims.held():
+                    recovered = recover(self.study)
+                    finished, running = finished_and_running(self.study)
+                    if budget is not None and finished + running >= budget:
+                        raise NothingNowError if finished < budget else SpaceExhausted
+                    try:
+                        trial = ask(self.study, post.label, self._environment)
+                    except SpaceExhausted:
+                        if running:
+                            raise NothingNowError from None
+                        raise
+            except ClaimLostError:
+                if trial is not None:
+                    self._abandon(trial, "its process was paused while it asked")
+                continue
+            with self._own:
+                self.abandoned += recovered
+            return trial
+
+    def _abandon(self, trial: Trial, reason: str) -> None:
+        try:
+            abandon(self.study, trial, reason)
+        except UpdateFinishedTrialError:
+            return  # others have
+
+    def workloads_to_retime(self, results: Sequence[WorkloadResult]) -> Iterator[WorkloadResult]:
+        """Yield, in this process's turn, what nobody has timed since its newest trial."""
+        by_key = {result.workload.key: result for result in results}
+        for workload in self._in_turn([result.workload for result in results]):
+            result = by_key[workload.key]
+            finals = finals_of(self.study, workload)
+            newest = max((c.number or 0 for c in result.measured), default=0)
+            if finals is None or not finals.finalists or finals.after_trial < newest:
+                yield result
+
+    def compare_finalists(self, result: WorkloadResult, post: Post | None = None) -> Finals | None:
         """Time a workload's finalists again, in turns, and store the verdicts.
 
         None where there is nothing to compare.
@@ -166,7 +317,7 @@ class Session:
         chosen = finalists(result)
         if not chosen:
             return None
-        comparison = self.bench.compare([each.configuration for each in chosen])
+        comparison = (post or self.posts[0]).bench.compare([each.configuration for each in chosen])
         finals = judge(
             comparison,
             reference=chosen[0].configuration.variant.key,
@@ -178,32 +329,39 @@ class Session:
         self._add("finalists", comparison.seconds)
         return finals
 
-    def anchor(self, *, last: bool = False) -> AnchorPoint | None:
+    def anchor(self, post: Post | None = None, *, last: bool = False) -> AnchorPoint | None:
         """Measure the anchor where it is due: at first, every so often, and at last."""
-        due = self._since_anchor is None or self._since_anchor >= (1 if last else EVERY)
+        post = post or self.posts[0]
+        due = post.since_anchor is None or post.since_anchor >= (1 if last else EVERY)
         if not due:
             return None
         next_number = len(self.study.get_trials(deepcopy=False))
-        evaluation = self.bench.evaluate(anchor_configuration(self._device))
-        self._since_anchor = 0
+        evaluation = post.bench.evaluate(anchor_configuration(self._device))
+        post.since_anchor = 0
         self._add("anchor", sum(evaluation.seconds.values()))
-        return add_anchor(self.study, evaluation, next_number)
+        with self._claims.held():
+            return add_anchor(self.study, evaluation, next_number, post.label)
 
-    def _evaluate(self, configuration: Configuration) -> Evaluation:
-        evaluation = self.bench.evaluate(configuration)
+    def _evaluate(self, configuration: Configuration, post: Post) -> Evaluation:
+        evaluation = post.bench.evaluate(configuration)
         for stage, spent in evaluation.seconds.items():
             self._add(stage, spent)
-        return under_roofline(evaluation, self._device, self._measured_peaks())
+        return under_roofline(evaluation, self._device, self._measured_peaks(post))
 
-    def _measured_peaks(self) -> Peaks | None:
+    def _measured_peaks(self, post: Post) -> Peaks | None:
         """Return the study's rates, measured when they are first needed."""
-        if not self._peaks:
-            if not has_peaks(self.study):
-                before = time.monotonic()
-                set_peaks(self.study, self.bench.peaks())
-                self._add("roofline", time.monotonic() - before)
-            self._peaks.append(peaks_of_study(self.study))
-        return self._peaks[0]
+        with self._own:
+            if not self._peaks:
+                if not has_peaks(self.study):
+                    before = time.monotonic()
+                    measured = post.bench.peaks()
+                    with self._claims.held():
+                        if not has_peaks(self.study):
+                            set_peaks(self.study, measured)
+                    self.seconds["roofline"] = time.monotonic() - before
+                self._peaks.append(peaks_of_study(self.study))
+            return self._peaks[0]
 
     def _add(self, stage: str, spent: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+        with self._own:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent

@@ -58,6 +58,12 @@ def open_database(url: str) -> BaseStorage:
     return optuna.storages.get_storage(storage)
 
 
+def engine_of(storage: BaseStorage) -> sqlalchemy.Engine | None:
+    """Return the database behind a storage; None for one in memory."""
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    return engine if isinstance(engine, sqlalchemy.Engine) else None
+
+
 @contextmanager
 def as_it_was_written() -> Iterator[None]:
     """Tell what Optuna cannot read back from failures of the storage.

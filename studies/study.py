@@ -11,13 +11,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -28,6 +30,7 @@ from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
 from objectives.roofline import Peaks, bound
+from studies import lease
 from studies.finalists import Finals
 from studies.owner import is_dead, this_process
 from studies.space import SearchSpace, SpaceExhausted
@@ -39,7 +42,7 @@ from variants.workload import Workload
 PLAN, ENVIRONMENT, DEFAULT = "goldilocks:plan", "goldilocks:environment", "goldilocks:default:"
 FINALS, PEAKS = "goldilocks:finals:", "goldilocks:peaks"
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
-EVALUATION, OWNER = "evaluation", "owner"
+EVALUATION, OWNER, MEASURED_ON = "evaluation", "owner", "measured_on"
 RAW_OBJECTIVES = ("peak_memory_mib", "latency_ms")
 RATIO_OBJECTIVES = ("peak_memory_vs_default", "latency_vs_default")
 
@@ -71,6 +74,7 @@ class Told:
     number: int
     evaluation: Evaluation
     environment: int = 1  # in which of the study's it was measured
+    measured_on: str = ""  # host and device
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -215,22 +219,32 @@ def recover(study: optuna.Study) -> int:
     """Settle the trials that a dead process left running; those of a live one are left alone.
 
     A trial whose evaluation was stored is told; any other is ABANDONED and may be proposed
-    again. Returns how many were abandoned.
+    again. Returns how many were abandoned. Call it under the claim lock: a trial without an
+    owner is one whose process died while it asked.
     """
     abandoned = 0
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not is_dead(trial.user_attrs.get(OWNER)):
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    silent = lease.expired(study) if running else frozenset()
+    for trial in running:
+        if trial._trial_id not in silent and not is_dead(trial.user_attrs.get(OWNER)):
             continue
         live = Trial(study, trial._trial_id)
         evaluation = evaluation_of(trial) if EVALUATION in trial.user_attrs else None
         default = evaluation and default_of(study, evaluation.configuration.workload)
-        if evaluation is not None and default is not None:
-            device = environment_of(study).device
-            tell(study, live, evaluation, objective_unit(plan_of(study), default, device))
-        else:
-            abandon(study, live, "its process died")
-            abandoned += 1
+        with suppress(UpdateFinishedTrialError):  # it was only paused, and tells at this moment
+            if evaluation is not None and default is not None:
+                device = environment_of(study).device
+                tell(study, live, evaluation, objective_unit(plan_of(study), default, device))
+            else:
+                abandon(study, live, "its process died")
+                abandoned += 1
     return abandoned
+
+
+def finished_and_running(study: optuna.Study) -> tuple[int, int]:
+    """Return how many trials were told, and how many are being measured."""
+    states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
+    return states[TrialState.COMPLETE] + states[TrialState.PRUNED], states[TrialState.RUNNING]
 
 
 def abandon(study: optuna.Study, trial: Trial, reason: str) -> None:
@@ -334,7 +348,13 @@ def told(study: optuna.Study) -> Iterator[Told]:
     """Yield every finished trial, in order; abandoned ones are left out."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         mark = trial.user_attrs.get("environment", 1)
-        yield Told(trial.number, evaluation_of(trial), mark if isinstance(mark, int) else 1)
+        on = trial.user_attrs.get(MEASURED_ON)
+        yield Told(
+            trial.number,
+            evaluation_of(trial),
+            mark if isinstance(mark, int) else 1,
+            on if isinstance(on, str) else "",
+        )
 
 
 def evaluation_of(trial: FrozenTrial) -> Evaluation:
@@ -346,14 +366,17 @@ def evaluation_of(trial: FrozenTrial) -> Evaluation:
     return _read(Evaluation, trial.user_attrs, EVALUATION, f"trial {trial.number}")
 
 
-def ask(study: optuna.Study, environment: int = 1) -> Trial:
-    """Ask the study's sampler for a trial and store who is measuring it, and in what.
+def ask(study: optuna.Study, measured_on: str = "", environment: int = 1) -> Trial:
+    """Ask the study's sampler for a trial and store who is measuring it, on and in what.
 
     Raises:
         SpaceExhausted: Everything has been tried.
     """
     trial = study.ask()
+    lease.begin(study._storage, trial._trial_id)
     trial.set_user_attr(OWNER, this_process().model_dump())
+    if measured_on:
+        trial.set_user_attr(MEASURED_ON, measured_on)
     if environment > 1:
         trial.set_user_attr("environment", environment)
     try:

@@ -71,7 +71,8 @@ def notes_of_study(results: Results) -> Iterator[str]:
     drifts = results.drifts
     if drifts:
         marked = sum(
-            drift_at(trial.number, results.anchors, drifts) is not None for trial in results.told
+            drift_at(trial.number, trial.measured_on, results.anchors, drifts) is not None
+            for trial in results.told
         )
         seen = ", ".join(f"{d.ratio - 1:+.0%} before trial {d.before_trial}" for d in drifts[:4])
         more = f" and {len(drifts) - 4} more" if len(drifts) > 4 else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from objectives.evaluation import (
     Outcome,
     Samples,
 )
+from objectives.isolation import WorkerUnavailable
 from objectives.profile import Profile
 from objectives.roofline import DATASHEET, Peaks
 from variants.configuration import Configuration
@@ -76,6 +77,7 @@ class FakeBench:
         self.calls: list[str] = []
         self.compared: list[list[str]] = []
         self._profile, self._pause_s = profile, pause_s
+        self._interrupted = threading.Event()
 
     def device(self) -> Device:
         return DEVICE_PROFILES[self._profile].device
@@ -91,7 +93,8 @@ class FakeBench:
         )
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
-        time.sleep(self._pause_s)
+        if self._interrupted.wait(self._pause_s):
+            raise WorkerUnavailable("interrupted")
         self.calls.append(configuration.key)
         return self._answer(configuration)
 
@@ -147,6 +150,9 @@ class FakeBench:
 
     def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
         return None
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
 
     def close(self) -> None:
         """There is no process to end."""

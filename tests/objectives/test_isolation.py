@@ -275,7 +275,7 @@ def test_nothing_outlives_a_parent_that_is_killed(hangs: bool) -> None:
 def test_it_ends_at_once_when_its_parent_is_gone_already() -> None:
     ours, theirs = socket.socketpair()
     ours.close()
-    command = [sys.executable, "-m", "objectives.worker", str(theirs.fileno()), TARGET, "{}"]
+    command = [sys.executable, "-m", "objectives.worker", str(theirs.fileno()), TARGET, "{}", "[]"]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
     theirs.close()
     process.wait(timeout=20)

@@ -33,8 +33,7 @@ def main() -> None:
     log = Path(url.removeprefix("sqlite:///")).parent / "measured.txt"
     of = session(open_storage(url), RecordingBench(log, pause_s))
     assert plan_of(of.study) == of.plan
-    for workload in list(of.workloads_without_default()):
-        of.measure_default(workload)
+    list(of.measure_defaults())
     print("started", flush=True)
     while of.tried() < trials:
         of.trial()

@@ -43,8 +43,7 @@ def run(url: str, trials: int) -> None:
     session = Session(study, plan, survey(space, bench.device()), bench)
     with Path("resumed.txt").open("a") as file:
         file.write(f"{session.tried()} {time.monotonic() - before:.3f}\n")
-    for workload in list(session.workloads_without_default()):
-        session.measure_default(workload)
+    list(session.measure_defaults())
     while session.tried() < trials:
         session.trial()
     bench.close()

@@ -64,7 +64,7 @@ def test_an_interval_that_holds_the_median_is_noise_and_a_cpu_has_more_of_it() -
 def test_the_trials_on_both_sides_of_a_drifted_anchor_are_marked() -> None:
     taken = points(1.0, 1.0, 1.2, 1.0, 1.0)
     found = drifts(taken, "cuda")
-    marked = [t for t in range(110) if drift_at(t, taken, found) is not None]
+    marked = [t for t in range(110) if drift_at(t, "", taken, found) is not None]
     assert marked == list(range(25, 75))
 
 
@@ -101,8 +101,7 @@ class DriftingBench(FakeBench):
 def test_a_run_anchors_at_first_every_so_often_and_at_last() -> None:
     bench = FakeBench()
     of = session(InMemoryStorage(), bench, sampler="random")
-    for workload in list(of.workloads_without_default()):
-        of.measure_default(workload)
+    list(of.measure_defaults())
     for _ in range(2 * EVERY + 5):
         of.anchor()
         of.trial()

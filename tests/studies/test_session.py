@@ -48,8 +48,7 @@ def session(
 
 
 def run(of: Session, trials: int) -> list[str]:
-    for workload in list(of.workloads_without_default()):
-        of.measure_default(workload)
+    list(of.measure_defaults())
     return [of.trial().configuration.key for _ in range(trials)]
 
 

@@ -1,0 +1,102 @@
+"""The lock under which one process at a time claims what it measures next.
+
+Nothing home-made: PostgreSQL's advisory locks, and the kernel's file locks beside an SQLite file.
+Both are released when their holder dies. A holder that is merely paused (a stopped process, a host
+that lost its network) would keep PostgreSQL's for ever: those who wait end its connection, and it
+learns that it has lost its claim when it goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from sqlalchemy.exc import DBAPIError
+
+from studies.storage import engine_of
+
+WAIT_S = 60.0  # an ask takes a few seconds in the largest spaces
+_LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code for lock_timeout
+_SPACE = 0x676F6C64  # of our advisory locks, by study
+_TAKE = sqlalchemy.text("SELECT pg_advisory_lock(:space, :study)")
+_RELEASE = sqlalchemy.text("SELECT pg_advisory_unlock(:space, :study)")
+_WAIT = sqlalchemy.text("SELECT set_config('lock_timeout', :milliseconds, false)")
+_END_HOLDER = sqlalchemy.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted "
+    "AND classid = :space AND objid = :study AND objsubid = 2 AND database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+class ClaimLostError(Exception):
+    """Others took the lock from a process that was paused while it held it."""
+
+
+class ClaimLock:
+    """Held by one thread of one process of all that work on a study."""
+
+    def __init__(self, study: optuna.Study, wait_s: float = WAIT_S) -> None:
+        """Name the study. `wait_s` is how long a holder may be silent."""
+        self._study_id, self._wait_s = study._study_id, wait_s
+        self._engine = engine_of(study._storage)
+        self._threads = threading.RLock()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock inside the block.
+
+        Raises:
+            ClaimLostError: It was lost meanwhile; raised at the end of the block.
+        """
+        with self._threads, self._between_processes():
+            yield
+
+    def _between_processes(self) -> AbstractContextManager[None]:
+        if self._engine is None:  # in memory
+            return nullcontext()
+        if self._engine.dialect.name == "postgresql":
+            return self._advisory(self._engine)
+        database = self._engine.url.database
+        return _of_file(Path(f"{database}.lock")) if database else nullcontext()
+
+    @contextmanager
+    def _advisory(self, engine: sqlalchemy.Engine) -> Iterator[None]:
+        key = {"space": _SPACE, "study": self._study_id}
+        with engine.connect() as opened:
+            connection = opened.execution_options(isolation_level="AUTOCOMMIT")
+            self._take(connection, key)
+            try:
+                yield
+            finally:
+                try:
+                    kept = connection.scalar(_RELEASE, key)
+                    connection.execute(_WAIT, {"milliseconds": "0"})
+                except DBAPIError:
+                    connection.invalidate()
+                    kept = False
+            if not kept:
+                raise ClaimLostError
+
+    def _take(self, connection: sqlalchemy.Connection, key: dict[str, int]) -> None:
+        connection.execute(_WAIT, {"milliseconds": str(int(self._wait_s * 1000))})
+        while True:
+            try:
+                connection.execute(_TAKE, key)
+                return
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                    raise
+            connection.execute(_END_HOLDER, key)
+
+
+@contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    # A file of its own: closing SQLite's would release SQLite's locks.
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
