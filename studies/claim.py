@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from studies.storage import engine_of
 
-WAIT_S = 60.0  # an ask takes a few seconds in the largest spaces
+WAIT_S = 60.0  # that a holder may be silent; an ask takes a few seconds in the largest spaces
 _LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code for lock_timeout
 _SPACE = 0x676F6C64  # of our advisory locks, by study
 _TAKE = sqlalchemy.text("SELECT pg_advisory_lock(:space, :study)")
@@ -40,9 +40,9 @@ class ClaimLostError(Exception):
 class ClaimLock:
     """Held by one thread of one process of all that work on a study."""
 
-    def __init__(self, study: optuna.Study, wait_s: float = WAIT_S) -> None:
-        """Name the study. `wait_s` is how long a holder may be silent."""
-        self._study_id, self._wait_s = study._study_id, wait_s
+    def __init__(self, study: optuna.Study) -> None:
+        """Name the study."""
+        self._study_id = study._study_id
         self._engine = engine_of(study._storage)
         self._threads = threading.RLock()
 
@@ -83,7 +83,7 @@ class ClaimLock:
                 raise ClaimLostError
 
     def _take(self, connection: sqlalchemy.Connection, key: dict[str, int]) -> None:
-        connection.execute(_WAIT, {"milliseconds": str(int(self._wait_s * 1000))})
+        connection.execute(_WAIT, {"milliseconds": str(int(WAIT_S * 1000))})
         while True:
             try:
                 connection.execute(_TAKE, key)

@@ -10,16 +10,19 @@ from optuna.study._frozen import FrozenStudy
 
 from objectives.environment import Environment
 from objectives.limits import Limits
+from studies.claim import ClaimLock
 from studies.space import SearchSpace
 from studies.study import (
     DIRECTIONS,
     ENVIRONMENT,
+    PLAN,
     Plan,
     StudyError,
     add_environment,
     create_study,
-    environment_of,
+    environments_of,
     load_study,
+    number_of,
     plan_of,
     study_names,
 )
@@ -49,27 +52,41 @@ def open_study(
     """
     stored = stored_plan(storage, name)
     if stored is None:
-        taken = {study.study_name: study for study in storage.get_all_studies()}
-        if name in taken and not _was_begun(storage, taken[name]):
-            raise StudyError(f"study {name} is not one of this product's, and is left alone")
-        if name is None:
-            name = next(
-                n for i in range(1, len(taken) + 2) if (n := f"attention-{i}") not in taken
-            )
-        return create_study(storage, name, plan, environment)
+        study = _create(storage, name, plan, environment)
+        if study is not None:
+            return study
+        if name is None:  # another process took the name that was made up
+            return open_study(storage, None, plan, environment)
+        stored = stored_plan(storage, name)
+        assert stored is not None
     study = load_study(storage, name)
     differences = plan_differences(stored, plan)
     if differences:
         raise StudyError(f"study {name} cannot be resumed, these differ: {'; '.join(differences)}")
-    differences = environment_of(study).differences(environment)
-    if differences and not new_environment:
-        raise StudyError(
-            f"study {name} cannot be resumed, these differ: {'; '.join(differences)} "
-            "(--new-environment goes on all the same, and marks the trials)"
-        )
-    if differences:
-        add_environment(study, environment)
+    with ClaimLock(study).held():
+        known = environments_of(study)
+        if number_of(known, environment) is None:
+            differences = known[-1].differences(environment)
+            if not new_environment:
+                raise StudyError(
+                    f"study {name} cannot be resumed, these differ: {'; '.join(differences)} "
+                    "(--new-environment goes on all the same, and marks the trials)"
+                )
+            add_environment(study, environment)
     return study
+
+
+def _create(
+    storage: BaseStorage, name: str | None, plan: Plan, environment: Environment
+) -> optuna.Study | None:
+    """Create the study, under a name made up if it has none; None if another process was first."""
+    taken = {study.study_name: study for study in storage.get_all_studies()}
+    there = taken.get(name or "")
+    if there and PLAN not in there.user_attrs and not _was_begun(storage, there):
+        raise StudyError(f"study {name} is not one of this product's, and is left alone")
+    if name is None:
+        name = next(n for i in range(1, len(taken) + 2) if (n := f"attention-{i}") not in taken)
+    return create_study(storage, name, plan, environment)
 
 
 def _was_begun(storage: BaseStorage, study: FrozenStudy) -> bool:

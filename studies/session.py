@@ -40,11 +40,11 @@ from studies.study import (
     abandon,
     ask,
     default_of,
-    environment_of,
     environments_of,
     finals_of,
     finished_and_running,
     has_peaks,
+    number_of,
     objective_unit,
     peaks_of_study,
     recover,
@@ -98,7 +98,8 @@ class Session:
         with self._claims.held():
             self.abandoned = recover(self.study)
         self._device = self.bench.device()
-        self._environment = len(environments_of(self.study))
+        here, known = self.bench.environment(), environments_of(self.study)
+        self._environment = number_of(known, here) or len(known)
         self._sampler = self.study.sampler = make_sampler(
             self.plan.sampler,
             catalogue_of(self.survey),
@@ -153,9 +154,9 @@ class Session:
         """Start a post's process, and measure the anchor there.
 
         Raises:
-            StudyError: It is not the study's environment.
+            StudyError: Its environment is not that of the first one.
         """
-        there, here = environment_of(self.study), post.bench.environment()
+        there, here = self.bench.environment(), post.bench.environment()
         if differences := there.differences(here):
             raise StudyError(f"these differ: {'; '.join(differences)}")
         return self.anchor(post)

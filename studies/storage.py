@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,13 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database
 # What reading raises that is not as Optuna wrote it.
@@ -49,13 +56,25 @@ def open_database(url: str) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not url.startswith("sqlite"):
         return optuna.storages.get_storage(url)
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}})
+    storage = _created(url, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
     _make_sqlite_fast(storage.engine)
     path = storage.engine.url.database
     if path and Path(path).is_file():
         _watch(storage.engine, Path(path))
     # Wrapped once: each study that is loaded from it then shares what was read.
     return optuna.storages.get_storage(storage)
+
+
+def _created(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
+    """Open a database, also where other processes create its tables at this moment."""
+    for pause_s in (0.1, 0.5, 2.0):
+        try:
+            return RDBStorage(url, engine_kwargs=engine_kwargs)
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            if "already exists" not in str(error) and "UNIQUE" not in str(error).upper():
+                raise
+        time.sleep(pause_s)
+    return RDBStorage(url, engine_kwargs=engine_kwargs)
 
 
 def engine_of(storage: BaseStorage) -> sqlalchemy.Engine | None:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
 from objectives.roofline import Peaks, bound
 from studies import lease
+from studies.claim import ClaimLock
 from studies.finalists import Finals
 from studies.owner import is_dead, this_process
 from studies.space import SearchSpace, SpaceExhausted
@@ -130,8 +131,8 @@ def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
 
 def create_study(
     storage: BaseStorage, name: str, plan: Plan, environment: Environment
-) -> optuna.Study:
-    """Create a study with named objectives, both minimised.
+) -> optuna.Study | None:
+    """Create a study with named objectives, both minimised; None if another process did so first.
 
     Its plan is written last, and makes it a study: one whose creation was cut short before has no
     trials, and is taken up.
@@ -139,13 +140,20 @@ def create_study(
     study = optuna.create_study(
         study_name=name, storage=storage, directions=DIRECTIONS, load_if_exists=True
     )
+    with ClaimLock(study).held():
+        if PLAN in study.user_attrs:
+            return None
+        _write(study, plan, environment)
+    return study
+
+
+def _write(study: optuna.Study, plan: Plan, environment: Environment) -> None:
     with warnings.catch_warnings():
         # Experimental for years, and the only way to name objectives in the dashboard.
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(list(objective_names(plan.space)))
     study.set_user_attr(ENVIRONMENT, environment.model_dump(mode="json"))
     study.set_user_attr(PLAN, plan.model_dump(mode="json"))
-    return study
 
 
 def plan_of(study: optuna.Study) -> Plan:
@@ -179,6 +187,12 @@ def environments_of(study: optuna.Study) -> list[Environment]:
     later = sum(key.startswith(f"{ENVIRONMENT}:") for key in attributes)
     keys = [ENVIRONMENT, *(f"{ENVIRONMENT}:{number}" for number in range(2, 2 + later))]
     return [_read(Environment, attributes, key, of) for key in keys]
+
+
+def number_of(known: Sequence[Environment], environment: Environment) -> int | None:
+    """Return the number of an environment in a study that was measured in those, from 1."""
+    same = (n for n, there in enumerate(known, 1) if not there.differences(environment))
+    return next(same, None)
 
 
 def environment_of(study: optuna.Study) -> Environment:
