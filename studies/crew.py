@@ -16,13 +16,17 @@ from studies.post import Post
 Found = TypeVar("Found")
 
 
+class _Over:
+    """Said last by a thread: its work is over."""
+
+
 class Crew(Generic[Found]):
     """Runs `work(post)` for each post; iterate over it to hear what they yield, post by post."""
 
     def __init__(self, posts: Sequence[Post], work: Callable[[Post], Iterator[Found]]) -> None:
         """Nothing begins before the iteration does."""
         self._posts, self._work = posts, work
-        self._heard: queue.SimpleQueue[tuple[Post, Found | BaseException | None]]
+        self._heard: queue.SimpleQueue[tuple[Post, Found | BaseException | _Over]]
         self._heard = queue.SimpleQueue()
         self._go_on = {id(post): threading.Semaphore(0) for post in posts}
         self._over = False
@@ -42,7 +46,7 @@ class Crew(Generic[Found]):
         try:
             while working:
                 post, found = self._heard.get()
-                if found is None:
+                if isinstance(found, _Over):
                     working -= 1
                 elif isinstance(found, BaseException) and not isinstance(found, Exception):
                     raise found
@@ -66,7 +70,7 @@ class Crew(Generic[Found]):
         except BaseException as error:  # whoever listens decides
             self._say(post, error)
         finally:
-            self._heard.put((post, None))
+            self._heard.put((post, _Over()))
 
     def _say(self, post: Post, found: Found | BaseException) -> bool:
         """Wait until it is heard. Tells whether to go on."""
