@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from search.choices import UsageError
+from studies.database_url import has_password
 from studies.defaults import DEFAULT_AXES
 from studies.presets import preset_names, preset_summary
 from variants.axes import AXES
 from variants.models import MODELS
 
 DEFAULT_STORAGE = "sqlite:///goldilocks.db"
+STORAGE_VARIABLE = "GOLDILOCKS_STORAGE"
+
+
+def without_password(context: typer.Context, parameter: typer.CallbackParam, storage: str) -> str:
+    """Let a password through where the environment gave it, and nowhere else.
+
+    Raises:
+        UsageError: It stands on the command line, for all users of the host and the history.
+    """
+    source = context.get_parameter_source(parameter.name or "")
+    if has_password(storage) and source is not None and source.name == "COMMANDLINE":
+        raise UsageError(
+            "--storage must hold no password: give it in PGPASSWORD, in ~/.pgpass or in a service "
+            f"file (?service=NAME), or give the whole URL in {STORAGE_VARIABLE}"
+        )
+    return storage
+
+
+def storage_words(storage: str) -> str:
+    """Return what names a storage in a command to type; nothing where it is found without."""
+    known = os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE
+    return (
+        "" if storage == known or has_password(storage) else f" --storage {shlex.quote(storage)}"
+    )
 
 
 def _axis(name: str) -> Any:
@@ -75,7 +103,14 @@ DeviceOption = Annotated[
     Literal["auto", "cuda", "cpu"], typer.Option("--device", help="Where to measure.")
 ]
 Storage = Annotated[
-    str, typer.Option("--storage", metavar="URL", help="Any Optuna storage.", envvar=None)
+    str,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="sqlite:///FILE, or postgresql://USER@HOST/DATABASE for several hosts; no password.",
+        envvar=STORAGE_VARIABLE,
+        callback=without_password,
+    ),
 ]
 StudyName = Annotated[
     str | None, typer.Option("--study", metavar="NAME", help="The newest one if not given.")

@@ -38,6 +38,7 @@ from search.options import (
     SeqLen,
     SpaceFile,
     Storage,
+    storage_words,
 )
 from search.plugins import PluginOption
 from search.runner import LITTLE, Limit, Runner, stopping_reason
@@ -49,6 +50,7 @@ from search.verdict import (
     print_time,
     print_verdict,
 )
+from studies.database_url import shown
 from studies.defaults import DEFAULT_AXES, EIGHT_BIT_MAX_ERROR, default_max_error
 from studies.estimate import estimate_s
 from studies.opening import open_study, stored_plan
@@ -305,7 +307,7 @@ def _search(
     name = session.study.study_name
     if session.abandoned:
         console.print(f"{session.abandoned} trials of a run that died are abandoned")
-    console.print(f"study {name} in {storage}")
+    console.print(f"study {name} in {shown(storage)}")
     try:
         runner.run(limit)
         if finalists and not runner.interrupt.asked:
@@ -332,7 +334,7 @@ def _search(
 
 
 def _print_next(results: Results, storage: str, trials: int, size: int, *, resume: bool) -> None:
-    where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
+    where = storage_words(storage)
     study = f" --study {shlex.quote(results.study_name)}"
     console.print("next:")
     lines = [

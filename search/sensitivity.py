@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 from search.changes_view import print_changes
 from search.choices import UsageError
 from search.effects_view import print_effects, print_importances, print_workloads
-from search.options import DEFAULT_STORAGE, Storage, StudyName
+from search.options import DEFAULT_STORAGE, Storage, StudyName, storage_words
 from search.terminal import make_console
 from search.zone_view import print_zone
 from studies.sensitivity.assess import TOLERANCE, assess
@@ -64,11 +65,11 @@ def sensitivity(
     if as_csv:
         as_rows(report).to_csv(sys.stdout, index=False)
         return
-    where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
-    print_effects(console, report, f"--study {chosen.study_name}{where}")
+    where = f"--study {shlex.quote(chosen.study_name)}{storage_words(storage)}"
+    print_effects(console, report, where)
     print_changes(console, report)
     print_workloads(console, report)
     print_importances(console, report)
-    print_zone(console, report, f"--study {chosen.study_name}{where}")
+    print_zone(console, report, where)
     if html is not None:
         console.print(f"wrote {html}")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+
+from studies.database_url import database_url
 
 _PREFIX = "artifacts:"  # of the attributes in which Optuna lists them
 
@@ -18,12 +18,10 @@ _PREFIX = "artifacts:"  # of the attributes in which Optuna lists them
 def artifact_folder(storage_url: str) -> Path:
     """Return where a storage's artifacts lie: `study.db.artifacts` beside `study.db`.
 
-    Storages that are no file have theirs in the working directory.
+    A server's lie in the working directory: who works on a study from several hosts reads reports
+    and traces where they were written, or in a folder that the hosts share.
     """
-    try:
-        url = make_url(storage_url)
-    except ArgumentError:  # a journal is named by its path
-        return Path(f"{storage_url}.artifacts")
+    url = database_url(storage_url)
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         return Path(f"{url.database}.artifacts")
     return Path("goldilocks.artifacts")

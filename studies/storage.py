@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import (
     DBAPIError,
@@ -22,7 +23,21 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
+from studies.database_url import database_url, without_passwords
+
 LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database
+HEARTBEAT_S, LEASE_S = 20, 60  # between signs of life of a trial; after which silence is death
+# A thread for each device asks and tells, another keeps its lease; most wait for their GPU.
+# PostgreSQL serves 100 connections if nothing else is configured.
+_POOL = {"pool_size": 2, "max_overflow": 8, "pool_pre_ping": True}
+# A server or a network that is gone is an error within the lease, not a wait of hours.
+_TCP = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 # What reading raises that is not as Optuna wrote it.
 _GARBLED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -43,20 +58,22 @@ def failure_text(error: BaseException) -> str:
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     said = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    lines = str(said).strip().splitlines()
+    lines = without_passwords(str(said)).strip().splitlines()
     return lines[0] if lines else type(said).__name__
 
 
-def open_database(url: str) -> BaseStorage:
-    """Open an Optuna storage.
+def open_database(address: str) -> BaseStorage:
+    """Open an Optuna storage: an SQLite file on this host, or PostgreSQL for several.
 
     Raises:
+        DatabaseUrlError: It is neither.
         SQLAlchemyError, ValueError, OSError, ImportError: It cannot be opened or written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not url.startswith("sqlite"):
-        return optuna.storages.get_storage(url)
-    storage = _created(url, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
+    url = database_url(address)
+    if url.get_backend_name() == "postgresql":
+        return optuna.storages.get_storage(_postgresql(url))
+    storage = _created(address, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
     _make_sqlite_fast(storage.engine)
     path = storage.engine.url.database
     if path and Path(path).is_file():
@@ -65,16 +82,41 @@ def open_database(url: str) -> BaseStorage:
     return optuna.storages.get_storage(storage)
 
 
-def _created(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
+def _postgresql(url: sqlalchemy.URL) -> RDBStorage:
+    try:
+        import psycopg  # noqa: F401 (an optional dependency, wanted by name alone below)
+    except ImportError:
+        raise ImportError("it needs psycopg: pip install '.[postgres]'") from None
+    # `lease` keeps them where trials are asked for; Optuna itself in `Study.optimize` alone.
+    warnings.filterwarnings("ignore", "Heartbeat of storage is supposed", UserWarning)
+    timeouts = {name: value for name, value in _TCP.items() if name not in url.query}
+    return _created(
+        url.render_as_string(hide_password=False),
+        {**_POOL, "connect_args": timeouts},
+        leases=True,
+    )
+
+
+def _created(address: str, engine_kwargs: dict[str, Any], *, leases: bool = False) -> RDBStorage:
     """Open a database, also where other processes create its tables at this moment."""
+
+    def create() -> RDBStorage:
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            return RDBStorage(
+                address,
+                engine_kwargs=engine_kwargs,
+                heartbeat_interval=HEARTBEAT_S if leases else None,
+                grace_period=LEASE_S if leases else None,
+            )
+
     for pause_s in (0.1, 0.5, 2.0):
         try:
-            return RDBStorage(url, engine_kwargs=engine_kwargs)
+            return create()
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             if "already exists" not in str(error) and "UNIQUE" not in str(error).upper():
                 raise
         time.sleep(pause_s)
-    return RDBStorage(url, engine_kwargs=engine_kwargs)
+    return create()
 
 
 def engine_of(storage: BaseStorage) -> sqlalchemy.Engine | None:

@@ -32,6 +32,7 @@ from objectives.limits import Limits
 from objectives.roofline import Peaks, bound
 from studies import lease
 from studies.claim import ClaimLock
+from studies.database_url import DatabaseUrlError, shown, without_passwords
 from studies.finalists import Finals
 from studies.owner import is_dead, this_process
 from studies.space import SearchSpace, SpaceExhausted
@@ -86,9 +87,12 @@ def open_storage(url: str) -> BaseStorage:
     """
     try:
         return open_database(url)
+    except DatabaseUrlError as error:
+        raise StudyError(str(error)) from None
     except (SQLAlchemyError, ValueError, OSError, ImportError) as error:
         raise StudyError(
-            f"storage must be a database that can be written, got {url}: {_one_line(error)}"
+            f"storage must be a database that can be written, got {shown(url)}: "
+            f"{without_passwords(_one_line(error))}"
         ) from None
 
 

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import importlib.util
+import os
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from optuna.storages import BaseStorage
 
+from search.options import STORAGE_VARIABLE
 from studies.study import open_storage
+from tests.postgres import PostgresMissingError, Server, running
+
+os.environ.pop(STORAGE_VARIABLE, None)  # a developer's study is no place for tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,3 +71,39 @@ def storage(storage_url: str) -> Iterator[BaseStorage]:
     yield opened
     opened.remove_session()
     opened._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    if importlib.util.find_spec("psycopg") is None:
+        pytest.skip("needs psycopg: pip install '.[postgres]'")
+    try:
+        with running() as server:
+            yield server
+    except PostgresMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def postgres_url(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an empty database, without a password: that is in PGPASSWORD.
+
+    Its connections are closed at the end; a command leaves them to the end of its process.
+    """
+    import psycopg
+    from psycopg import sql
+
+    monkeypatch.setenv("PGPASSWORD", postgres.password)
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    opened: list[psycopg.Connection] = []
+
+    def keep(connection: psycopg.Connection, record: object) -> None:
+        opened.append(connection)
+
+    sqlalchemy.event.listen(sqlalchemy.Pool, "connect", keep)
+    yield postgres.url.removesuffix("postgres") + name
+    sqlalchemy.event.remove(sqlalchemy.Pool, "connect", keep)
+    for connection in opened:
+        connection.close()

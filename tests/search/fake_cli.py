@@ -1,0 +1,30 @@
+"""`python -m tests.search.fake_cli ARGUMENTS`: the command line, on a fake bench."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from search import cli, run
+from tests.fake_bench import FakeBench
+
+
+class CommandBench(FakeBench):
+    """The fake bench as `run` makes and asks it."""
+
+    def __init__(self, limits: object, *, seed: int, device: object, lane: object) -> None:
+        super().__init__()
+        self.worker = SimpleNamespace(start_seconds=[0.0])
+
+
+def main() -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "DeviceBench", CommandBench)
+        patch.setattr(run, "other_gpu_processes", lambda indices: [])
+        return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
