@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -42,6 +43,10 @@ def main(arguments: list[str]) -> None:
     descriptor, target, options, cores = arguments
     if json.loads(cores):  # before anything counts them
         os.sched_setaffinity(0, json.loads(cores))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Schedulers send them to all processes of a job. The parent decides: it may wait for the
+        # trial in flight. Inherited, so that a compiler does not fail of it, either.
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a GPU crash would write gigabytes
     os.set_inheritable(int(descriptor), False)
     run_guarded(int(descriptor), lambda: serve(int(descriptor), target, json.loads(options)))

@@ -84,6 +84,19 @@ def test_a_signal_is_a_death_with_its_name(worker: Worker, name: str) -> None:
     still_works(worker)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_asks_the_whole_job_to_end_does_not_end_a_trial(
+    worker: Worker, number: signal.Signals
+) -> None:
+    pid = still_works(worker)
+
+    def ask(stage: str) -> None:
+        os.killpg(os.getpgid(pid), number)
+
+    worker.call({"do": "sleep", "seconds": 0.2}, deadline_s=30, on_stage=ask)
+    assert still_works(worker) == pid
+
+
 def test_an_exit_is_a_death_with_the_last_words(worker: Worker) -> None:
     with pytest.raises(WorkerDied, match=r"\(exit status 3\): the last words"):
         call(worker, "exit")
