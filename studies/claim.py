@@ -3,23 +3,26 @@
 Nothing home-made: PostgreSQL's advisory locks, and the kernel's file locks beside an SQLite file.
 Both are released when their holder dies. A holder that is merely paused (a stopped process, a host
 that lost its network) would keep PostgreSQL's for ever: those who wait end its connection, and it
-learns that it has lost its claim when it goes on.
+learns that it has lost its claim when it goes on. What it wrote to in a transaction is freed by
+the server itself (`storage`).
 """
 
 from __future__ import annotations
 
 import fcntl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
 import sqlalchemy
 from sqlalchemy.exc import DBAPIError
 
-from studies.storage import engine_of
+from studies.storage import engine_of, was_cut_off
 
+T = TypeVar("T")
 WAIT_S = 60.0  # that a holder may be silent; an ask takes a few seconds in the largest spaces
 _LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code for lock_timeout
 _SPACE = 0x676F6C64  # of our advisory locks, by study
@@ -51,10 +54,20 @@ class ClaimLock:
         """Hold the lock inside the block.
 
         Raises:
-            ClaimLostError: It was lost meanwhile; raised at the end of the block.
+            ClaimLostError: It was lost meanwhile; raised at the end of the block, and instead of
+                any error in it.
         """
         with self._threads, self._between_processes():
             yield
+
+    def do(self, work: Callable[[], T]) -> T:
+        """Do some work under the lock; again where it was lost meanwhile."""
+        while True:
+            try:
+                with self.held():
+                    return work()
+            except ClaimLostError:
+                continue
 
     def _between_processes(self) -> AbstractContextManager[None]:
         if self._engine is None:  # in memory
@@ -72,15 +85,25 @@ class ClaimLock:
             self._take(connection, key)
             try:
                 yield
-            finally:
-                try:
-                    kept = connection.scalar(_RELEASE, key)
-                    connection.execute(_WAIT, {"milliseconds": "0"})
-                except DBAPIError:
-                    connection.invalidate()
-                    kept = False
-            if not kept:
+            except Exception as error:
+                if not self._release(connection, key) or was_cut_off(error):
+                    raise ClaimLostError from error  # what others do meanwhile makes such errors
+                raise
+            except BaseException:
+                self._release(connection, key)
+                raise
+            if not self._release(connection, key):
                 raise ClaimLostError
+
+    def _release(self, connection: sqlalchemy.Connection, key: dict[str, int]) -> bool:
+        """Give the lock back. Tells whether it was still held."""
+        try:
+            kept = bool(connection.scalar(_RELEASE, key))
+            connection.execute(_WAIT, {"milliseconds": "0"})
+        except DBAPIError:
+            connection.invalidate()
+            return False
+        return kept
 
     def _take(self, connection: sqlalchemy.Connection, key: dict[str, int]) -> None:
         connection.execute(_WAIT, {"milliseconds": str(int(WAIT_S * 1000))})

@@ -63,17 +63,22 @@ def open_study(
     differences = plan_differences(stored, plan)
     if differences:
         raise StudyError(f"study {name} cannot be resumed, these differ: {'; '.join(differences)}")
-    with ClaimLock(study).held():
-        known = environments_of(study)
-        if number_of(known, environment) is None:
-            differences = known[-1].differences(environment)
-            if not new_environment:
-                raise StudyError(
-                    f"study {name} cannot be resumed, these differ: {'; '.join(differences)} "
-                    "(--new-environment goes on all the same, and marks the trials)"
-                )
-            add_environment(study, environment)
+    ClaimLock(study).do(lambda: _let_in(study, environment, new=new_environment))
     return study
+
+
+def _let_in(study: optuna.Study, environment: Environment, *, new: bool) -> None:
+    """See to it that the environment is one of the study's; with `new` it may become one."""
+    known = environments_of(study)
+    if number_of(known, environment) is not None:
+        return
+    if not new:
+        differences = known[-1].differences(environment)
+        raise StudyError(
+            f"study {study.study_name} cannot be resumed, these differ: {'; '.join(differences)} "
+            "(--new-environment goes on all the same, and marks the trials)"
+        )
+    add_environment(study, environment)
 
 
 def _create(

@@ -9,6 +9,7 @@ import optuna
 from studies.note import save_summary
 from studies.plots import save_plots
 from studies.results import read_results
+from studies.storage import uncut
 
 LEAST_S = 15.0  # between two updates of a running study
 MOST = 1 / 20  # of a run's time may go into updates
@@ -35,7 +36,7 @@ class Publisher:
         begin = time.monotonic()
         if begin < self._due:
             return 0.0
-        publish(self._study)
+        uncut(lambda: publish(self._study))
         spent = time.monotonic() - begin
         self._due = begin + max(LEAST_S, spent / MOST)
         return spent

@@ -34,6 +34,7 @@ from studies.post import Post
 from studies.probes import probed
 from studies.samplers import make_sampler
 from studies.space import SpaceExhausted, Survey
+from studies.storage import uncut
 from studies.study import (
     Plan,
     StudyError,
@@ -50,7 +51,7 @@ from studies.study import (
     recover,
     set_default,
     set_finals,
-    set_peaks,
+    set_first_peaks,
     tell,
 )
 from studies.surrogate_sampler import EXPECTED_GAIN
@@ -59,6 +60,7 @@ from variants.configuration import Configuration, default_variant
 from variants.workload import Workload
 
 POLL_S = 0.5  # between looks at what others measure, once nothing else is left
+PAUSED = "its process was paused while it asked"  # why a trial was abandoned
 
 
 class NothingNowError(Exception):
@@ -95,8 +97,7 @@ class Session:
         self.posts = [Post(self.bench, self.name)]
         self._claims = ClaimLock(self.study)
         self._own = threading.Lock()  # of what the posts share
-        with self._claims.held():
-            self.abandoned = recover(self.study)
+        self.abandoned = self._claims.do(partial(recover, self.study))
         self._device = self.bench.device()
         here, known = self.bench.environment(), environments_of(self.study)
         self._environment = number_of(known, here) or len(known)
@@ -109,7 +110,7 @@ class Session:
 
     def tried(self) -> int:
         """Return how many unique configurations the study has told."""
-        return finished_and_running(self.study)[0]
+        return uncut(lambda: finished_and_running(self.study))[0]
 
     def budget(self, trials: int) -> int:
         """Return how many trials can be had of `trials`: the space may be smaller."""
@@ -190,11 +191,14 @@ class Session:
         variant = default_variant(workload, self._device)
         configuration = Configuration(workload=workload, variant=variant)
         evaluation = self._evaluate(configuration, post or self.posts[0])
-        with self._claims.held():
+
+        def store() -> Evaluation:
             stored = self._default(workload)
             if stored is None:
                 set_default(self.study, evaluation)
-        return stored or evaluation
+            return stored or evaluation
+
+        return self._claims.do(store)
 
     def _in_turn(self, workloads: Sequence[Workload]) -> Sequence[Workload]:
         """Return them in another order for each process that joins, so that they share them."""
@@ -238,7 +242,7 @@ class Session:
             raise StudyError(f"the default of {configuration.workload.key} is not known")
         unit = objective_unit(self.plan, default, self._device)
         try:
-            tell(self.study, trial, evaluation, unit)
+            uncut(lambda: tell(self.study, trial, evaluation, unit))
         except UpdateFinishedTrialError:
             raise TrialLostError(
                 f"trial {trial.number} was given up by others, who heard nothing of this process "
@@ -288,7 +292,7 @@ class Session:
                         raise
             except ClaimLostError:
                 if trial is not None:
-                    self._abandon(trial, "its process was paused while it asked")
+                    self._abandon(trial, PAUSED)
                 continue
             with self._own:
                 self.abandoned += recovered
@@ -340,8 +344,7 @@ class Session:
         evaluation = post.bench.evaluate(anchor_configuration(self._device))
         post.since_anchor = 0
         self._add("anchor", sum(evaluation.seconds.values()))
-        with self._claims.held():
-            return add_anchor(self.study, evaluation, next_number, post.label)
+        return self._claims.do(lambda: add_anchor(self.study, evaluation, next_number, post.label))
 
     def _evaluate(self, configuration: Configuration, post: Post) -> Evaluation:
         evaluation = post.bench.evaluate(configuration)
@@ -356,9 +359,7 @@ class Session:
                 if not has_peaks(self.study):
                     before = time.monotonic()
                     measured = post.bench.peaks()
-                    with self._claims.held():
-                        if not has_peaks(self.study):
-                            set_peaks(self.study, measured)
+                    self._claims.do(partial(set_first_peaks, self.study, measured))
                     self.seconds["roofline"] = time.monotonic() - before
                 self._peaks.append(peaks_of_study(self.study))
             return self._peaks[0]

@@ -6,10 +6,10 @@ import os
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
@@ -25,6 +25,7 @@ from sqlalchemy.exc import (
 
 from studies.database_url import database_url, without_passwords
 
+T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database
 HEARTBEAT_S, LEASE_S = 20, 60  # between signs of life of a trial; after which silence is death
 # A thread for each device asks and tells, another keeps its lease; most wait for their GPU.
@@ -38,6 +39,7 @@ _TCP = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+_CUT_OFF = "25P03"  # PostgreSQL's code for idle_in_transaction_session_timeout
 # What reading raises that is not as Optuna wrote it.
 _GARBLED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -60,6 +62,23 @@ def failure_text(error: BaseException) -> str:
     said = error.orig if isinstance(error, DBAPIError) and error.orig else error
     lines = without_passwords(str(said)).strip().splitlines()
     return lines[0] if lines else type(said).__name__
+
+
+def was_cut_off(error: BaseException) -> bool:
+    """Tell whether the server ended a transaction in which this process was silent for a lease."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _CUT_OFF
+
+
+def uncut(work: Callable[[], T]) -> T:
+    """Do some work in the storage that may be done twice; again where it was cut off."""
+    while True:
+        try:
+            return work()
+        except STORAGE_FAILURES as error:
+            if not was_cut_off(error):
+                raise
 
 
 def open_database(address: str) -> BaseStorage:
@@ -90,11 +109,29 @@ def _postgresql(url: sqlalchemy.URL) -> RDBStorage:
     # `lease` keeps them where trials are asked for; Optuna itself in `Study.optimize` alone.
     warnings.filterwarnings("ignore", "Heartbeat of storage is supposed", UserWarning)
     timeouts = {name: value for name, value in _TCP.items() if name not in url.query}
-    return _created(
+    storage = _created(
         url.render_as_string(hide_password=False),
         {**_POOL, "connect_args": timeouts},
         leases=True,
     )
+    _free_what_the_paused_hold(storage.engine)
+    return storage
+
+
+def _free_what_the_paused_hold(engine: sqlalchemy.Engine) -> None:
+    """Have the server end a transaction whose process is silent in it for a lease.
+
+    It may hold the row of the study, and a process that is stopped keeps its connection: nobody
+    could ask again.
+    """
+    limit = f"SET idle_in_transaction_session_timeout = {int(LEASE_S * 1000)}"
+
+    def set_limit(connection: Any, record: object) -> None:
+        connection.execute(limit)
+        connection.commit()
+
+    sqlalchemy.event.listen(engine, "connect", set_limit)
+    engine.dispose()
 
 
 def _created(address: str, engine_kwargs: dict[str, Any], *, leases: bool = False) -> RDBStorage:

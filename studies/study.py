@@ -144,20 +144,20 @@ def create_study(
     study = optuna.create_study(
         study_name=name, storage=storage, directions=DIRECTIONS, load_if_exists=True
     )
-    with ClaimLock(study).held():
-        if PLAN in study.user_attrs:
-            return None
-        _write(study, plan, environment)
-    return study
+    return study if ClaimLock(study).do(lambda: _write(study, plan, environment)) else None
 
 
-def _write(study: optuna.Study, plan: Plan, environment: Environment) -> None:
+def _write(study: optuna.Study, plan: Plan, environment: Environment) -> bool:
+    """Make it a study. Tells whether nobody did before."""
+    if PLAN in study.user_attrs:
+        return False
     with warnings.catch_warnings():
         # Experimental for years, and the only way to name objectives in the dashboard.
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(list(objective_names(plan.space)))
     study.set_user_attr(ENVIRONMENT, environment.model_dump(mode="json"))
     study.set_user_attr(PLAN, plan.model_dump(mode="json"))
+    return True
 
 
 def plan_of(study: optuna.Study) -> Plan:
@@ -346,9 +346,10 @@ def finals_of(study: optuna.Study, workload: Workload) -> Finals | None:
     return None if stored is None else Finals.model_validate(stored)
 
 
-def set_peaks(study: optuna.Study, peaks: Peaks | None) -> None:
-    """Store the rates of the study's roofline: every trial is placed under the same ones."""
-    study.set_user_attr(PEAKS, None if peaks is None else dataclasses.asdict(peaks))
+def set_first_peaks(study: optuna.Study, peaks: Peaks | None) -> None:
+    """Store the rates of the study's roofline: every trial is placed under the first ones."""
+    if not has_peaks(study):
+        study.set_user_attr(PEAKS, None if peaks is None else dataclasses.asdict(peaks))
 
 
 def has_peaks(study: optuna.Study) -> bool:

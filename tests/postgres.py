@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 USER = "goldilocks"
 PROGRAMS = ("initdb", "pg_ctl", "postgres")
@@ -31,6 +32,10 @@ class Server:
     def url(self) -> str:
         """The address of its database, without the password: that is for PGPASSWORD."""
         return f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
+
+    def with_password(self, url: str) -> str:
+        """Return the address of one of its databases with the password in it."""
+        return url.replace("@", f":{quote(self.password, safe='')}@")
 
 
 @contextmanager

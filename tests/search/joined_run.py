@@ -1,12 +1,9 @@
-"""A process of several on one study: `python -m tests.search.joined_run URL LOG TRIALS LEASE_S`.
-
-It measures on a fake bench, appends what it told to LOG, and says when it has begun.
-"""
+"""A process of several on one study; it measures on a fake bench, and appends what it told."""
 
 from __future__ import annotations
 
 import os
-import sys
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import studies.claim
@@ -15,21 +12,29 @@ from objectives.evaluation import Evaluation
 from studies.study import open_storage
 from tests.fake_bench import FakeBench
 from tests.studies.test_session import session
+from variants.axes import Choice
+
+# More than 2,000 configurations of few workloads: each has a default to measure first.
+SPACE: dict[str, tuple[Choice, ...]] = {
+    "batch": (1, 4),
+    "seq_len": (512,),
+    "score_mod": ("none",),
+    "quantization": ("none", "int8_weight_only", "fp8_weight_only"),
+    "kv_dtype": ("same", "int8", "fp8"),
+    "execution": ("eager", "compiled", "cuda_graph"),
+}
+LOST = "lost"
 
 
-def main() -> None:
-    url, log, trials, lease_s = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+def measure(url: str, log: Path, trials: int, lease_s: int, begun: Barrier) -> None:
+    """Join the study, wait for the others to join, and measure until all trials are told."""
     studies.claim.WAIT_S = float(lease_s)
     studies.storage.LEASE_S, studies.storage.HEARTBEAT_S = lease_s, 1
-    of = session(open_storage(url), FakeBench(pause_s=0.005), sampler="random")
+    of = session(open_storage(url), FakeBench(pause_s=0.005), axes=SPACE, sampler="random")
     of.joined = True
-    print("begun", flush=True)
+    begun.wait(240)
     list(of.measure_defaults())
     for found in of.trials(of.posts[0], trials, lambda: True):
-        line = found.configuration.key if isinstance(found, Evaluation) else "lost"
+        line = found.configuration.key if isinstance(found, Evaluation) else LOST
         with log.open("a") as file:
             file.write(f"{os.getpid()} {line}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -49,10 +49,6 @@ def command(
     return run
 
 
-def with_password(url: str, server: Server) -> str:
-    return url.replace("@", f":{quote(server.password, safe='')}@")
-
-
 def all_that_is_stored(url: str) -> str:
     engine = engine_of(open_storage(url))
     assert engine is not None
@@ -116,7 +112,7 @@ def test_no_password_is_seen(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    secret = with_password(postgres_url, postgres)
+    secret = postgres.with_password(postgres_url)
     monkeypatch.delenv("PGPASSWORD")
     monkeypatch.setenv(STORAGE_VARIABLE, secret)
     said = command("run", *STUDY, *SPACE, "--trials", "6", "--sampler", "random")
