@@ -169,6 +169,13 @@ def run(
             help="Resume although the environment differs; trials from now on are marked.",
         ),
     ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="Abandon what another host, gone for good, was measuring in this SQLite file.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the space and an estimate; stop.")] = False,
 ) -> None:
     """Search: measure configurations, then print each workload's winners against its default."""
@@ -238,7 +245,9 @@ def run(
             opened, study, plan, benches[0].environment(), new_environment=new_environment
         )
         name = tracks[0].name if len(tracks) > 1 else here.kind
-        session = Session(begun, plan, found, benches[0], name, joined=bool(stored))
+        session = Session(
+            begun, plan, found, benches[0], name, joined=bool(stored), take_over=take_over
+        )
         more = zip(benches[1:], tracks[1:], strict=True)
         session.posts += [Post(bench, lane.name) for bench, lane in more]
         if probe is not None:

@@ -43,6 +43,11 @@ def kept(storage: BaseStorage, trial_id: int) -> Iterator[None]:
         thread.join()
 
 
+def are_kept(study: optuna.Study) -> bool:
+    """Tell whether the study's storage knows of leases."""
+    return _interval_s(study._storage) is not None
+
+
 def begin(storage: BaseStorage, trial_id: int) -> None:
     """Begin the lease on a trial."""
     if _interval_s(storage) is not None:

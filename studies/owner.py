@@ -34,13 +34,25 @@ def this_process() -> Owner:
 
 def is_dead(stored: object) -> bool:
     """Tell whether a stored owner has ended. One on another machine cannot be asked."""
-    try:
-        owner = Owner.model_validate(stored)
-    except ValidationError:
+    owner = _read(stored)
+    if owner is None:
         return True  # nobody who is at work wrote this
     if owner.host != socket.gethostname():
         return False
     return owner.boot != _boot() or _started_ticks(owner.pid) != owner.started_ticks
+
+
+def host_elsewhere(stored: object) -> str | None:
+    """Return the host of a stored owner, if it is another one."""
+    owner = _read(stored)
+    return None if owner is None or owner.host == socket.gethostname() else owner.host
+
+
+def _read(stored: object) -> Owner | None:
+    try:
+        return Owner.model_validate(stored)
+    except ValidationError:
+        return None
 
 
 def _boot() -> str:

@@ -34,7 +34,7 @@ from studies.post import Post
 from studies.probes import probed
 from studies.samplers import make_sampler
 from studies.space import SpaceExhausted, Survey
-from studies.storage import uncut
+from studies.storage import LEASE_S, uncut
 from studies.study import (
     Plan,
     StudyError,
@@ -88,6 +88,7 @@ class Session:
     abandoned: int = 0
     posts: list[Post] = field(default_factory=list)
     joined: bool = False  # another process created the study, and may be at work
+    take_over: bool = False  # other hosts, whose trials have no leases, are gone for good
     _defaults: dict[str, Evaluation] = field(default_factory=dict)  # by workload key
     _begun: set[str] = field(default_factory=set)  # keys of workloads whose default is measured
     _peaks: list[Peaks | None] = field(default_factory=list)  # one, once it is known
@@ -97,7 +98,12 @@ class Session:
         self.posts = [Post(self.bench, self.name)]
         self._claims = ClaimLock(self.study)
         self._own = threading.Lock()  # of what the posts share
-        self.abandoned = self._claims.do(partial(recover, self.study))
+        if self.take_over and lease.are_kept(self.study):
+            raise StudyError(
+                "--take-over is for SQLite files: in PostgreSQL, trials of a host that is gone "
+                f"are abandoned after {LEASE_S} s"
+            )
+        self.abandoned = self._claims.do(partial(recover, self.study, take_over=self.take_over))
         self._device = self.bench.device()
         here, known = self.bench.environment(), environments_of(self.study)
         self._environment = number_of(known, here) or len(known)

@@ -34,7 +34,7 @@ from studies import lease
 from studies.claim import ClaimLock
 from studies.database_url import DatabaseUrlError, shown, without_passwords
 from studies.finalists import Finals
-from studies.owner import is_dead, this_process
+from studies.owner import host_elsewhere, is_dead, this_process
 from studies.space import SearchSpace, SpaceExhausted
 from studies.storage import GarbledError, as_it_was_written, open_database
 from variants.device import Device
@@ -233,18 +233,25 @@ def objective_names(space: SearchSpace) -> tuple[str, str]:
     return RAW_OBJECTIVES if len(space.workloads()) == 1 else RATIO_OBJECTIVES
 
 
-def recover(study: optuna.Study) -> int:
+def recover(study: optuna.Study, *, take_over: bool = False) -> int:
     """Settle the trials that a dead process left running; those of a live one are left alone.
 
     A trial whose evaluation was stored is told; any other is ABANDONED and may be proposed
     again. Returns how many were abandoned. Call it under the claim lock: a trial without an
-    owner is one whose process died while it asked.
+    owner is one whose process died while it asked. With `take_over`, other hosts count as dead.
+
+    Raises:
+        StudyError: Another host measures, and the storage has no leases to tell that it lives.
     """
     abandoned = 0
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     silent = lease.expired(study) if running else frozenset()
+    if not take_over and not lease.are_kept(study):
+        _refuse_other_hosts(study, running)
     for trial in running:
-        if trial._trial_id not in silent and not is_dead(trial.user_attrs.get(OWNER)):
+        owner = trial.user_attrs.get(OWNER)
+        given_up = take_over and host_elsewhere(owner) is not None
+        if not given_up and trial._trial_id not in silent and not is_dead(owner):
             continue
         live = Trial(study, trial._trial_id)
         evaluation = evaluation_of(trial) if EVALUATION in trial.user_attrs else None
@@ -257,6 +264,18 @@ def recover(study: optuna.Study) -> int:
                 abandon(study, live, "its process died")
                 abandoned += 1
     return abandoned
+
+
+def _refuse_other_hosts(study: optuna.Study, running: Sequence[FrozenTrial]) -> None:
+    for trial in running:
+        host = host_elsewhere(trial.user_attrs.get(OWNER))
+        if host is not None:
+            raise StudyError(
+                f"study {study.study_name} is measured on another host, {host} (trial "
+                f"{trial.number}, begun {trial.datetime_start:%Y-%m-%d %H:%M}), and an SQLite "
+                "file serves one: several need PostgreSQL. If what ran there is gone for good, "
+                "--take-over abandons its trials"
+            )
 
 
 def finished_and_running(study: optuna.Study) -> tuple[int, int]:

@@ -39,12 +39,13 @@ def session(
     sampler: str = "tpe",
     seed: int = 0,
     name: str | None = "s",
+    take_over: bool = False,
 ) -> Session:
     bench = bench or FakeBench()
     space = fill_defaults(axes, DEFAULT_AXES["cuda"])
     plan = Plan(space=space, limits=Limits(), sampler=sampler, seed=seed)
     study = open_study(storage, name, plan, bench.environment())
-    return Session(study, plan, survey(space, bench.device()), bench)
+    return Session(study, plan, survey(space, bench.device()), bench, take_over=take_over)
 
 
 def run(of: Session, trials: int) -> list[str]:

@@ -23,8 +23,10 @@ from studies.storage import STORAGE_FAILURES, StorageLostError, failure_text
 from studies.study import (
     DIRECTIONS,
     ENVIRONMENT,
+    EVALUATION,
     OWNER,
     StudyError,
+    ask,
     environments_of,
     load_study,
     open_storage,
@@ -150,6 +152,53 @@ def test_the_clock_may_go_backwards(storage: BaseStorage, monkeypatch: pytest.Mo
 )
 def test_owners(change: dict[str, object], dead: bool) -> None:
     assert is_dead(this_process().model_dump() | change) is dead
+
+
+ELSEWHERE = {"host": "gpu2", "boot": "another", "pid": 7, "started_ticks": 7}
+
+
+def test_an_sqlite_study_that_another_host_measures_is_refused_at_first_and_later(
+    storage: BaseStorage,
+) -> None:
+    of = session(storage, sampler="random")
+    run(of, 2)
+    there = of.study.ask()
+    there.set_user_attr(OWNER, ELSEWHERE)
+    refused = r"on another host, gpu2 \(trial 2, begun 20\d\d-.*PostgreSQL.* --take-over abandons"
+    with pytest.raises(StudyError, match=refused) as raised:
+        session(storage, sampler="random")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(StudyError, match=refused):  # it came while this one measured
+        of.trial()
+    assert [trial.state for trial in of.study.trials[2:]] == [TrialState.RUNNING]
+
+
+def test_what_another_host_left_is_taken_over_on_request(storage: BaseStorage) -> None:
+    of = session(storage, sampler="random")
+    keys = run(of, 2)
+    of.study.ask().set_user_attr(OWNER, ELSEWHERE)
+    told_there, alive = ask(of.study), of.study.ask()
+    evaluation = of.bench.evaluate(of.plan.space.configuration(told_there.params))
+    told_there.set_user_attr(EVALUATION, evaluation.model_dump(mode="json"))
+    told_there.set_user_attr(OWNER, ELSEWHERE)
+    alive.set_user_attr(OWNER, this_process().model_dump())
+    over = session(storage, sampler="random", take_over=True)
+    assert over.abandoned == 1
+    states = [trial.state for trial in over.study.trials[2:]]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.RUNNING]
+    assert set(run(over, 3)).isdisjoint([*keys, evaluation.configuration.key])
+    session(storage, sampler="random")  # it is once and for all
+
+
+def test_in_postgresql_other_hosts_are_welcome_and_leases_settle_it(postgres_url: str) -> None:
+    opened = open_storage(postgres_url)
+    of = session(opened, sampler="random")
+    run(of, 1)
+    ask(of.study).set_user_attr(OWNER, ELSEWHERE)
+    run(session(opened, sampler="random"), 1)
+    assert of.study.trials[1].state is TrialState.RUNNING
+    with pytest.raises(StudyError, match=r"--take-over is for SQLite files: .* after 60 s$"):
+        session(opened, sampler="random", take_over=True)
 
 
 def test_a_process_that_ended_unwaited_for_is_dead() -> None:
