@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import pynvml
@@ -60,7 +61,9 @@ def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA names them: an index or a UUID."""
     named = os.environ.get(_VISIBLE)
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        names = (name.strip() for name in named.split(","))
+        # As CUDA reads it: what is no device, as -1, ends the list.
+        return list(takewhile(lambda name: name and not name.startswith("-"), names))
     try:
         pynvml.nvmlInit()
         return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
