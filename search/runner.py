@@ -182,9 +182,11 @@ class Runner:
                 if self.interrupt.asked:
                     return
 
-        for _, evaluation in self._heard(progress, measure):
-            self._say(progress, f"default  {trial_line(evaluation, self._varying)}")
-            progress.advance(task)
+        # Again: a post that was left out may have left one undone.
+        while session.count_without_default() and not self.interrupt.asked:
+            for _, evaluation in self._heard(progress, measure):
+                self._say(progress, f"default  {trial_line(evaluation, self._varying)}")
+                progress.advance(task)
         progress.update(task, visible=False)
 
     def _measure_trials(self, progress: Progress, limit: Limit, deadline: float | None) -> None:

@@ -90,7 +90,7 @@ class Session:
     joined: bool = False  # another process created the study, and may be at work
     take_over: bool = False  # other hosts, whose trials have no leases, are gone for good
     _defaults: dict[str, Evaluation] = field(default_factory=dict)  # by workload key
-    _begun: set[str] = field(default_factory=set)  # keys of workloads whose default is measured
+    _begun: set[str] = field(default_factory=set)  # workloads whose default is being measured
     _peaks: list[Peaks | None] = field(default_factory=list)  # one, once it is known
 
     def __post_init__(self) -> None:
@@ -187,7 +187,12 @@ class Session:
                 if missing:
                     self._begun.add(workload.key)
             if missing:
-                yield self.measure_default(workload, post)
+                try:
+                    evaluation = self.measure_default(workload, post)
+                finally:  # where it failed, it is for another post
+                    with self._own:
+                        self._begun.discard(workload.key)
+                yield evaluation
 
     def measure_default(self, workload: Workload, post: Post | None = None) -> Evaluation:
         """Measure and store what PyTorch does with `workload` by default.

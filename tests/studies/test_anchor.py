@@ -11,6 +11,7 @@ from studies.anchor import (
     AnchorPoint,
     anchor_configuration,
     anchors_of,
+    disagreements,
     drift_at,
     drifts,
 )
@@ -66,6 +67,42 @@ def test_the_trials_on_both_sides_of_a_drifted_anchor_are_marked() -> None:
     found = drifts(taken, "cuda")
     marked = [t for t in range(110) if drift_at(t, "", taken, found) is not None]
     assert marked == list(range(25, 75))
+
+
+def of_devices(**values: float | None) -> list[AnchorPoint]:
+    return [
+        AnchorPoint(before_trial=0, value_ms=value, measured_on=device.rstrip("_"))
+        for device, value in values.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("taken", "here", "left_out"),
+    [
+        ({}, "a", {}),
+        ({"a": 1.0}, "a", {}),
+        ({"a": 1.0, "b": 1.019}, "ab", {}),
+        ({"a": 1.0, "b": 1.021}, "ab", {"b": "1.021"}),
+        ({"a": 1.0, "b": 0.9, "c": 1.0}, "abc", {"b": "0.900"}),
+        # The study's devices decide, however many come.
+        ({"a": 1.0, "b": 1.1, "c": 1.1}, "bc", {"b": "1.100", "c": "1.100"}),
+        ({"a": 1.0, "b": 1.1, "c": 1.1}, "a", {"a": "0.909"}),
+        ({"a": 1.0, "b": 1.1}, "a", {"a": "0.909"}),
+        # The newest of each.
+        ({"a": 1.0, "b": 1.1, "b_": 1.0}, "ab", {}),
+        # What cannot be measured says nothing.
+        ({"a": 1.0, "b": None}, "ab", {}),
+    ],
+)
+def test_devices_of_a_run_that_disagree_with_the_study(
+    taken: dict[str, float | None], here: str, left_out: dict[str, str]
+) -> None:
+    found = disagreements(of_devices(**taken), set(here), "cuda")
+    assert found.keys() == left_out.keys()
+    for device, ratio in left_out.items():
+        assert found[device].startswith(f"{device} is left out: it takes {ratio} of the time")
+        assert "agree within 2%" in found[device]
+    assert disagreements(of_devices(**taken), set(here), "cpu") == {}  # whose noise is larger
 
 
 def test_the_anchor_is_the_same_in_every_study_of_a_device() -> None:
