@@ -17,8 +17,16 @@ from benchmarks import (
     planted,
     repeats,
     same_twice,
+    two_gpus,
 )
 from benchmarks.cases import kind_here
+from tests.fake_bench import measurements
+
+TINY = [
+    *("--batch", "1", "--seq-len", "64", "--new-tokens", "2", "--q-heads", "2"),
+    *("--head-dim", "16", "--score-mod", "none", "--backend", "math,flash"),
+    *("--precision", "fp32", "--execution", "eager", "--no-finalists"),
+]
 
 SMALLEST: dict[str, Callable[[], object]] = {
     "same_twice": lambda: same_twice.one_process(0, 1, 0.01, 1.0),
@@ -30,6 +38,7 @@ SMALLEST: dict[str, Callable[[], object]] = {
     "overhead": lambda: overhead.plain(1, 1.0),
     "against_do_bench": lambda: against_do_bench.main(count=1, minutes=0.5),
     "held_stream": lambda: held_stream.main(samples=4),
+    "two_gpus": lambda: two_gpus.main(trials=3, device="cpu", minutes=8.0, options=TINY),
 }
 
 
@@ -45,6 +54,16 @@ def test_every_driver_is_tried_and_told_of() -> None:
     told = (folder / "README.md").read_text()
     assert drivers == set(SMALLEST)
     assert all(f"`python -m benchmarks.{name}`" in told for name in drivers)
+
+
+def test_runs_with_one_and_two_workers_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {key: measurements(1.0, 64.0) for key in "abcd"}
+    two = {"b": measurements(1.01, 64.0), "d": measurements(1.03, 65.0), "e": measurements(9.0, 1)}
+    two_gpus.compare(one, two, 3)
+    said = capsys.readouterr().out
+    assert "gpu_ms: median 2.00%, largest 3.00%, 50% within 2.0% of 2" in said
+    assert "host_ms: median 2.00%, largest 3.00%, 100% within 15.0% of 2" in said
+    assert "peak bytes: the same in 1 of 2 (wanted: all, of 3)" in said
 
 
 def test_identical_bytes_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
