@@ -87,7 +87,7 @@ def _create(
     """Create the study, under a name made up if it has none; None if another process was first."""
     taken = {study.study_name: study for study in storage.get_all_studies()}
     there = taken.get(name or "")
-    if there and PLAN not in there.user_attrs and not _was_begun(storage, there):
+    if there and not _was_begun(storage, there) and not _is_ours(storage, there):
         raise StudyError(f"study {name} is not one of this product's, and is left alone")
     if name is None:
         name = next(n for i in range(1, len(taken) + 2) if (n := f"attention-{i}") not in taken)
@@ -99,6 +99,11 @@ def _was_begun(storage: BaseStorage, study: FrozenStudy) -> bool:
     ours = tuple(study.directions) == DIRECTIONS
     empty = study.user_attrs.keys() <= {ENVIRONMENT}
     return ours and empty and not storage.get_n_trials(study._study_id)
+
+
+def _is_ours(storage: BaseStorage, study: FrozenStudy) -> bool:
+    """Tell whether a study has a plan by now: another process may have just created it."""
+    return PLAN in storage.get_study_user_attrs(study._study_id)
 
 
 def plan_differences(there: Plan, here: Plan) -> list[str]:

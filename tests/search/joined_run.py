@@ -30,9 +30,13 @@ def measure(url: str, log: Path, trials: int, lease_s: int, begun: Barrier) -> N
     """Join the study, wait for the others to join, and measure until all trials are told."""
     studies.claim.WAIT_S = float(lease_s)
     studies.storage.LEASE_S, studies.storage.HEARTBEAT_S = lease_s, 1
-    of = session(open_storage(url), FakeBench(pause_s=0.005), axes=SPACE, sampler="random")
+    try:
+        of = session(open_storage(url), FakeBench(pause_s=0.005), axes=SPACE, sampler="random")
+    except BaseException:
+        begun.abort()  # nobody need wait for it
+        raise
     of.joined = True
-    begun.wait(240)
+    begun.wait(600)
     list(of.measure_defaults())
     for found in of.trials(of.posts[0], trials, lambda: True):
         line = found.configuration.key if isinstance(found, Evaluation) else LOST
