@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from tests.fake_bench import measurements
 TINY = [
     *("--batch", "1", "--seq-len", "64", "--new-tokens", "2", "--q-heads", "2"),
     *("--head-dim", "16", "--score-mod", "none", "--backend", "math,flash"),
-    *("--precision", "fp32", "--execution", "eager", "--no-finalists"),
+    *("--precision", "fp32", "--execution", "eager", "--no-finalists", "--max-stall-ms", "1e6"),
 ]
 
 SMALLEST: dict[str, Callable[[], object]] = {
@@ -42,8 +43,11 @@ SMALLEST: dict[str, Callable[[], object]] = {
 }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_driver_runs_and_says_something(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "two_gpus" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs a core for each worker")
     found = SMALLEST[name]()
     assert found or capsys.readouterr().out
 
