@@ -26,7 +26,8 @@ from sqlalchemy.exc import (
 from studies.database_url import database_url, without_passwords
 
 T = TypeVar("T")
-LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database
+LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database, or create its tables
+CREATION_PAUSE_S = 0.2  # between looks at whether it has created them
 HEARTBEAT_S, LEASE_S = 20, 60  # between signs of life of a trial; after which silence is death
 # A thread for each device asks and tells, another keeps its lease; most wait for their GPU.
 # PostgreSQL serves 100 connections if nothing else is configured.
@@ -135,7 +136,10 @@ def _free_what_the_paused_hold(engine: sqlalchemy.Engine) -> None:
 
 
 def _created(address: str, engine_kwargs: dict[str, Any], *, leases: bool = False) -> RDBStorage:
-    """Open a database, also where other processes create its tables at this moment."""
+    """Open a database, also where other processes create its tables at this moment.
+
+    On a busy disk that takes them many seconds.
+    """
 
     def create() -> RDBStorage:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
@@ -146,14 +150,15 @@ def _created(address: str, engine_kwargs: dict[str, Any], *, leases: bool = Fals
                 grace_period=LEASE_S if leases else None,
             )
 
-    for pause_s in (0.1, 0.5, 2.0):
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
         try:
             return create()
         except (IntegrityError, OperationalError, ProgrammingError) as error:
-            if "already exists" not in str(error) and "UNIQUE" not in str(error).upper():
+            others = "already exists" in str(error) or "UNIQUE" in str(error).upper()
+            if not others or time.monotonic() > deadline:
                 raise
-        time.sleep(pause_s)
-    return create()
+        time.sleep(CREATION_PAUSE_S)
 
 
 def engine_of(storage: BaseStorage) -> sqlalchemy.Engine | None:

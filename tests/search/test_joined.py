@@ -13,6 +13,7 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import sqlalchemy
@@ -23,10 +24,16 @@ from studies.study import OWNER, load_study, open_storage, told
 from tests.postgres import Server
 from tests.search.joined_run import LOST, measure
 
-LEASE_S = 3
 PROCESSES = 8
 CONTEXT = get_context("forkserver")  # one process imports what is needed, for all of them
 CONTEXT.set_forkserver_preload(["tests.search.joined_run"])
+
+
+class Size(NamedTuple):
+    """How long a test is."""
+
+    trials: int
+    lease_s: int  # longer than an ask takes, whatever else the machine does
 
 
 def lines_of(log: Path) -> list[str]:
@@ -44,41 +51,41 @@ def wait_for(condition: Callable[[], bool], running: list[ForkServerProcess]) ->
 
 
 def stop_some(
-    log: Path, trials: int, running: list[ForkServerProcess], *, others_go_on: bool
+    log: Path, size: Size, running: list[ForkServerProcess], *, others_go_on: bool
 ) -> list[int]:
     """Kill three and pause one past its lease, at random moments; returns the killed ones."""
     rng = random.Random(os.urandom(8))
     *killed, paused = rng.sample([process.pid or 0 for process in running], 4)
     wait_for(lambda: len(pids_in(log)) == PROCESSES, running)
     told = len(lines_of(log))
-    moments = sorted(rng.sample(range(told, (told + trials) // 2), 4))
+    moments = sorted(rng.sample(range(told, (told + size.trials) // 2), 4))
     # The paused one is the last: it may hold the lock that all others wait for.
     for moment, pid in zip(moments, [*killed, paused], strict=True):
         wait_for(partial(lambda least: len(lines_of(log)) >= least, moment), running)
         time.sleep(rng.random() * 0.1)
         os.kill(pid, signal.SIGSTOP if pid == paused else signal.SIGKILL)
-    time.sleep(2 * LEASE_S)
+    time.sleep(2 * size.lease_s)
     if others_go_on:
-        more = min(len(lines_of(log)) + 1, trials)
+        more = min(len(lines_of(log)) + 1, size.trials)
         wait_for(lambda: len(lines_of(log)) >= more, running)
     os.kill(paused, signal.SIGCONT)
     return killed
 
 
 def check_that_nothing_is_lost_or_tried_twice(
-    url: str, folder: Path, trials: int, *, others_go_on: bool
+    url: str, folder: Path, size: Size, *, others_go_on: bool
 ) -> None:
     """Have eight processes measure while some of them are killed and paused."""
     log, begun = folder / "told.txt", CONTEXT.Barrier(PROCESSES)
     running = [
-        CONTEXT.Process(target=measure, args=(url, log, trials, LEASE_S, begun))
+        CONTEXT.Process(target=measure, args=(url, log, size.trials, size.lease_s, begun))
         for _ in range(PROCESSES)
     ]
     began = time.monotonic()
     try:
         for process in running:
             process.start()
-        killed = stop_some(log, trials, running, others_go_on=others_go_on)
+        killed = stop_some(log, size, running, others_go_on=others_go_on)
         for process in running:
             process.join(1800)
     finally:
@@ -90,7 +97,7 @@ def check_that_nothing_is_lost_or_tried_twice(
 
     study = load_study(open_storage(url), "s")
     keys = [trial.evaluation.configuration.key for trial in told(study)]
-    assert len(keys) == len(set(keys)) == trials
+    assert len(keys) == len(set(keys)) == size.trials
     states = Counter(trial.state for trial in study.trials)
     assert states.keys() <= {TrialState.COMPLETE, TrialState.FAIL}
     # Who was killed left at most the trial in flight; who lives may have lost one without a word,
@@ -102,30 +109,30 @@ def check_that_nothing_is_lost_or_tried_twice(
     assert sum(abandoned[str(pid)] for pid in (None, *killed)) <= len(killed)
     lost = Counter(line.split()[0] for line in lines_of(log) if line.endswith(LOST))
     assert lost <= abandoned
-    print(f"{trials} trials in {seconds:.1f} s, {abandoned.total()} abandoned")
+    print(f"{size.trials} trials in {seconds:.1f} s, {abandoned.total()} abandoned")
 
 
 @pytest.fixture
-def trials(pytestconfig: pytest.Config) -> int:
-    return 2000 if pytestconfig.getoption("--everything") else 80
+def size(pytestconfig: pytest.Config) -> Size:
+    return Size(2000, 10) if pytestconfig.getoption("--everything") else Size(80, 4)
 
 
 @pytest.mark.timeout(3600)
-def test_processes_share_an_sqlite_file(tmp_path: Path, trials: int) -> None:
+def test_processes_share_an_sqlite_file(tmp_path: Path, size: Size) -> None:
     url = f"sqlite:///{tmp_path / 's.db'}"
     # Who is paused may hold the lock of the file: there, others wait.
-    check_that_nothing_is_lost_or_tried_twice(url, tmp_path, trials, others_go_on=False)
+    check_that_nothing_is_lost_or_tried_twice(url, tmp_path, size, others_go_on=False)
     held = subprocess.run(["flock", "-n", f"{tmp_path / 's.db'}.lock", "true"], check=False)
     assert held.returncode == 0  # the lock is free
 
 
 @pytest.mark.timeout(3600)
 def test_processes_share_a_postgresql_database(
-    postgres: Server, postgres_url: str, tmp_path: Path, trials: int
+    postgres: Server, postgres_url: str, tmp_path: Path, size: Size
 ) -> None:
     # The process that all are forked from may be older than the variable with the password.
     url = postgres.with_password(postgres_url)
-    check_that_nothing_is_lost_or_tried_twice(url, tmp_path, trials, others_go_on=True)
+    check_that_nothing_is_lost_or_tried_twice(url, tmp_path, size, others_go_on=True)
     engine = engine_of(open_storage(postgres_url))
     assert engine is not None
     locks = sqlalchemy.text(

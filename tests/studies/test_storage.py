@@ -7,13 +7,15 @@ import sqlite3
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import psutil
 import pytest
 import sqlalchemy
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from studies import owner, storage
 from studies.opening import open_study
@@ -98,6 +100,28 @@ def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     path.write_text("not a database" * 100)
     with pytest.raises(StudyError, match=r"storage must be a database .*: .*not a database"):
         open_storage(f"sqlite:///{path}")
+
+
+def test_tables_that_another_process_creates_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, attempts = f"sqlite:///{tmp_path / 'new.db'}", 0
+
+    class Slow(RDBStorage):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts < 20:
+                raise OperationalError("CREATE", {}, Exception("table trials already exists"))
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(storage, "RDBStorage", Slow)
+    monkeypatch.setattr(storage, "CREATION_PAUSE_S", 0.0)
+    run(session(open_storage(url), sampler="random"), 1)
+    attempts = 0
+    monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.0)  # but not for ever
+    with pytest.raises(StudyError, match="table trials already exists"):
+        open_storage(url)
 
 
 def test_a_creation_that_was_cut_short_is_taken_up(storage: BaseStorage) -> None:
