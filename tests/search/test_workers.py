@@ -19,7 +19,8 @@ from objectives.lanes import Lane
 from search.runner import Limit, Runner
 from studies.anchor import anchors_of
 from studies.post import Post
-from studies.session import Session
+from studies.session import NothingNowError, Session
+from studies.space import SpaceExhausted
 from studies.study import MEASURED_ON, OWNER, StudyError, load_study, open_storage, told
 from tests.fake_bench import FakeBench
 from tests.search import fake_cli
@@ -97,6 +98,30 @@ def test_posts_share_defaults_and_trials_at_the_same_time() -> None:
     by_post = {trial.user_attrs[MEASURED_ON] for trial in of.study.trials}
     assert by_post == {post.label for post in of.posts}
     assert all(text in said for text in ("/41  gpu0  ", "/41  gpu1  ", "  41/41  "))
+
+
+def test_the_last_trial_of_a_budget_is_given_to_one_until_it_fails() -> None:
+    class Asking(FakeBench):
+        """While it measures, the other asks."""
+
+        def evaluate(self, configuration: Configuration) -> Evaluation:
+            with pytest.raises(NothingNowError):
+                of.trial(other, budget=1)
+            if not self.calls:
+                self.calls.append("")
+                raise WorkerUnavailable("the device is gone")
+            return super().evaluate(configuration)
+
+    of = begun([FakeBench(), FakeBench()])
+    list(of.measure_defaults())
+    of.posts[0].bench = Asking()
+    one, other = of.posts
+    with pytest.raises(WorkerUnavailable):
+        of.trial(one, budget=1)
+    of.trial(one, budget=1)  # it is to be had again
+    with pytest.raises(SpaceExhausted):
+        of.trial(other, budget=1)
+    assert [trial.state for trial in of.study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 @pytest.mark.parametrize("other", [0, 1, 2])
