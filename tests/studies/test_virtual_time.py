@@ -177,8 +177,8 @@ def test_what_is_running_is_predicted_by_its_mean_alone(
     monkeypatch.setattr(Surrogate, "predict", watched)
     recorded = read_table(table)
     searched(recorded, constant(recorded, 1.0), 40, 50)
-    assert sizes  # asks after the first 40 were told
-    assert max(sizes) <= 96 - 40
+    assert max(sizes) <= 96 - 40  # asks after the first 40 were told
+    assert min(sizes) < 96 - 40  # and after others began: those are not among them
 
 
 def test_what_workers_gain_is_what_it_says(table: Path) -> None:
