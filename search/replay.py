@@ -16,6 +16,8 @@ from rich.table import Table
 
 from search.choices import UsageError
 from search.terminal import make_console
+from search.workers_view import Courses, document_of, page_of, print_workers, run_workers
+from studies.durations import Durations, durations_of
 from studies.recorded import RecordedTable, TableError, read_table
 from studies.replay import Score, comparison
 from studies.replay import replay as replay_search
@@ -39,13 +41,21 @@ def replay(
     ] = "h100",
     prior: Annotated[bool, typer.Option(help="Start from what the roofline expects.")] = True,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a plot of scores against trials.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Plot scores against trials, or wall time if asked for."
+        ),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="Also: score against wall time, of so many GPUs."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score searches on a recorded table: how soon do they find what measuring all would?"""
     names = _names(sampler)
-    budgets = _budgets(trials)
+    budgets = _integers("--trials", trials)
+    counts = [] if workers is None else _integers("--workers", workers)
     if device_profile not in DEVICE_PROFILES:
         raise UsageError(
             f"--device-profile must be one of {', '.join(DEVICE_PROFILES)}; got {device_profile}"
@@ -55,14 +65,21 @@ def replay(
         recorded = read_table(table)
     except TableError as error:
         raise UsageError(str(error)) from None
+    durations = _durations(table, recorded) if counts else None
     scores = _scores(recorded, names, budgets, seeds, device)
+    courses: Courses = {}
+    if durations is not None:
+        courses = run_workers(recorded, durations, names, counts, seeds, budgets[-1], device)
     if html is not None:
-        _plot(html, budgets, scores, title=f"{table.name}, {seeds} seeds")
+        title = f"{table.name}, {seeds} seeds"
+        _write(html, page_of(courses, title) if courses else _page(budgets, scores, title))
     if as_json:
-        document = {
+        document: dict[str, Any] = {
             "table": str(table),
             "samplers": {name: _summary(runs, budgets) for name, runs in scores.items()},
         }
+        if durations is not None:
+            document["workers"] = document_of(courses, durations)
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
     size, workloads = len(recorded.catalogue), len(recorded.catalogue.sizes)
@@ -70,6 +87,15 @@ def replay(
     if recorded.unknown:
         console.print(f"taken as axes, unknown here: {', '.join(recorded.unknown)}")
     _print(console, {name: _summary(runs, budgets) for name, runs in scores.items()})
+    if durations is not None:
+        print_workers(console, courses, durations)
+
+
+def _durations(path: Path, recorded: RecordedTable) -> Durations:
+    try:
+        return durations_of(recorded)
+    except TableError as error:
+        raise UsageError(f"--workers needs times, but in {path} {error}") from None
 
 
 def _names(text: str) -> list[str]:
@@ -100,23 +126,29 @@ def _scores(
     return scores
 
 
-def _plot(
-    path: Path, budgets: Sequence[int], scores: Mapping[str, Sequence[Sequence[Score]]], title: str
-) -> None:
+def _page(
+    budgets: Sequence[int], scores: Mapping[str, Sequence[Sequence[Score]]], title: str
+) -> str:
     curves = {
         name: np.array([[score.dispatch for score in run] for run in runs])
         for name, runs in scores.items()
     }
+    page: str = comparison(budgets, curves, title).to_html(include_plotlyjs=True)
+    return page
+
+
+def _write(path: Path, page: str) -> None:
     try:
-        comparison(budgets, curves, title).write_html(path, include_plotlyjs=True)
+        path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--html must be a file that can be written: {error}") from None
 
 
-def _budgets(text: str) -> list[int]:
+def _integers(option: str, text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--trials must be positive integers, got {text}")
+    digits = all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts)
+    if not digits or not all(map(int, parts)):
+        raise UsageError(f"{option} must be positive integers, got {text}")
     return sorted({int(part) for part in parts})
 
 

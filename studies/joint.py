@@ -42,6 +42,8 @@ class JointSampler(BaseSampler):
         }
         self._elsewhere = optuna.samplers.RandomSampler(seed)
         self._read: dict[int, tuple[int, tuple[float, float] | None, bool]] = {}  # by trial number
+        # Of running trials by number: how many parameters they had, and which one they are.
+        self._running: dict[int, tuple[int, int | None]] = {}
 
     @abstractmethod
     def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
@@ -70,11 +72,12 @@ class JointSampler(BaseSampler):
         if FIXED in trial.system_attrs:
             return {k: v for k, v in trial.system_attrs[FIXED].items() if k in search_space}
         told = self.told(study, but=trial.number)
-        if len(told.tried) == len(self.catalogue):
+        tried = told.tried
+        if len(tried) == len(self.catalogue):
             raise SpaceExhausted
         due = max(self.probes_due(told), study.user_attrs.get(PROBES, 0))
         for index in self.probe_order[:due]:
-            if int(index) not in told.tried:
+            if int(index) not in tried:
                 return dict(self.catalogue.params(int(index)))
         return dict(self.catalogue.params(self.choose(study, trial, told)))
 
@@ -100,11 +103,12 @@ class JointSampler(BaseSampler):
             if trial.number == but or trial.state == TrialState.FAIL:
                 continue
             if not trial.state.is_finished():
-                index = self.catalogue.find(trial.params) if self._is_named(trial) else None
+                index = self._find_running(trial) if self._is_named(trial) else None
                 if index is not None:
                     running.add(index)
                 continue
             if trial.number not in self._read:
+                self._running.pop(trial.number, None)
                 index = self.catalogue.find(trial.params)
                 if index is None:
                     continue
@@ -115,6 +119,15 @@ class JointSampler(BaseSampler):
             if lost:
                 failed.add(index)
         return Told(values, frozenset(failed), frozenset(running))
+
+    def _find_running(self, trial: FrozenTrial) -> int | None:
+        # Asked elsewhere at this moment, it gets its parameters one by one.
+        count = len(trial.params)
+        known, index = self._running.get(trial.number, (-1, None))
+        if known != count:
+            index = self.catalogue.find(trial.params)
+            self._running[trial.number] = count, index
+        return index
 
     def _is_named(self, trial: FrozenTrial) -> bool:
         # Asked in another process this very moment, a trial has no parameters yet.

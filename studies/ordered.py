@@ -75,4 +75,5 @@ class OrderedSampler(JointSampler):
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
         """Return the next one."""
-        return next(index for index in self._order if index not in told.tried)
+        tried = told.tried
+        return next(index for index in self._order if index not in tried)

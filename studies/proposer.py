@@ -110,7 +110,7 @@ class Proposer:
             return pool, np.zeros(0)
         # What is being measured counts at its predicted values: nobody proposes its like.
         running = np.array(sorted(told.running), dtype=np.int64)
-        mean, deviation = self._predict(told, np.r_[pool, running])
+        mean, deviation = self._predict(told, np.r_[pool, running], certain=len(running))
         gain = self._gain(
             told, pool, mean[: len(pool)], deviation[: len(pool)], running, mean[len(pool) :]
         )
@@ -141,7 +141,7 @@ class Proposer:
             rng = np.random.default_rng((self._seed, stop, 2))
             count = len(self._candidates.points)
             scanned = np.sort(rng.choice(count, min(count, MOST_SCANNED), replace=False))
-            mean, deviation = self._predict(before, scanned, certain=True)
+            mean, deviation = self._predict(before, scanned, certain=len(scanned))
             none = np.empty(0, dtype=np.int64), np.empty((0, 2))
             gain = self._gain(before, scanned, mean, deviation, *none)
             self._listed = stop, self._best_of_each(scanned, gain)
@@ -159,11 +159,12 @@ class Proposer:
         return np.sort(scanned[order[place < each]])
 
     def _predict(
-        self, told: Told, pool: NDArray[np.int64], *, certain: bool = False
+        self, told: Told, pool: NDArray[np.int64], *, certain: int = 0
     ) -> tuple[Matrix, Matrix]:
         """Return mean and deviation of log10 memory and log10 latency, `(n, 2)` each.
 
-        `certain`: as if the means were sure, which costs far less.
+        `certain`: how many of the last ones are taken as if their means were sure, which costs
+        far less.
         """
         known = np.array(list(told.values), dtype=np.int64)
         prior = self._prior[pool]
@@ -175,12 +176,12 @@ class Proposer:
         means, deviations = trust * prior, np.zeros_like(prior)
         for column, quantity in enumerate(("memory", "latency")):
             surrogate = self._learn(quantity, known, residuals[:, column])
-            points = self._candidates.points[pool]
+            points, uncertain = self._candidates.points[pool], len(pool) - certain
+            if uncertain:
+                mean, deviations[:uncertain, column] = surrogate.predict(points[:uncertain])
+                means[:uncertain, column] += mean
             if certain:
-                means[:, column] += surrogate.expect(points)
-            else:
-                mean, deviations[:, column] = surrogate.predict(points)
-                means[:, column] += mean
+                means[uncertain:, column] += surrogate.expect(points[uncertain:])
         return means, deviations
 
     def _success(self, told: Told, pool: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -227,13 +228,12 @@ class Proposer:
         for index, values in told.values.items():
             if index not in told.failed:
                 fronts.setdefault(int(self._candidates.workloads[index]), []).append(values)
-        for index, (memory, latency) in zip(running, running_mean, strict=True):
-            of_running = int(self._candidates.workloads[index])
-            fronts.setdefault(of_running, []).append((float(memory), float(latency)))
+        of_running = self._candidates.workloads[running]
         gain = np.zeros(len(pool))
         for workload in np.unique(of_pool):
             mine = np.flatnonzero(of_pool == workload)
             front = np.array(fronts.get(int(workload), [])).reshape(-1, 2)
+            front = np.r_[front, running_mean[of_running == workload]]
             everything = np.r_[mean[mine], front]
             reference = everything.max(axis=0) + MARGIN
             whole = max(hypervolume(everything, reference), 1e-3)

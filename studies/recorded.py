@@ -27,6 +27,9 @@ MEASURED = {
     *("peak_bytes", "reserved_bytes", "rel_error", "relative_error", *Memory.model_fields),
 }
 
+STAGE = "seconds "  # begins the columns of what each stage took, as `search table` writes them
+FIRST_STEP = "first step"  # the stage that compiles
+
 
 class TableError(ValueError):
     """A table that cannot be replayed; the message is one line for the user."""
@@ -39,7 +42,20 @@ class RecordedTable:
     catalogue: Catalogue
     # Of each row of the catalogue. Its configuration lacks what the vocabulary does not know.
     evaluations: Sequence[Evaluation]
+    # Of each row, as they stand in the file: what stages of the trial took, by their names.
+    stages: Sequence[Mapping[str, str]]
     unknown: tuple[str, ...]  # columns that are axes, but none of ours
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    choices: Mapping[str, Choice]
+    evaluation: Evaluation
+    stages: Mapping[str, str]
+
+    @property
+    def workload(self) -> str:
+        return self.evaluation.configuration.workload.key
 
 
 def read_table(path: Path) -> RecordedTable:
@@ -66,13 +82,13 @@ def read_table(path: Path) -> RecordedTable:
         for name in frame.columns
         if name not in AXES and not _is_measured(name) and frame[name].nunique() > 1
     )
-    rows: list[tuple[Mapping[str, Choice], Evaluation]] = []
+    rows: list[_Row] = []
     for number, row in enumerate(frame.to_dict("records"), 2):
         cells = {str(name): str(value) for name, value in row.items()}
         if cells.get("trial") == "":
             continue
         try:
-            rows.append((_choices(cells, unknown), _evaluation(cells)))
+            rows.append(_Row(_choices(cells, unknown), _evaluation(cells), _stages(cells)))
         except (ValueError, KeyError) as error:
             raise TableError(f"table {path}, line {number}: {_one_line(error)}") from None
     if not rows:
@@ -80,29 +96,28 @@ def read_table(path: Path) -> RecordedTable:
     return _recorded(path, rows, unknown)
 
 
-def _recorded(
-    path: Path, rows: list[tuple[Mapping[str, Choice], Evaluation]], unknown: tuple[str, ...]
-) -> RecordedTable:
+def _recorded(path: Path, rows: list[_Row], unknown: tuple[str, ...]) -> RecordedTable:
     number_of: dict[str, int] = {}
-    for _, evaluation in rows:
-        number_of.setdefault(evaluation.configuration.workload.key, len(number_of))
-    rows.sort(key=lambda row: number_of[row[1].configuration.workload.key])
+    for row in rows:
+        number_of.setdefault(row.workload, len(number_of))
+    rows.sort(key=lambda row: number_of[row.workload])
     seen: dict[str, dict[Choice, None]] = {name: {} for name in (*AXES, *unknown)}
-    for chosen, _ in rows:
-        for name, choice in chosen.items():
+    for row in rows:
+        for name, choice in row.choices.items():
             seen[name].setdefault(choice)
     varying = {name: tuple(choices) for name, choices in seen.items() if len(choices) > 1}
     decided = frozenset(n for n in varying if n in unknown or AXES[n].of_variant)
-    workloads = [number_of[evaluation.configuration.workload.key] for _, evaluation in rows]
-    varied = [{name: row[name] for name in varying if name in row} for row, _ in rows]
+    workloads = [number_of[row.workload] for row in rows]
+    varied = [{n: row.choices[n] for n in varying if n in row.choices} for row in rows]
     catalogue = Catalogue(varying, decided, encode(varying, varied), np.array(workloads))
     if len(np.unique(catalogue.codes, axis=0)) < len(catalogue):
         raise TableError(f"table {path}: rows must differ in their axes, but some are alike")
-    return RecordedTable(catalogue, [evaluation for _, evaluation in rows], unknown)
+    evaluations, stages = [row.evaluation for row in rows], [row.stages for row in rows]
+    return RecordedTable(catalogue, evaluations, stages, unknown)
 
 
 def _is_measured(column: str) -> bool:
-    return column in MEASURED or column.startswith("seconds ")
+    return column in MEASURED or column.startswith(STAGE)
 
 
 def _one_line(error: Exception) -> str:
@@ -118,6 +133,14 @@ def _choices(cells: Mapping[str, str], unknown: Sequence[str]) -> dict[str, Choi
         name: int(text) if name in AXES and AXES[name].numeric else text
         for name, text in given.items()
     }
+
+
+def _stages(cells: Mapping[str, str]) -> dict[str, str]:
+    """Return what a row says that stages took; `compile_s` is another name of the first step."""
+    named = {FIRST_STEP: cells.get("compile_s", "")} | {
+        name.removeprefix(STAGE): text for name, text in cells.items() if name.startswith(STAGE)
+    }
+    return {stage: text for stage, text in named.items() if text}
 
 
 def _evaluation(cells: Mapping[str, str]) -> Evaluation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,6 +57,21 @@ class Scorer:
         self._overall_worst = everything.max(axis=0) + MARGIN
         self._overall = hypervolume(everything, self._overall_worst)
 
+    def history(self, found: Iterable[Evaluation]) -> list[float]:
+        """Return the dispatch score after each of the evaluations."""
+        mine: dict[str, list[tuple[float, float]]] = {}
+        shares = dict.fromkeys(self._by_workload, 0.0)
+        scores = []
+        for evaluation in found:
+            if evaluation.outcome is Outcome.MEASURED:
+                key = evaluation.configuration.workload.key
+                points = mine.setdefault(key, [])
+                points.append(_point(evaluation))
+                got = hypervolume(np.array(points), self._worst[key])
+                shares[key] = got / self._whole[key]
+            scores.append(float(np.mean(list(shares.values()))))
+        return scores
+
     def score(self, found: Sequence[Evaluation], seconds_per_ask: float) -> Score:
         """Score the evaluations of a search so far."""
         measured = [e for e in found if e.outcome is Outcome.MEASURED]
@@ -90,15 +105,8 @@ def replay(
         budgets: Numbers of trials, rising.
         device: That of the prior; None for no prior.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    scorer = Scorer(table)
-    catalogue = table.catalogue
-    configurations = [evaluation.configuration for evaluation in table.evaluations]
-    prior = None if device is None else partial(expected, configurations, device)
-    study = optuna.create_study(
-        directions=["minimize", "minimize"],
-        sampler=make_sampler(sampler, catalogue, prior, seed),
-    )
+    scorer, catalogue = Scorer(table), table.catalogue
+    study = study_of(table, sampler, seed, device)
     found: list[Evaluation] = []
     asking = 0.0
     for budget in budgets:
@@ -113,35 +121,52 @@ def replay(
         yield scorer.score(found, asking / len(found))
 
 
+def study_of(table: RecordedTable, sampler: str, seed: int, device: Device | None) -> optuna.Study:
+    """Return a study in memory that searches a table; its arguments are those of `replay`."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    configurations = [evaluation.configuration for evaluation in table.evaluations]
+    prior = None if device is None else partial(expected, configurations, device)
+    return optuna.create_study(
+        directions=["minimize", "minimize"],
+        sampler=make_sampler(sampler, table.catalogue, prior, seed),
+    )
+
+
 def comparison(
     budgets: Sequence[int], curves: Mapping[str, Matrix], title: str
 ) -> plotly.graph_objects.Figure:
     """Plot dispatch scores, `(seeds, budgets)` by sampler: the mean, in a band over all seeds."""
     figure = plotly.graph_objects.Figure()
-    colours = plotly.colors.qualitative.Safe
-    for place, (name, scores) in enumerate(curves.items()):
-        colour = colours[place % len(colours)]
-        there_and_back = [*budgets, *reversed(budgets)]
-        figure.add_scatter(
-            x=there_and_back,
-            y=[*scores.max(axis=0), *scores.min(axis=0)[::-1]],
-            fill="toself",
-            fillcolor=colour.replace("rgb(", "rgba(").replace(")", ", 0.15)"),
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-        figure.add_scatter(
-            x=list(budgets),
-            y=list(scores.mean(axis=0)),
-            name=name,
-            line={"color": colour},
-            mode="lines+markers",
-        )
+    for name, scores in curves.items():
+        add_band(figure, budgets, scores, name)
     figure.update_xaxes(title="configurations tried", rangemode="tozero")
     figure.update_yaxes(title="share of the exhaustive hypervolume", range=[0, 1.02])
     figure.update_layout(title=title, template="plotly_white", legend={"y": 0.05, "x": 0.8})
     return figure
+
+
+def add_band(
+    figure: plotly.graph_objects.Figure,
+    x: Sequence[float],
+    scores: Matrix,
+    name: str,
+    mode: str = "lines+markers",
+) -> None:
+    """Add the mean of scores, `(seeds, len(x))`, in a band over all seeds."""
+    colours = plotly.colors.qualitative.Safe
+    colour = colours[len(figure.data) // 2 % len(colours)]
+    figure.add_scatter(
+        x=[*x, *reversed(x)],
+        y=[*scores.max(axis=0), *scores.min(axis=0)[::-1]],
+        fill="toself",
+        fillcolor=colour.replace("rgb(", "rgba(").replace(")", ", 0.15)"),
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.add_scatter(
+        x=list(x), y=list(scores.mean(axis=0)), name=name, line={"color": colour}, mode=mode
+    )
 
 
 def _by_workload(evaluations: Sequence[Evaluation]) -> dict[str, Matrix]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -18,40 +17,10 @@ from studies.replay import Scorer, replay
 from studies.results import as_table, read_results
 from studies.samplers import SAMPLERS
 from tests.fake_bench import FakeBench
+from tests.recorded_tables import HEADER
 from tests.studies.test_session import run, session
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
-
-HEADER = (
-    "phase,batch,seq_len,score_mod,backend,precision,cache,execution,status,peak_bytes,latency_ms"
-)
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """Every combination of a small space; a graph of a half-precision static cache is best."""
-    rows = [HEADER]
-    for batch, seq_len, mod, backend, precision, cache, execution in itertools.product(
-        (1, 8),
-        (512, 4096),
-        ("none",),
-        ("eager", "math", "cudnn"),
-        ("fp32", "bf16"),
-        ("none", "static"),
-        ("eager", "cuda_graph"),
-    ):
-        size = batch * seq_len * (2 if precision == "fp32" else 1) * (9 if cache == "none" else 1)
-        peak = 1e6 + 1000 * size * (1 if backend == "cudnn" else 3)
-        latency = 1e-5 * size + (0.05 if execution == "cuda_graph" else 0.3)
-        status = "oom" if peak > 5e8 else "ok"
-        numbers = f"{peak},{latency}" if status == "ok" else ","
-        rows.append(
-            f"decode,{batch},{seq_len},{mod},{backend},{precision},{cache},{execution},"
-            f"{status},{numbers}"
-        )
-    path = tmp_path / "table.csv"
-    path.write_text("\n".join(rows))
-    return path
 
 
 def test_a_table_is_its_rows(table: Path) -> None:

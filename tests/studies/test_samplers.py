@@ -138,6 +138,23 @@ def test_foreign_trials_are_learnt_from_and_not_repeated(storage: BaseStorage, n
         ask(study)
 
 
+def test_a_trial_that_is_being_named_elsewhere_is_found_once_it_is(storage: BaseStorage) -> None:
+    study = made(storage, "random")
+    sampler = make_sampler("goldilocks", catalogue(), None, 0)
+    params = {"batch": 8, "kind": "b", "size": 2, "mode": "y"}
+    study.enqueue_trial(params)
+    trial = study.ask()
+    for name in params:
+        assert sampler.told(study).running == frozenset()
+        trial.suggest_categorical(name, CHOICES[name])  # type: ignore[arg-type]
+    index = catalogue().find(params)
+    assert sampler.told(study).running == {index}
+    study.tell(trial, [16.0, 4.0])
+    told = sampler.told(study)
+    assert told.running == frozenset()
+    assert told.values.keys() == {index}
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_probes_that_are_due_come_first(storage: BaseStorage, name: str) -> None:
     study = made(storage, name)

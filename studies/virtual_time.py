@@ -1,0 +1,104 @@
+"""Searches by many workers at once in virtual time: what would more GPUs buy?
+
+Trials take as long as a table says, on a clock that only this search knows. Workers ask one after
+another, as the claim lock has them do, and an ask takes the time that it really takes here: where
+that is longer than a trial divided by the workers, workers wait for each other. Each ask sees what
+was told by then, and all other trials running.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from optuna.trial import Trial
+
+from objectives.evaluation import Evaluation
+from studies.durations import Durations
+from studies.recorded import RecordedTable
+from studies.replay import study_of
+from studies.study import Unit, ask, tell
+from variants.device import Device
+
+# Not time on the wall, which whatever else the machine does would make longer, and which is the
+# same where it does nothing else.
+_CLOCK = time.thread_time
+ASKS = "one at a time, each as long as it took here (processor time, with the study in memory)"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A trial that was told, in seconds since the search began."""
+
+    evaluation: Evaluation
+    asked: float  # when its worker got the lock
+    begun: float  # when it was proposed, and measuring began
+    ended: float  # when it was told
+
+
+@dataclass(order=True, frozen=True, slots=True)
+class _Running:
+    ended: float
+    number: int  # of the trial: who ends at the same time is told in this order
+    trial: Trial
+    index: int
+    asked: float
+    begun: float
+
+
+def replay_in_virtual_time(
+    table: RecordedTable,
+    durations: Durations,
+    sampler: str,
+    seed: int,
+    workers: int,
+    trials: int,
+    device: Device | None,
+    clock: Callable[[], float] = _CLOCK,
+) -> Iterator[Finished]:
+    """Have workers search the table; yields trials in the order in which they are told.
+
+    Args:
+        table: What measuring says.
+        durations: How long it takes.
+        sampler: One of `studies.samplers.SAMPLERS`.
+        seed: Of the sampler.
+        workers: How many measure at once.
+        trials: Of all workers, at most; the table may hold fewer.
+        device: That of the prior; None for no prior.
+        clock: Read before and after each ask. With one that is not the machine's, the search is
+            a function of the seed.
+    """
+    study = study_of(table, sampler, seed, device)
+    left = min(trials, len(table.catalogue))
+    idle = deque([0.0] * min(workers, left))  # since when, rising
+    running: list[_Running] = []  # a heap
+    lock_free = 0.0
+
+    def tell_next() -> Finished:
+        done = heapq.heappop(running)
+        evaluation = table.evaluations[done.index]
+        tell(study, done.trial, evaluation, Unit(1.0, 1.0, True))
+        idle.append(done.ended)
+        return Finished(evaluation, done.asked, done.begun, done.ended)
+
+    while left:
+        if not idle:
+            yield tell_next()
+        now = max(lock_free, idle[0])
+        while running and running[0].ended <= now:
+            yield tell_next()
+        idle.popleft()
+        before = clock()
+        trial = ask(study)
+        lock_free = now + clock() - before
+        index = table.catalogue.find(trial.params)
+        assert index is not None
+        ended = lock_free + float(durations.seconds[index])
+        heapq.heappush(running, _Running(ended, trial.number, trial, index, now, lock_free))
+        left -= 1
+    while running:
+        yield tell_next()
