@@ -33,6 +33,8 @@ from studies.joint import PROBES
 from studies.post import Post
 from studies.probes import probed
 from studies.samplers import make_sampler
+from studies.settled import Tally
+from studies.snapshot import Snapshot
 from studies.space import SpaceExhausted, Survey
 from studies.study import (
     Plan,
@@ -42,7 +44,6 @@ from studies.study import (
     default_of,
     environments_of,
     finals_of,
-    finished_and_running,
     has_peaks,
     number_of,
     objective_unit,
@@ -95,8 +96,9 @@ class Session:
         self.posts = [Post(self.bench, self.name)]
         self._claims = ClaimLock(self.study)
         self._own = threading.Lock()  # of what the posts share
+        self._tally = Tally(self.study)
         with self._claims.held():
-            self.abandoned = recover(self.study)
+            self.abandoned = recover(self.study, self._tally.read().running)
         self._device = self.bench.device()
         here, known = self.bench.environment(), environments_of(self.study)
         self._environment = number_of(known, here) or len(known)
@@ -109,7 +111,7 @@ class Session:
 
     def tried(self) -> int:
         """Return how many unique configurations the study has told."""
-        return finished_and_running(self.study)[0]
+        return self._tally.read().finished
 
     def budget(self, trials: int) -> int:
         """Return how many trials can be had of `trials`: the space may be smaller."""
@@ -203,11 +205,13 @@ class Session:
 
     def _default(self, workload: Workload) -> Evaluation | None:
         if workload.key not in self._defaults:
-            stored = default_of(self.study, workload)
-            if stored is None:
-                return None
-            self._defaults[workload.key] = stored
-        return self._defaults[workload.key]
+            # All that are new: reading one costs as much.
+            held = Snapshot.of(self.study)
+            for each in self.survey.workloads:
+                stored = None if each.key in self._defaults else default_of(held, each)
+                if stored is not None:
+                    self._defaults[each.key] = stored
+        return self._defaults.get(workload.key)
 
     def trial(self, post: Post | None = None, budget: int | None = None) -> Evaluation:
         """Ask, measure and tell one trial. An interrupt abandons it and is passed on.
@@ -276,10 +280,13 @@ class Session:
             trial = None
             try:
                 with self._claims.held():
-                    recovered = recover(self.study)
-                    finished, running = finished_and_running(self.study)
-                    if budget is not None and finished + running >= budget:
-                        raise NothingNowError if finished < budget else SpaceExhausted
+                    count = self._tally.read()
+                    recovered = recover(self.study, count.running)
+                    if count.running:  # some may be no more
+                        count = self._tally.read()
+                    running = len(count.running)
+                    if budget is not None and count.finished + running >= budget:
+                        raise NothingNowError if count.finished < budget else SpaceExhausted
                     try:
                         trial = ask(self.study, post.label, self._environment)
                     except SpaceExhausted:
