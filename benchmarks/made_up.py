@@ -71,6 +71,7 @@ FEW_AXES: Mapping[str, tuple[int | str, ...]] = {
 HOST, BEGAN = "made-up", datetime(2026, 1, 1)
 KERNELS = tuple(f"void kernel_{number}<128, 64, bf16, true>(Params)" for number in range(10))
 TOGETHER = 2_000  # trials written in one transaction
+EARLY = 1_000  # trials, after which finalists are timed again
 
 
 def share(text: str) -> float:
@@ -215,12 +216,17 @@ def fill(url: str, name: str, count: int, *, few: bool = False) -> None:
     list(session.measure_defaults())
     engine = engine_of(study._storage)
     assert engine is not None
-    _write_trials(engine, study._study_id, found, plan, _units(study, found), count)
-    points = [_anchor(number) for number in range(0, count, EVERY)]
-    study.set_user_attr(ANCHORS, [point.model_dump(mode="json") for point in points])
+    writer = _Writer(engine, study._study_id, found, plan, _units(study, found), count)
+    early = min(count, EARLY)
+    writer.write(range(early))
+    # As when a run ended there and another went on: of all, it would take longer than filling.
     results: Sequence[WorkloadResult] = read_results(study).workloads
     for result in session.workloads_to_retime(results):
         session.compare_finalists(result)
+    for first in range(early, count, TOGETHER):
+        writer.write(range(first, min(first + TOGETHER, count)))
+    points = [_anchor(number) for number in range(0, count, EVERY)]
+    study.set_user_attr(ANCHORS, [point.model_dump(mode="json") for point in points])
 
 
 def _anchor(number: int) -> AnchorPoint:
@@ -254,72 +260,76 @@ def _tried(catalogue: Catalogue, seed: int, count: int) -> NDArray[np.int64]:
     return rng.permutation(np.r_[probes, rng.permutation(others)[: count - len(probes)]])
 
 
-def _write_trials(
-    engine: sqlalchemy.Engine,
-    study_id: int,
-    found: Survey,
-    plan: Plan,
-    units: Mapping[str, tuple[float, float]],
-    count: int,
-) -> None:
-    catalogue, configurations = catalogue_of(found), list(found.configurations())
-    tables = sqlalchemy.MetaData()
-    tables.reflect(engine)
-    bench, owner = MadeUpBench(), this_process().model_dump()
-    distributions = {
-        name: json.dumps(
-            {"name": "CategoricalDistribution", "attributes": {"choices": list(choices)}}
-        )
-        for name, choices in catalogue.choices.items()
-    }
-    tried = _tried(catalogue, plan.seed, count).tolist()
-    for first in range(0, len(tried), TOGETHER):
-        numbers = range(first, min(first + TOGETHER, len(tried)))
-        rows: dict[str, list[dict[str, object]]] = {}
-        told = {
-            number: under_roofline(
-                bench.evaluate(configurations[tried[number]]), bench.device(), bench.peaks()
+class _Writer:
+    """Writes finished trials into the tables of a study's database."""
+
+    def __init__(
+        self,
+        engine: sqlalchemy.Engine,
+        study_id: int,
+        found: Survey,
+        plan: Plan,
+        units: Mapping[str, tuple[float, float]],
+        count: int,
+    ) -> None:
+        """Choose which configurations were tried."""
+        self._engine, self._study_id, self._units = engine, study_id, units
+        self._catalogue = catalogue_of(found)
+        tried = _tried(self._catalogue, plan.seed, count).tolist()
+        wanted, kept = set(tried), {}
+        for index, configuration in enumerate(found.configurations()):
+            if index in wanted:
+                kept[index] = configuration
+        self._tried = [(index, kept[index]) for index in tried]
+        self._tables = sqlalchemy.MetaData()
+        self._tables.reflect(engine)
+        self._bench, self._owner = MadeUpBench(), this_process().model_dump()
+        self._distributions = {
+            name: json.dumps(
+                {"name": "CategoricalDistribution", "attributes": {"choices": list(choices)}}
             )
-            for number in numbers
+            for name, choices in self._catalogue.choices.items()
         }
-        trials = tables.tables["trials"]
-        with engine.begin() as connection:
+
+    def write(self, numbers: range) -> None:
+        """Write the trials of these numbers."""
+        told = {number: self._evaluate(self._tried[number][1]) for number in numbers}
+        trials = self._tables.tables["trials"]
+        rows: dict[str, list[dict[str, object]]] = {}
+        with self._engine.begin() as connection:
             connection.execute(
-                trials.insert(), [_trial(study_id, number, told[number]) for number in numbers]
+                trials.insert(), [_trial(self._study_id, n, told[n]) for n in numbers]
             )
             ids = connection.execute(
                 sqlalchemy.select(trials.c.number, trials.c.trial_id)
-                .where(trials.c.study_id == study_id)
-                .where(trials.c.number.between(numbers[0], numbers[-1]))
+                .where(trials.c.study_id == self._study_id)
+                .where(trials.c.number.between(numbers.start, numbers.stop - 1))
             )
             for number, trial_id in ids:
-                evaluation = told[number]
-                for key, value in _attributes(evaluation, owner):
-                    row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-                    rows.setdefault("trial_user_attributes", []).append(row)
-                row = {"trial_id": trial_id, "key": EXPECTED_GAIN, "value_json": "0.01"}
-                rows.setdefault("trial_system_attributes", []).append(row)
-                for name, choice in catalogue.params(tried[number]).items():
-                    place = float(catalogue.choices[name].index(choice))
-                    rows.setdefault("trial_params", []).append(
-                        {
-                            "trial_id": trial_id,
-                            "param_name": name,
-                            "param_value": place,
-                            "distribution_json": distributions[name],
-                        }
-                    )
-                for objective, value in _values(evaluation, units):
-                    rows.setdefault("trial_values", []).append(
-                        {
-                            "trial_id": trial_id,
-                            "objective": objective,
-                            "value": value,
-                            "value_type": "FINITE",
-                        }
-                    )
+                for table, row in self._rows(number, told[number]):
+                    rows.setdefault(table, []).append({"trial_id": trial_id, **row})
             for table, all_of in rows.items():
-                connection.execute(tables.tables[table].insert(), all_of)
+                connection.execute(self._tables.tables[table].insert(), all_of)
+
+    def _evaluate(self, configuration: Configuration) -> Evaluation:
+        evaluation = self._bench.evaluate(configuration)
+        return under_roofline(evaluation, self._bench.device(), self._bench.peaks())
+
+    def _rows(
+        self, number: int, evaluation: Evaluation
+    ) -> Iterator[tuple[str, dict[str, object]]]:
+        """Yield what a trial has, by table."""
+        for key, value in _attributes(evaluation, self._owner):
+            yield "trial_user_attributes", {"key": key, "value_json": json.dumps(value)}
+        yield "trial_system_attributes", {"key": EXPECTED_GAIN, "value_json": "0.01"}
+        for name, choice in self._catalogue.params(self._tried[number][0]).items():
+            place = float(self._catalogue.choices[name].index(choice))
+            stored = self._distributions[name]
+            row = {"param_name": name, "param_value": place, "distribution_json": stored}
+            yield "trial_params", row
+        for objective, value in _values(evaluation, self._units):
+            row = {"objective": objective, "value": value, "value_type": "FINITE"}
+            yield "trial_values", row
 
 
 def _trial(study_id: int, number: int, evaluation: Evaluation) -> dict[str, object]:

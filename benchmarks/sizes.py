@@ -8,13 +8,14 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.cases import in_a_process
 from benchmarks.made_up import HOST, MadeUpBench, fill, made_up_plan
 from search.export import export as export_command
 from search.report import report as report_command
@@ -22,7 +23,6 @@ from search.sensitivity import sensitivity as sensitivity_command
 from search.views import show as show_command
 from search.views import table as table_command
 from studies.artifacts import artifact_store
-from studies.catalogue import catalogue_of, expected
 from studies.dashboard import application
 from studies.publish import publish
 from studies.session import Session
@@ -52,10 +52,8 @@ class Stopwatch:
 def resume_and_ask(url: str, name: str, few: bool) -> tuple[Figures, float]:
     """Resume a study, and try a few more configurations."""
     watch, plan, bench = Stopwatch(), made_up_plan(few=few), MadeUpBench()
-    with watch.of("space"):  # of a size of its own, whatever was tried of it
+    with watch.of("survey"):  # of a size of its own, whatever was tried of it
         found = survey(plan.space, bench.device())
-        catalogue_of(found)
-        expected(found.configurations(), bench.device())
     with watch.of("read"):
         study = load_study(open_storage(url), name)
     with watch.of("resume"):
@@ -154,6 +152,12 @@ def measure(url: str, count: int, *, few: bool, only: tuple[str, ...] = ()) -> F
             print(f"{count:>7} {shown:18} {_text(value):>9} {_text(cpu):>9}", flush=True)
         print(f"{count:>7} {what + ' peak MiB':18} {peak:>9.0f}", flush=True)
     return figures
+
+
+def in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do `work` in a fresh process. `cases` has one, and imports torch, which no command does."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def _fill(url: str, name: str, count: int, few: bool) -> None:
