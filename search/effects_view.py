@@ -10,6 +10,7 @@ from rich.table import Table
 from search.layout import LABELS, NONE, make_table, print_note
 from studies.sensitivity.analysis import FAILURE, Objective
 from studies.sensitivity.effects import LEAST_SHARE, Share
+from studies.sensitivity.importances import MOST_TRIALS
 from studies.sensitivity.quality import FLOOR, LEAST_PROBES, Interval
 from studies.sensitivity.report import SensitivityReport
 from studies.text import workload_label
@@ -55,6 +56,7 @@ def _print_quality(console: Console, report: SensitivityReport, where: str) -> N
         cells = str(quality.trials), str(quality.probes)
         table.add_row(LABELS[name], *cells, *shown, verdict)
     console.print(table)
+    _print_left_out(console, objectives)
     if more:
         console.print(
             f"Nothing is ranked by fewer than {LEAST_PROBES} probes or below an R² of {FLOOR}: "
@@ -69,6 +71,18 @@ def _print_quality(console: Console, report: SensitivityReport, where: str) -> N
             console.print(
                 f"{LABELS[name]}: the roofline's arithmetic accounts for "
                 f"{objective.prior_share:.0%} of the predicted variance, measurements for the rest"
+            )
+
+
+def _print_left_out(console: Console, objectives: Mapping[str, Objective]) -> None:
+    for name, objective in objectives.items():
+        quality = objective.quality
+        if quality.left_out:
+            print_note(
+                console,
+                f"{LABELS[name]}: learnt from {quality.trials:,} of "
+                f"{quality.trials + quality.left_out:,} trials, {quality.probes:,} probes and "
+                "others evenly. Pairs of trials and the zone are of all.",
             )
 
 
@@ -178,6 +192,10 @@ def print_importances(console: Console, report: SensitivityReport) -> None:
     console.print(table)
     for one in report.importances:
         print_note(console, f"{one.evaluator}: {one.answers}.")
+    if report.importances[0].trials == MOST_TRIALS:
+        print_note(
+            console, f"They are given {MOST_TRIALS:,} usable trials at most, evenly chosen."
+        )
     print_note(console, "Both know the trials alone, as they were chosen. –: not in every trial.")
 
 

@@ -5,6 +5,7 @@ Where it does, the device or the machine did, and the trials around are marked.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from statistics import median, median_low
 
@@ -12,6 +13,7 @@ import optuna
 from pydantic import BaseModel, ConfigDict
 
 from objectives.evaluation import Evaluation, Outcome
+from studies.snapshot import Held
 from variants.configuration import Configuration
 from variants.device import Device, DeviceKind
 from variants.support import unsupported_reasons
@@ -67,7 +69,7 @@ def anchor_configuration(device: Device) -> Configuration:
     return (supported or candidates)[0]
 
 
-def anchors_of(study: optuna.Study) -> tuple[AnchorPoint, ...]:
+def anchors_of(study: Held) -> tuple[AnchorPoint, ...]:
     """Return the anchors of a study, in order."""
     stored = study.user_attrs.get(ANCHORS, [])
     return tuple(AnchorPoint.model_validate(point) for point in stored)
@@ -118,18 +120,29 @@ def drifts(points: Sequence[AnchorPoint], kind: DeviceKind) -> list[Drift]:
     return found
 
 
-def drift_at(
-    trial: int, measured_on: str, points: Sequence[AnchorPoint], found: Sequence[Drift]
-) -> Drift | None:
-    """Return the drift that a trial may have met: that of the anchor before or after it."""
-    found = [drift for drift in found if drift.measured_on == measured_on]
-    if not found:
-        return None
-    places = sorted({point.before_trial for point in _by_device(points)[measured_on]})
-    before = max((place for place in places if place <= trial), default=None)
-    after = min((place for place in places if place > trial), default=None)
-    beside = [drift for drift in found if drift.before_trial in (before, after)]
-    return max(beside, key=lambda drift: abs(drift.ratio - 1), default=None)
+class Marks:
+    """Which trials a drift may have touched: those on both sides of an anchor that drifted."""
+
+    def __init__(self, points: Sequence[AnchorPoint], found: Sequence[Drift]) -> None:
+        """Take all anchors, and which of them drifted."""
+        self._places = {
+            device: sorted({point.before_trial for point in its})
+            for device, its in _by_device(points).items()
+        }
+        self._drifts: dict[tuple[str, int], list[Drift]] = {}
+        for drift in found:
+            self._drifts.setdefault((drift.measured_on, drift.before_trial), []).append(drift)
+
+    def at(self, trial: int, measured_on: str) -> Drift | None:
+        """Return the drift that a trial may have met: that of the anchor before or after it."""
+        places = self._places.get(measured_on, [])
+        after = bisect_right(places, trial)
+        beside = [
+            drift
+            for place in places[max(0, after - 1) : after + 1]
+            for drift in self._drifts.get((measured_on, place), [])
+        ]
+        return max(beside, key=lambda drift: abs(drift.ratio - 1), default=None)
 
 
 def disagreements(

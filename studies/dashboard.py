@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from socketserver import ThreadingMixIn
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.artifacts import FileSystemArtifactStore
@@ -24,15 +26,24 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
+def application(storage: BaseStorage, store: FileSystemArtifactStore) -> Callable[..., Any]:
+    """Return the dashboard as a WSGI application."""
+    made: Callable[..., Any] = wsgi(storage, artifact_store=store)
+    return made
+
+
 def serve(storage: BaseStorage, store: FileSystemArtifactStore, host: str, port: int) -> None:
     """Serve the dashboard until interrupted.
 
     Raises:
         OSError: The address cannot be listened on.
     """
-    application = wsgi(storage, artifact_store=store)
     with make_server(
-        host, port, application, server_class=_Server, handler_class=_QuietHandler
+        host,
+        port,
+        application(storage, store),
+        server_class=_Server,
+        handler_class=_QuietHandler,
     ) as server:
         server.serve_forever()
 

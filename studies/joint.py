@@ -7,7 +7,9 @@ act inside the sampler, so that no rejected trial is ever stored.
 from __future__ import annotations
 
 import math
+import threading
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,16 @@ from optuna.trial import FrozenTrial, TrialState
 from studies.catalogue import Catalogue
 from studies.probes import probe_order
 from studies.proposer import Told
+from studies.settled import Settled
 from studies.space import SpaceExhausted
 
 PROBES = "goldilocks:probes"  # of a study: how many configurations of the probe order to try
 LATENCY, MEMORY = "latency_ms", "peak_memory_mib"  # of a trial
 FIXED = "fixed_params"  # what Optuna calls the parameters of an enqueued trial
+
+
+# Of a trial: its configuration, log10 memory and latency, and whether it failed.
+_Found = tuple[int, tuple[float, float] | None, bool]
 
 
 class JointSampler(BaseSampler):
@@ -41,9 +48,11 @@ class JointSampler(BaseSampler):
             name: CategoricalDistribution(choices) for name, choices in catalogue.choices.items()
         }
         self._elsewhere = optuna.samplers.RandomSampler(seed)
-        self._read: dict[int, tuple[int, tuple[float, float] | None, bool]] = {}  # by trial number
+        self._read: dict[int, _Found | None] = {}  # by number, of trials that are not settled
         # Of running trials by number: how many parameters they had, and which one they are.
         self._running: dict[int, tuple[int, int | None]] = {}
+        self._settled, self._of_settled = Settled(), Told({}, frozenset())
+        self._threads = threading.Lock()
 
     @abstractmethod
     def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
@@ -75,10 +84,12 @@ class JointSampler(BaseSampler):
         tried = told.tried
         if len(tried) == len(self.catalogue):
             raise SpaceExhausted
-        due = max(self.probes_due(told), study.user_attrs.get(PROBES, 0))
-        for index in self.probe_order[:due]:
-            if int(index) not in tried:
-                return dict(self.catalogue.params(int(index)))
+        # Not by `user_attrs`, which copies everything that a study holds.
+        stored = study._storage.get_study_user_attrs(study._study_id)
+        due = self.probe_order[: max(self.probes_due(told), stored.get(PROBES, 0))]
+        missing = np.flatnonzero(~np.isin(due, told.indexes))
+        if len(missing):
+            return dict(self.catalogue.params(int(due[missing[0]])))
         return dict(self.catalogue.params(self.choose(study, trial, told)))
 
     def sample_independent(
@@ -97,10 +108,19 @@ class JointSampler(BaseSampler):
 
     def told(self, study: optuna.Study, *, but: int = -1) -> Told:
         """Return what all trials say, but the abandoned ones and the one of that number."""
-        values: dict[int, tuple[float, float]] = {}
-        failed, running = set(), set()
-        for trial in study.get_trials(deepcopy=False):
-            if trial.number == but or trial.state == TrialState.FAIL:
+        with self._threads:
+            settled, others = self._settled.read(study)
+            if settled:
+                self._of_settled = self._with(self._of_settled, settled)
+                for trial in settled:
+                    self._read.pop(trial.number, None)
+            return self._with(self._of_settled, [one for one in others if one.number != but])
+
+    def _with(self, told: Told, trials: Sequence[FrozenTrial]) -> Told:
+        """Return what is told with some more trials."""
+        values, failed, running = dict(told.values), set(told.failed), set()
+        for trial in trials:
+            if trial.state == TrialState.FAIL:
                 continue
             if not trial.state.is_finished():
                 index = self._find_running(trial) if self._is_named(trial) else None
@@ -110,10 +130,11 @@ class JointSampler(BaseSampler):
             if trial.number not in self._read:
                 self._running.pop(trial.number, None)
                 index = self.catalogue.find(trial.params)
-                if index is None:
-                    continue
-                self._read[trial.number] = (index, *_numbers(trial))
-            index, numbers, lost = self._read[trial.number]
+                self._read[trial.number] = None if index is None else (index, *_numbers(trial))
+            found = self._read[trial.number]
+            if found is None:
+                continue
+            index, numbers, lost = found
             if numbers is not None:
                 values[index] = numbers
             if lost:

@@ -12,8 +12,9 @@ from optuna_dashboard import save_plotly_graph_object
 from plotly.subplots import make_subplots
 
 from studies.front import Candidate, Choice, WorkloadResult
-from studies.progress import hypervolume_history
+from studies.progress import Steps, hypervolume_history
 from studies.results import Results
+from studies.sample import evenly
 from studies.text import factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.zone import ZoneMap, zone_maps
 
@@ -23,6 +24,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "pentagon", "hexagon2", "star")
 TICKS = {"type": "log", "tickformat": ",.3~r", "nticks": 5}
 _MAPS_A_ROW = 3
+_MOST_TRIALS = 2_000  # of which each is a point of a history
+MOST_DRAWN = 5_000  # configurations; each is a line of text that hovering shows
 _LEGEND = 8  # entries; beyond, hovering names a point's workload
 
 
@@ -38,11 +41,12 @@ class Points:
 
 
 def front_points(results: Results) -> list[Points]:
-    """Return what is drawn: a front a workload, and all that was measured.
+    """Return what is drawn: a front a workload, and all that was measured, or an even part of it.
 
     Grouped by workload where there are several, and by backend where there is one.
     """
     drawn = []
+    part = min(1.0, MOST_DRAWN / max(1, _measured(results)))
     varying = set(results.plan.space.searched)
     for result in results.workloads:
         label = workload_label(result.workload, varying)
@@ -52,11 +56,17 @@ def front_points(results: Results) -> list[Points]:
             groups.setdefault(backend if len(results.workloads) == 1 else label, []).append(
                 candidate
             )
-        drawn += [_points(name, group, result, front=False) for name, group in groups.items()]
+        for name, group in groups.items():
+            some = [group[place] for place in evenly(len(group), math.ceil(part * len(group)))]
+            drawn.append(_points(name, some, result, front=False))
         if result.front:
             name = "front" if len(results.workloads) == 1 else label
             drawn.append(_points(name, list(result.front), result, front=True))
     return drawn
+
+
+def _measured(results: Results) -> int:
+    return sum(len(result.measured) for result in results.workloads)
 
 
 def _points(
@@ -125,6 +135,12 @@ def front_figure(results: Results) -> go.Figure:
 
 
 def _subject(results: Results) -> str:
+    measured = _measured(results)
+    some = f"; beside them {MOST_DRAWN:,} of {measured:,} points" if measured > MOST_DRAWN else ""
+    return _workloads(results) + some
+
+
+def _workloads(results: Results) -> str:
     if len(results.workloads) == 1:
         varying = set(results.plan.space.searched)
         return html.escape(workload_label(results.workloads[0].workload, varying))
@@ -137,12 +153,10 @@ def history_figure(results: Results) -> go.Figure:
     varying = set(results.plan.space.searched)
     names = {r.workload.key: workload_label(r.workload, varying) for r in results.workloads}
     figure = go.Figure()
-    trials = list(range(len(results.told) + 1))
-    for key, shares in history.by_workload.items():
+    for key, steps in history.by_workload.items():
         figure.add_trace(
             go.Scatter(
-                x=trials,
-                y=shares,
+                **_drawn(steps, history.trials),
                 mode="lines",
                 name=html.escape(names[key]),
                 line={"color": "#b8b8b8", "width": 1, "shape": "hv"},
@@ -153,8 +167,7 @@ def history_figure(results: Results) -> go.Figure:
     if len(history.by_workload) != 1:
         figure.add_trace(
             go.Scatter(
-                x=trials,
-                y=history.mean,
+                **({} if history.mean is None else _drawn(history.mean, history.trials)),
                 mode="lines",
                 name="mean",
                 line={"color": PALETTE[0], "width": 3, "shape": "hv"},
@@ -172,6 +185,13 @@ def history_figure(results: Results) -> go.Figure:
         margin={"t": 50, "b": 50},
     )
     return figure
+
+
+def _drawn(steps: Steps, trials: int) -> dict[str, tuple[float, ...]]:
+    """Return a line's points: one a trial, or, of very many trials, where it changes."""
+    if trials <= _MOST_TRIALS:
+        return {"x": tuple(range(trials + 1)), "y": steps.up_to(trials)}
+    return {"x": (*steps.trials, trials), "y": (*steps.shares, steps.shares[-1])}
 
 
 def map_figure(results: Results, choice: Choice = "balanced") -> go.Figure | None:

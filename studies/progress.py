@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from objectives.evaluation import Outcome
 from studies.front import Candidate, WorkloadResult
-from studies.hypervolume import hypervolume
+from studies.hypervolume import hypervolume, staircase
 from studies.results import Results
 from studies.surrogate import Matrix
 
@@ -18,11 +17,25 @@ MARGIN = 0.05  # log10 units behind the default and the front's ends, so that th
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """Shares of the final hypervolume, after 0, 1, 2, … trials; of 0, the default is known."""
+class Steps:
+    """A share that changes now and then: after as many trials, and until the next number."""
 
-    mean: tuple[float, ...]  # over workloads
-    by_workload: dict[str, tuple[float, ...]]  # by key, where anything was measured
+    trials: tuple[int, ...]  # rising, the first is 0
+    shares: tuple[float, ...]
+
+    def up_to(self, trials: int) -> tuple[float, ...]:
+        """Return the share after 0, 1, 2, … and so many trials."""
+        lasting = np.diff([*self.trials, trials + 1])
+        return tuple(np.repeat(self.shares, lasting).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Shares of the final hypervolume over trials; after none, the default is known."""
+
+    trials: int
+    mean: Steps | None  # over workloads; None where nothing was measured
+    by_workload: dict[str, Steps]  # by key, where anything was measured
 
 
 def hypervolume_history(results: Results) -> History:
@@ -31,31 +44,47 @@ def hypervolume_history(results: Results) -> History:
     In log10 of memory and of latency, so that halving counts the same everywhere. The worst
     corner is that of the default and of the final front's ends: what is worse does not count.
     """
-    found = [result for result in results.workloads if result.front]
-    by_workload = {result.workload.key: _history(result, results) for result in found}
-    if not found:
-        return History((), {})
-    trials = len(results.told) + 1
-    mean = tuple(
-        float(np.mean([history[n] for history in by_workload.values()])) for n in range(trials)
-    )
-    return History(mean, by_workload)
+    place_of = {trial.number: place for place, trial in enumerate(results.told, 1)}
+    by_workload = {
+        result.workload.key: _history(result, place_of)
+        for result in results.workloads
+        if result.front
+    }
+    return History(len(results.told), _mean(list(by_workload.values())), by_workload)
 
 
-def _history(result: WorkloadResult, results: Results) -> tuple[float, ...]:
+def _history(result: WorkloadResult, place_of: Mapping[int, int]) -> Steps:
+    """Return the history of one workload; `place_of` trials by their numbers, from 1."""
     corner = _corner(result)
-    known = [_point(c) for c in result.measured if c.number is None]
+    # A point that another one is no worse than changes nothing: only the front is kept.
+    front = _points([c for c in result.measured if c.number is None])
     whole = hypervolume(_points(result.measured), corner)
-    shares = [hypervolume(_matrix(known), corner) / whole]
-    for trial in results.told:
-        evaluation = trial.evaluation
-        mine = evaluation.configuration.workload.key == result.workload.key
-        if mine and evaluation.outcome is Outcome.MEASURED:
-            known.append(_point(Candidate(trial.number, evaluation)))
-            shares.append(hypervolume(_matrix(known), corner) / whole)
-        else:
-            shares.append(shares[-1])
-    return tuple(shares)
+    trials, shares = [0], [hypervolume(front, corner) / whole]
+    for candidate in result.measured:
+        point = _point(candidate)
+        if candidate.number is None or (front <= point).all(axis=1).any():
+            continue
+        front = staircase(np.vstack([front, point]))
+        trials.append(place_of[candidate.number])
+        shares.append(hypervolume(front, corner) / whole)
+    return Steps(tuple(trials), tuple(shares))
+
+
+def _mean(histories: Sequence[Steps]) -> Steps | None:
+    if not histories:
+        return None
+    now = [history.shares[0] for history in histories]
+    changes = sorted(
+        (trial, place, share)
+        for place, history in enumerate(histories)
+        for trial, share in zip(history.trials[1:], history.shares[1:], strict=True)
+    )
+    trials, shares = [0], [float(np.mean(now))]
+    for trial, place, share in changes:  # a trial belongs to one workload
+        now[place] = share
+        trials.append(trial)
+        shares.append(float(np.mean(now)))
+    return Steps(tuple(trials), tuple(shares))
 
 
 def _corner(result: WorkloadResult) -> Matrix:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,7 @@ class Candidates:
     prior: Matrix | None  # (n, 2): expected log10 memory and log10 latency
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Told:
     """What is known about candidates that were tried, in the order of telling."""
 
@@ -53,10 +54,25 @@ class Told:
     failed: frozenset[int]  # no candidate of a front, measured or not
     running: frozenset[int] = frozenset()
 
-    @property
+    @cached_property
     def tried(self) -> frozenset[int]:
         """All that will not be proposed again."""
         return self.failed | self.running | self.values.keys()
+
+    @cached_property
+    def indexes(self) -> NDArray[np.int64]:
+        """The same as an array, in no order."""
+        return np.fromiter(self.tried, dtype=np.int64, count=len(self.tried))
+
+    @cached_property
+    def known(self) -> NDArray[np.int64]:
+        """The candidates with values, in the order of telling."""
+        return np.fromiter(self.values, dtype=np.int64, count=len(self.values))
+
+    @cached_property
+    def numbers(self) -> Matrix:
+        """Their values, `(known, 2)`."""
+        return np.array(list(self.values.values()), dtype=np.float64).reshape(-1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +112,7 @@ class Proposer:
         best_gains = np.zeros(len(self._order))
         np.maximum.at(best_gains, of_pool, gain)
         worth = gain + 1e-9 * rng.random(len(pool))
-        unserved = np.setdiff1d(of_pool, self._candidates.workloads[list(told.tried)])
+        unserved = np.setdiff1d(of_pool, self._candidates.workloads[told.indexes])
         if len(unserved):
             # Every workload is served first, in an order that favours none: which of them gains
             # most by its first measurement, no prior knows.
@@ -119,7 +135,7 @@ class Proposer:
     def _pool(self, told: Told) -> NDArray[np.int64]:
         """Return the untried candidates, or, of very many, the promising and some others."""
         open_ = np.ones(len(self._candidates.points), dtype=bool)
-        open_[list(told.tried)] = False
+        open_[told.indexes] = False
         untried = np.flatnonzero(open_)
         if len(untried) <= MOST_CANDIDATES:
             return untried
@@ -166,11 +182,10 @@ class Proposer:
         `certain`: how many of the last ones are taken as if their means were sure, which costs
         far less.
         """
-        known = np.array(list(told.values), dtype=np.int64)
+        known, values = told.known, told.numbers
         prior = self._prior[pool]
         if len(known) < START_AFTER:
             return prior, np.full_like(prior, DOUBT)
-        values = np.array([told.values[int(index)] for index in known])
         trust = _trust(self._prior[known], values)
         residuals = values - trust * self._prior[known]
         means, deviations = trust * prior, np.zeros_like(prior)
@@ -190,7 +205,7 @@ class Proposer:
             return np.ones(len(pool))
         tried = dict.fromkeys((*told.values, *sorted(told.failed)))
         known = np.array(list(tried), dtype=np.int64)
-        lost = np.array([float(index in told.failed) for index in known])
+        lost = np.isin(known, list(told.failed)).astype(np.float64)
         mean = self._learn("failure", known, lost).expect(self._candidates.points[pool])
         success: Matrix = 1 - np.clip(mean, 0.0, MOST_CERTAIN)
         return success
@@ -224,15 +239,12 @@ class Proposer:
         running_mean: Matrix,
     ) -> NDArray[np.float64]:
         of_pool = self._candidates.workloads[pool]
-        fronts: dict[int, list[tuple[float, float]]] = {}
-        for index, values in told.values.items():
-            if index not in told.failed:
-                fronts.setdefault(int(self._candidates.workloads[index]), []).append(values)
+        fronts = self._usable(told)
         of_running = self._candidates.workloads[running]
         gain = np.zeros(len(pool))
         for workload in np.unique(of_pool):
             mine = np.flatnonzero(of_pool == workload)
-            front = np.array(fronts.get(int(workload), [])).reshape(-1, 2)
+            front = fronts.get(int(workload), np.empty((0, 2)))
             front = np.r_[front, running_mean[of_running == workload]]
             everything = np.r_[mean[mine], front]
             reference = everything.max(axis=0) + MARGIN
@@ -241,6 +253,19 @@ class Proposer:
             drawn = mean[mine, None] + (self._normal - optimism) * deviation[mine, None]
             gain[mine] = gains(front, reference, drawn).mean(axis=1) / whole
         return gain
+
+    def _usable(self, told: Told) -> dict[int, Matrix]:
+        """Return, by workload, the values of what was measured and did not fail."""
+        usable = ~np.isin(told.known, list(told.failed))
+        of_usable = self._candidates.workloads[told.known[usable]]
+        order = np.argsort(of_usable, kind="stable")
+        workloads, starts = np.unique(of_usable[order], return_index=True)
+        ends = [*starts[1:], len(order)][: len(starts)]
+        values = told.numbers[usable][order]
+        return {
+            workload: values[start:end]
+            for workload, start, end in zip(workloads.tolist(), starts, ends, strict=True)
+        }
 
 
 def _settled(count: int) -> int:

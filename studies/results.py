@@ -12,8 +12,9 @@ from optuna.trial import TrialState
 
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Measurements, Outcome
-from studies.anchor import AnchorPoint, Drift, anchors_of, drift_at, drifts
+from studies.anchor import AnchorPoint, Drift, Marks, anchors_of, drifts
 from studies.front import WorkloadResult, candidates, front, strict, winners
+from studies.snapshot import Snapshot
 from studies.study import (
     Plan,
     Told,
@@ -52,6 +53,13 @@ class Results:
         """How many trials ended in each outcome; abandoned ones are not trials of the budget."""
         return Counter(trial.evaluation.outcome for trial in self.told)
 
+    def told_by_workload(self) -> dict[str, list[Told]]:
+        """Return the trials of each workload that has any, in order, by its key."""
+        found: dict[str, list[Told]] = {}
+        for trial in self.told:
+            found.setdefault(trial.evaluation.configuration.workload.key, []).append(trial)
+        return found
+
     def reasons(self, outcome: Outcome) -> list[tuple[str, int]]:
         """Return the reasons of one outcome, commonest first, with how often each occurred.
 
@@ -70,8 +78,9 @@ class Results:
 
 def read_results(study: optuna.Study) -> Results:
     """Read everything that a study holds; workloads without a default yet are left out."""
-    plan = plan_of(study)
-    *earlier, environment = environments_of(study)
+    held = Snapshot.of(study)
+    plan = plan_of(held)
+    *earlier, environment = environments_of(held)
     trials = tuple(told(study))
     by_workload: dict[str, list[tuple[int | None, Evaluation]]] = {}
     for trial in trials:
@@ -79,13 +88,13 @@ def read_results(study: optuna.Study) -> Results:
         by_workload.setdefault(key, []).append((trial.number, trial.evaluation))
     workloads, defaults = [], []
     for workload in plan.space.workloads():
-        default = default_of(study, workload)
+        default = default_of(held, workload)
         if default is None:
             continue
         defaults.append(default)
         unit = unit_of(default, environment.device)
         # The default competes: where nothing beats it, it is the winner.
-        finals = finals_of(study, workload)
+        finals = finals_of(held, workload)
         measured = candidates([(None, default), *by_workload.get(workload.key, [])])
         workloads.append(
             WorkloadResult(
@@ -108,17 +117,17 @@ def read_results(study: optuna.Study) -> Results:
         tuple(defaults),
         len(failed),
         tuple(workloads),
-        anchors_of(study),
+        anchors_of(held),
         tuple(earlier),
     )
 
 
 def as_table(results: Results) -> pd.DataFrame:
     """Return one row a trial, defaults first (their `trial` is missing)."""
-    found = results.drifts
+    marks = Marks(results.anchors, results.drifts)
     rows = [_row(None, default) | _drift(None) for default in results.defaults]
     for trial in results.told:
-        drift = drift_at(trial.number, trial.measured_on, results.anchors, found)
+        drift = marks.at(trial.number, trial.measured_on)
         rows.append(_row(trial.number, trial.evaluation) | _drift(drift))
         if results.earlier_environments:
             rows[-1]["environment"] = trial.environment

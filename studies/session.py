@@ -33,6 +33,8 @@ from studies.joint import PROBES
 from studies.post import Post
 from studies.probes import probed
 from studies.samplers import make_sampler
+from studies.settled import Tally
+from studies.snapshot import Snapshot
 from studies.space import SpaceExhausted, Survey
 from studies.storage import LEASE_S, uncut
 from studies.study import (
@@ -43,7 +45,6 @@ from studies.study import (
     default_of,
     environments_of,
     finals_of,
-    finished_and_running,
     has_peaks,
     number_of,
     objective_unit,
@@ -103,7 +104,10 @@ class Session:
                 "--take-over is for SQLite files: in PostgreSQL, trials of a host that is gone "
                 f"are abandoned after {LEASE_S} s"
             )
-        self.abandoned = self._claims.do(partial(recover, self.study, take_over=self.take_over))
+        self._tally = Tally(self.study)
+        self.abandoned = self._claims.do(
+            lambda: recover(self.study, self._tally.read().running, take_over=self.take_over)
+        )
         self._device = self.bench.device()
         here, known = self.bench.environment(), environments_of(self.study)
         self._environment = number_of(known, here) or len(known)
@@ -116,7 +120,7 @@ class Session:
 
     def tried(self) -> int:
         """Return how many unique configurations the study has told."""
-        return uncut(lambda: finished_and_running(self.study))[0]
+        return uncut(self._tally.read).finished
 
     def budget(self, trials: int) -> int:
         """Return how many trials can be had of `trials`: the space may be smaller."""
@@ -218,11 +222,13 @@ class Session:
 
     def _default(self, workload: Workload) -> Evaluation | None:
         if workload.key not in self._defaults:
-            stored = default_of(self.study, workload)
-            if stored is None:
-                return None
-            self._defaults[workload.key] = stored
-        return self._defaults[workload.key]
+            # All that are new: reading one costs as much.
+            held = Snapshot.of(self.study)
+            for each in self.survey.workloads:
+                stored = None if each.key in self._defaults else default_of(held, each)
+                if stored is not None:
+                    self._defaults[each.key] = stored
+        return self._defaults.get(workload.key)
 
     def trial(self, post: Post | None = None, budget: int | None = None) -> Evaluation:
         """Ask, measure and tell one trial. An interrupt abandons it and is passed on.
@@ -291,10 +297,13 @@ class Session:
             trial = None
             try:
                 with self._claims.held():
-                    recovered = recover(self.study)
-                    finished, running = finished_and_running(self.study)
-                    if budget is not None and finished + running >= budget:
-                        raise NothingNowError if finished < budget else SpaceExhausted
+                    count = self._tally.read()
+                    recovered = recover(self.study, count.running)
+                    if count.running:  # some may be no more
+                        count = self._tally.read()
+                    running = len(count.running)
+                    if budget is not None and count.finished + running >= budget:
+                        raise NothingNowError if count.finished < budget else SpaceExhausted
                     try:
                         trial = ask(self.study, post.label, self._environment)
                     except SpaceExhausted:

@@ -60,10 +60,11 @@ def best_single(results: Sequence[WorkloadResult], choice: Choice) -> Single | N
     if not served:
         return None
     by_choice = [_by_model_choice(result) for result in served]
+    least = [cost(_winner(result, result.measured, choice), choice, result) for result in served]
     singles = [
         found
         for model in _choices(by_choice)
-        if (found := _judge(model, served, by_choice, choice)) is not None
+        if (found := _judge(model, served, by_choice, least, choice)) is not None
     ]
     return min(
         singles, key=lambda s: (len(s.missing), s.mean_regret, s.worst_regret, s.model.rank)
@@ -101,21 +102,23 @@ def _judge(
     model: ModelChoice,
     results: Sequence[WorkloadResult],
     by_choice: Sequence[Mapping[ModelChoice, list[Candidate]]],
+    least: Sequence[float],
     choice: Choice,
 ) -> Single | None:
     chosen: dict[str, Candidate] = {}
     regrets: dict[str, float] = {}
     missing = []
-    for result, found in zip(results, by_choice, strict=True):
+    for result, found, best in zip(results, by_choice, least, strict=True):
         key = result.workload.key
         own = found.get(model.at(result.workload))
         if own is None:
             missing.append(key)
             continue
-        chosen[key] = winners(own, result.unit, result.finals)[choice].candidate
-        least = cost(
-            winners(result.measured, result.unit, result.finals)[choice].candidate, choice, result
-        )
+        chosen[key] = _winner(result, own, choice)
         # A tie is won by what needs less memory, and may be a little slower than what lost.
-        regrets[key] = max(0.0, cost(chosen[key], choice, result) / least - 1)
+        regrets[key] = max(0.0, cost(chosen[key], choice, result) / best - 1)
     return Single(model, chosen, regrets, tuple(missing)) if chosen else None
+
+
+def _winner(result: WorkloadResult, among: Sequence[Candidate], choice: Choice) -> Candidate:
+    return winners(among, result.unit, result.finals)[choice].candidate

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration, inactive_axes
 from variants.device import Device
-from variants.support import unsupported_reasons
+from variants.support import support_kind, unsupported_reasons
 from variants.variant import Variant
 from variants.workload import Workload
 
@@ -132,23 +132,36 @@ def survey(space: SearchSpace, device: Device) -> Survey:
     workloads = space.workloads()
     # Variants depend on a workload through the axes that mean nothing for it: few of many differ.
     of_kind: dict[object, tuple[Variant, ...]] = {}
+    divided: dict[object, tuple[tuple[Variant, ...], Counter[str]]] = {}
     for workload in workloads:
         kind = tuple(inactive_axes(workload, cache) for cache in space.axes.get("cache", (None,)))
         if kind not in of_kind:
             of_kind[kind] = space.variants(workload)
-        supported = []
-        for variant in of_kind[kind]:
-            configuration = Configuration(workload=workload, variant=variant)
-            reasons = unsupported_reasons(configuration, device)
-            if reasons:
-                impossible[reasons[0]] += 1
-            else:
-                supported.append(variant)
-        possible[workload.key] = tuple(supported)
+        what = support_kind(workload)
+        if what not in divided:
+            divided[what] = _divide(workload, of_kind[kind], device)
+        possible[workload.key], reasons = divided[what]
+        impossible.update(reasons)
     if not any(possible.values()):
         why = "; ".join(f"{reason} ({count})" for reason, count in impossible.most_common(3))
         raise SpaceError(f"no combination of the space can run on {device.name}: {why}")
     return Survey(space, workloads, possible, impossible)
+
+
+def _divide(
+    workload: Workload, variants: Sequence[Variant], device: Device
+) -> tuple[tuple[Variant, ...], Counter[str]]:
+    """Return the variants that a device supports, and how many it does not by first reason."""
+    supported, impossible = [], Counter[str]()
+    for variant in variants:
+        # Known to be valid, see `Survey.configurations`.
+        configuration = Configuration.model_construct(workload=workload, variant=variant)
+        reasons = unsupported_reasons(configuration, device)
+        if reasons:
+            impossible[reasons[0]] += 1
+        else:
+            supported.append(variant)
+    return tuple(supported), impossible
 
 
 def fill_defaults(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from studies.claim import ClaimLock
 from studies.database_url import DatabaseUrlError, shown, without_passwords
 from studies.finalists import Finals
 from studies.owner import host_elsewhere, is_dead, this_process
+from studies.snapshot import Held
 from studies.space import SearchSpace, SpaceExhausted
 from studies.storage import GarbledError, as_it_was_written, open_database
 from variants.device import Device
@@ -160,7 +160,7 @@ def _write(study: optuna.Study, plan: Plan, environment: Environment) -> bool:
     return True
 
 
-def plan_of(study: optuna.Study) -> Plan:
+def plan_of(study: Held) -> Plan:
     """Return what the study searches.
 
     Raises:
@@ -181,7 +181,7 @@ def plan_of(study: optuna.Study) -> Plan:
     return _read(Plan, study.user_attrs, PLAN, of)
 
 
-def environments_of(study: optuna.Study) -> list[Environment]:
+def environments_of(study: Held) -> list[Environment]:
     """Return the environments that the study was measured in, the present one last.
 
     Raises:
@@ -199,7 +199,7 @@ def number_of(known: Sequence[Environment], environment: Environment) -> int | N
     return next(same, None)
 
 
-def environment_of(study: optuna.Study) -> Environment:
+def environment_of(study: Held) -> Environment:
     """Return the present environment of the study; raises as `environments_of` does."""
     return environments_of(study)[-1]
 
@@ -233,8 +233,10 @@ def objective_names(space: SearchSpace) -> tuple[str, str]:
     return RAW_OBJECTIVES if len(space.workloads()) == 1 else RATIO_OBJECTIVES
 
 
-def recover(study: optuna.Study, *, take_over: bool = False) -> int:
-    """Settle the trials that a dead process left running; those of a live one are left alone.
+def recover(
+    study: optuna.Study, running: Sequence[FrozenTrial], *, take_over: bool = False
+) -> int:
+    """Settle those `running` trials that a dead process left; those of a live one are left alone.
 
     A trial whose evaluation was stored is told; any other is ABANDONED and may be proposed
     again. Returns how many were abandoned. Call it under the claim lock: a trial without an
@@ -244,7 +246,6 @@ def recover(study: optuna.Study, *, take_over: bool = False) -> int:
         StudyError: Another host measures, and the storage has no leases to tell that it lives.
     """
     abandoned = 0
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     silent = lease.expired(study) if running else frozenset()
     if not take_over and not lease.are_kept(study):
         _refuse_other_hosts(study, running)
@@ -276,12 +277,6 @@ def _refuse_other_hosts(study: optuna.Study, running: Sequence[FrozenTrial]) -> 
                 "file serves one: several need PostgreSQL. If what ran there is gone for good, "
                 "--take-over abandons its trials"
             )
-
-
-def finished_and_running(study: optuna.Study) -> tuple[int, int]:
-    """Return how many trials were told, and how many are being measured."""
-    states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
-    return states[TrialState.COMPLETE] + states[TrialState.PRUNED], states[TrialState.RUNNING]
 
 
 def abandon(study: optuna.Study, trial: Trial, reason: str) -> None:
@@ -346,7 +341,7 @@ def set_default(study: optuna.Study, evaluation: Evaluation) -> None:
     study.set_user_attr(key, evaluation.model_dump(mode="json"))
 
 
-def default_of(study: optuna.Study, workload: Workload) -> Evaluation | None:
+def default_of(study: Held, workload: Workload) -> Evaluation | None:
     """Return the evaluation of the workload's default, if it was measured."""
     key, attributes = DEFAULT + workload.key, study.user_attrs
     if key not in attributes:
@@ -359,7 +354,7 @@ def set_finals(study: optuna.Study, workload: Workload, finals: Finals) -> None:
     study.set_user_attr(FINALS + workload.key, finals.model_dump(mode="json"))
 
 
-def finals_of(study: optuna.Study, workload: Workload) -> Finals | None:
+def finals_of(study: Held, workload: Workload) -> Finals | None:
     """Return the verdicts on a workload's finalists, if they were timed again."""
     stored = study.user_attrs.get(FINALS + workload.key)
     return None if stored is None else Finals.model_validate(stored)
@@ -371,12 +366,12 @@ def set_first_peaks(study: optuna.Study, peaks: Peaks | None) -> None:
         study.set_user_attr(PEAKS, None if peaks is None else dataclasses.asdict(peaks))
 
 
-def has_peaks(study: optuna.Study) -> bool:
+def has_peaks(study: Held) -> bool:
     """Tell whether measuring the rates of the study's roofline was tried."""
     return PEAKS in study.user_attrs
 
 
-def peaks_of_study(study: optuna.Study) -> Peaks | None:
+def peaks_of_study(study: Held) -> Peaks | None:
     """Return the rates that were measured for the study, if they were."""
     stored = study.user_attrs.get(PEAKS)
     return None if stored is None else Peaks(**stored)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from objectives.evaluation import Outcome
 from objectives.limits import Limits
-from studies.anchor import drift_at
+from studies.anchor import Marks
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
 from studies.text import factor, interval, mebibytes, milliseconds, variant_label, workload_label
@@ -70,9 +70,9 @@ def notes_of_study(results: Results) -> Iterator[str]:
         yield f"clocks could not be read, throttling was not watched for: {unread}"
     drifts = results.drifts
     if drifts:
+        marks = Marks(results.anchors, drifts)
         marked = sum(
-            drift_at(trial.number, trial.measured_on, results.anchors, drifts) is not None
-            for trial in results.told
+            marks.at(trial.number, trial.measured_on) is not None for trial in results.told
         )
         seen = ", ".join(f"{d.ratio - 1:+.0%} before trial {d.before_trial}" for d in drifts[:4])
         more = f" and {len(drifts) - 4} more" if len(drifts) > 4 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +19,16 @@ from benchmarks import (
     planted,
     repeats,
     same_twice,
+    sizes,
     two_gpus,
 )
 from benchmarks.cases import kind_here
+from benchmarks.made_up import MadeUpBench, fill, made_up_plan
+from studies.opening import open_study
+from studies.results import read_results
+from studies.session import Session
+from studies.space import survey
+from studies.study import load_study, open_storage
 from tests.fake_bench import measurements
 
 TINY = [
@@ -28,6 +36,18 @@ TINY = [
     *("--head-dim", "16", "--score-mod", "none", "--backend", "math,flash"),
     *("--precision", "fp32", "--execution", "eager", "--no-finalists", "--max-stall-ms", "1e6"),
 ]
+
+
+def smallest_sizes() -> sizes.Figures:
+    """Everything that is done with a study, here in one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/s.db"
+        fill(url, "s", 30, few=True)
+        figures = sizes.resume_and_ask(url, "s", few=True)[0]
+        for what in sizes.COMMANDS:
+            figures |= sizes.command(what, url, "s")[0]
+        return figures | sizes.refresh(url, "s", few=True)[0]
+
 
 SMALLEST: dict[str, Callable[[], object]] = {
     "same_twice": lambda: same_twice.one_process(0, 1, 0.01, 1.0),
@@ -40,6 +60,7 @@ SMALLEST: dict[str, Callable[[], object]] = {
     "against_do_bench": lambda: against_do_bench.main(count=1, minutes=0.5),
     "held_stream": lambda: held_stream.main(samples=4),
     "two_gpus": lambda: two_gpus.main(trials=3, device="cpu", minutes=8.0, options=TINY),
+    "sizes": lambda: smallest_sizes(),
 }
 
 
@@ -54,7 +75,7 @@ def test_a_driver_runs_and_says_something(name: str, capsys: pytest.CaptureFixtu
 
 def test_every_driver_is_tried_and_told_of() -> None:
     folder = Path(__file__).parents[1] / "benchmarks"
-    drivers = {path.stem for path in folder.glob("*.py")} - {"__init__", "cases"}
+    drivers = {path.stem for path in folder.glob("*.py")} - {"__init__", "cases", "made_up"}
     told = (folder / "README.md").read_text()
     assert drivers == set(SMALLEST)
     assert all(f"`python -m benchmarks.{name}`" in told for name in drivers)
@@ -75,3 +96,27 @@ def test_identical_bytes_are_counted(capsys: pytest.CaptureFixture[str]) -> None
         pytest.skip("here for the CPU's exact allocator")
     peak_bytes.main(count=1, repeats=3, minutes=1.0)
     assert "identical bytes: 100.0% of 3 repeats of 1 configurations" in capsys.readouterr().out
+
+
+def test_made_up_trials_are_stored_as_real_ones_are(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    fill(url, "filled", 20, few=True)
+    plan, bench, storage = made_up_plan(few=True), MadeUpBench(), open_storage(url)
+    study = open_study(storage, "real", plan, bench.environment())
+    session = Session(study, plan, survey(plan.space, bench.device()), bench, "made-up")
+    list(session.measure_defaults())
+    for _ in range(20):
+        session.trial()
+    filled = load_study(storage, "filled")
+    evaluations = {t.evaluation.configuration.key: t.evaluation for t in read_results(study).told}
+    for trial in read_results(filled).told:
+        known = evaluations.get(trial.evaluation.configuration.key, trial.evaluation)
+        assert trial.evaluation == known
+    real = {trial.state: trial for trial in study.get_trials()}
+    for trial in filled.get_trials():
+        alike = real[trial.state]
+        assert trial.distributions.keys() <= session._sampler.distributions.keys()
+        assert all(session._sampler.distributions[n] == d for n, d in trial.distributions.items())
+        assert set(trial.user_attrs) - {"reason"} <= set(alike.user_attrs) | {
+            *("latency_ms", "peak_memory_mib", "relative_error")
+        }

@@ -15,6 +15,7 @@ from variants.executions import EXECUTIONS
 from variants.gqa import GQA
 from variants.precisions import PRECISIONS
 from variants.quantizations import QUANTIZATIONS
+from variants.workload import Workload
 
 
 def unsupported_reasons(configuration: Configuration, device: Device) -> tuple[str, ...]:
@@ -30,6 +31,17 @@ def unsupported_reasons(configuration: Configuration, device: Device) -> tuple[s
         *_cache_reasons(configuration, device),
         *_execution_reasons(configuration, device),
     )
+
+
+def support_kind(workload: Workload) -> tuple[object, ...]:
+    """Return what of a workload decides: where it is equal, each variant has the same reasons.
+
+    Lengths and batches do not, but where a step may have fewer tokens than something needs.
+    """
+    most = max(entry.min_rows for entry in QUANTIZATIONS.values())
+    tokens = (workload.batch, workload.batch * workload.seq_len)
+    heads = (workload.q_heads, workload.kv_heads, workload.head_dim, workload.hidden_size)
+    return (workload.phase, workload.score_mod, *heads, *(min(rows, most) for rows in tokens))
 
 
 def _precision_reasons(configuration: Configuration, device: Device) -> Iterator[str]:

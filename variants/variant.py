@@ -55,7 +55,8 @@ class Variant(BaseModel):
     @property
     def key(self) -> str:
         """A readable identity without inactive axes, `flash/bf16/none/static/same/eager`."""
-        return "/".join(value for value in self.model_dump().values() if value is not None)
+        values = (getattr(self, axis) for axis in VARIANT_AXES)
+        return "/".join(value for value in values if value is not None)
 
     @property
     def compiles(self) -> bool:

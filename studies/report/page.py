@@ -17,6 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from studies.plots import history_figure
+from studies.report.kept import kept_trials
 from studies.report.map_grid import map_grids
 from studies.report.panel import Panel
 from studies.report.points import page_data
@@ -47,6 +48,7 @@ def render_report(study: optuna.Study, panels: Sequence[Panel] = ()) -> str:
         StudyError: The study was written by an incompatible version.
     """
     results = read_results(study)
+    kept = kept_trials(results)
     scripts = [get_plotlyjs().strip(), (_FOLDER / "page.js").read_text(encoding="utf-8").strip()]
     history = _figure("Share of the final hypervolume over trials", history_figure(results))
     return (
@@ -64,7 +66,8 @@ def render_report(study: optuna.Study, panels: Sequence[Panel] = ()) -> str:
                 (panel, [_figure(panel.title, one) for one in panel.figures]) for panel in panels
             ],
             history=history if results.told else None,
-            data=page_data(results),
+            data=page_data(results, kept),
+            kept=len(kept),
             command=in_lines(run_command(results)),
             style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
             scripts=[Markup(script) for script in scripts],

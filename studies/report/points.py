@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from objectives.evaluation import Evaluation, Outcome
 from objectives.roofline import Bound, bound
 from studies.front import WorkloadResult
 from studies.results import Results
+from studies.study import Told
 from studies.text import variant_label, workload_label
 from variants.axes import AXES
 from variants.device import Device
@@ -17,20 +18,22 @@ INACTIVE = "inactive"  # where an axis means nothing
 Json = Mapping[str, object]
 
 
-def page_data(results: Results) -> Json:
-    """Return what the page's script draws; JSON without infinities."""
+def page_data(results: Results, kept: Collection[int]) -> Json:
+    """Return what the page's script draws of the trials that are kept; JSON without infinities."""
     varying = set(results.plan.space.searched)
     places = {result.workload.key: place for place, result in enumerate(results.workloads)}
     device = results.environment.device
     axes = [axis for axis in results.plan.space.searched if AXES[axis].of_variant]
+    told = results.told_by_workload()
     defaults = [
         _point(None, result.default, place, axes, device)
         for place, result in enumerate(results.workloads)
     ]
     trials = [
-        _point(told.number, told.evaluation, place, axes, device)
-        for told in results.told
-        if (place := places.get(told.evaluation.configuration.workload.key)) is not None
+        _point(trial.number, trial.evaluation, place, axes, device)
+        for trial in results.told
+        if trial.number in kept
+        and (place := places.get(trial.evaluation.configuration.workload.key)) is not None
     ]
     return {
         "axes": {axis: [*results.plan.space.axes[axis], INACTIVE] for axis in axes},
@@ -38,7 +41,7 @@ def page_data(results: Results) -> Json:
         "workloads": [
             {
                 "label": workload_label(result.workload, varying),
-                "roofline": _roofline(result, results),
+                "roofline": _roofline(result, told.get(result.workload.key, []), device),
                 "balanced": _balanced(result),
             }
             for result in results.workloads
@@ -52,13 +55,10 @@ def _balanced(result: WorkloadResult) -> int | None:
     return result.winners["balanced"].candidate.number if result.winners else None
 
 
-def _roofline(result: WorkloadResult, results: Results) -> Json | None:
+def _roofline(result: WorkloadResult, told: Sequence[Told], device: Device) -> Json | None:
     """Return the least that any configuration tried needs, by the device's rates."""
-    device = results.environment.device
     least = [bound(result.default.configuration, device)] + [
-        bound(told.evaluation.configuration, device)
-        for told in results.told
-        if told.evaluation.configuration.workload.key == result.workload.key
+        bound(trial.evaluation.configuration, device) for trial in told
     ]
     if not least[0].datasheet:
         return None

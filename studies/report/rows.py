@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from objectives.evaluation import Evaluation, Outcome
@@ -11,6 +12,7 @@ from studies.front import CHOICES, Candidate, WorkloadResult
 from studies.report.bars import Bars, memory_bars, time_bars
 from studies.report.points import share_of_roofline
 from studies.results import Results
+from studies.study import Told
 from studies.summary import notes
 from studies.text import factor, mebibytes, milliseconds, variant_label, workload_label
 from variants.device import Device
@@ -57,14 +59,21 @@ def workload_sections(results: Results) -> list[WorkloadSection]:
     """Return a section for each workload, in the order of the space."""
     varying = set(results.plan.space.searched)
     device = results.environment.device
+    told = results.told_by_workload()
     return [
-        _section(place, workload_label(result.workload, varying), result, results, device)
+        _section(
+            place,
+            workload_label(result.workload, varying),
+            result,
+            told.get(result.workload.key, []),
+            device,
+        )
         for place, result in enumerate(results.workloads)
     ]
 
 
 def _section(
-    place: int, label: str, result: WorkloadResult, results: Results, device: Device
+    place: int, label: str, result: WorkloadResult, told: Sequence[Told], device: Device
 ) -> WorkloadSection:
     chosen = _chosen(result)
     shown = {c.number: c for c in (*result.front, *chosen) if c.number is not None}
@@ -95,7 +104,7 @@ def _section(
             ),
         ),
         notes=tuple(notes(result)),
-        missing=_missing(result, results),
+        missing=_missing(told),
         time=time_bars(with_numbers),
         memory=memory_bars(with_numbers),
         kernels=tuple(
@@ -172,13 +181,12 @@ def _row(
     )
 
 
-def _missing(result: WorkloadResult, results: Results) -> tuple[tuple[str, int, str], ...]:
+def _missing(told: Sequence[Told]) -> tuple[tuple[str, int, str], ...]:
     counts: Counter[Outcome] = Counter()
     reasons: dict[Outcome, Counter[str]] = {}
-    for told in results.told:
-        evaluation = told.evaluation
-        mine = evaluation.configuration.workload.key == result.workload.key
-        if mine and evaluation.measurements is None:
+    for trial in told:
+        evaluation = trial.evaluation
+        if evaluation.measurements is None:
             counts[evaluation.outcome] += 1
             reasons.setdefault(evaluation.outcome, Counter())[evaluation.reason] += 1
     return tuple(

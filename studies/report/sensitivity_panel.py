@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from studies.report.panel import Panel, PanelTable
 from studies.sensitivity.analysis import LATENCY, MEMORY
 from studies.sensitivity.figures import figures
-from studies.sensitivity.quality import Interval
+from studies.sensitivity.quality import Interval, Quality
 from studies.sensitivity.report import SensitivityReport
 
 NAMES = {MEMORY: "memory", LATENCY: "latency"}
@@ -52,8 +52,17 @@ def _text(report: SensitivityReport) -> Iterator[str]:
             yield (
                 f"Of {label}, probes that it had not seen are predicted with an R² of "
                 f"{quality.r_squared.value:.2f} [{quality.r_squared.low:.2f}, "
-                f"{quality.r_squared.high:.2f}]."
+                f"{quality.r_squared.high:.2f}]." + _part(quality)
             )
+
+
+def _part(quality: Quality) -> str:
+    if not quality.left_out:
+        return ""
+    return (
+        f" It learns from {quality.trials:,} of {quality.trials + quality.left_out:,} trials: "
+        f"{quality.probes:,} probes, and others evenly."
+    )
 
 
 def _share_rows(report: SensitivityReport, ranked: list[str]) -> Iterator[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from studies.sensitivity.effects import (
 from studies.sensitivity.evidence import Evidence
 from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
-from studies.sensitivity.quality import Interval, Quality, judge
+from studies.sensitivity.quality import Interval, Quality, judge, learnt
 from studies.surrogate import Axes, Matrix
 
 DRAWS = 64
@@ -84,8 +85,13 @@ def _analyse(evidence: Evidence, *, by_workload: bool) -> Sensitivity:
         prior = None if evidence.prior is None or name == FAILURE else evidence.prior[:, place]
         field = Field(catalogue.points, axes, grid, prior)
         rng = np.random.default_rng((evidence.seed, place))
-        probes = np.intersect1d(evidence.probes, tried)
+        probes = evidence.probes[np.isin(evidence.probes, tried)]
+        some = learnt(tried, probes, len(rows))
+        left_out = len(tried) - int(some.sum())
+        tried, values = tried[some], values[some]
+        probes = np.intersect1d(probes, tried)
         quality = judge(field, tried, values, probes, len(rows), rng)
+        quality = dataclasses.replace(quality, left_out=left_out)
         if quality.refusal is None and np.ptp(values):
             known[name] = _learn(field, tried, values, quality, rng)
         if name != FAILURE and MEMORY in known:
@@ -117,9 +123,11 @@ def _values(
     if place == QUANTITIES.index(FAILURE):
         tried = np.array([*dict.fromkeys((*told.values, *sorted(told.failed)))], dtype=np.int64)
         return tried, np.isin(tried, list(told.failed)).astype(np.float64), every
-    tried = np.array(list(told.values), dtype=np.int64)
-    values = np.array([told.values[index][place] for index in tried.tolist()])
-    return tried, values, np.setdiff1d(every, list(told.failed - told.values.keys()))
+    return (
+        told.known,
+        told.numbers[:, place],
+        np.setdiff1d(every, list(told.failed - told.values.keys())),
+    )
 
 
 def _too_large(evidence: Evidence, memory: Known) -> NDArray[np.int64]:

@@ -93,8 +93,7 @@ def _seen(
     """Return the trials that differ in nothing but the choice, and their mean effect."""
     values = np.full(len(evidence.catalogue), np.nan)
     if place < 2:
-        for index, numbers in evidence.told.values.items():
-            values[index] = numbers[place]
+        values[evidence.told.known] = evidence.told.numbers[:, place]
     else:
         tried = np.array(list(evidence.numbers), dtype=np.int64)
         values[tried] = np.isin(tried, list(evidence.told.failed))

@@ -16,6 +16,7 @@ from objectives.evaluation import Evaluation, Outcome
 from studies.catalogue import Catalogue, catalogue_of, expected
 from studies.probes import probed
 from studies.proposer import Told
+from studies.snapshot import Snapshot
 from studies.space import survey
 from studies.study import default_of, environment_of, plan_of
 from studies.surrogate import Matrix
@@ -52,14 +53,15 @@ def read_evidence(study: optuna.Study, *, prior: bool) -> Evidence:
     Raises:
         StudyError: It was written by an incompatible version.
     """
-    plan, device = plan_of(study), environment_of(study).device
+    held = Snapshot.of(study)
+    plan, device = plan_of(held), environment_of(held).device
     found = survey(plan.space, device)
     catalogue = catalogue_of(found)
     configurations = tuple(found.configurations())
     roofline = expected(configurations, device) if prior else None
     defaults = {}
     for number, workload in enumerate(found.workloads):
-        default = default_of(study, workload)
+        default = default_of(held, workload)
         numbered = None if default is None else log_numbers(default)
         if default is not None and numbered and default.outcome is Outcome.MEASURED:
             defaults[number] = numbered

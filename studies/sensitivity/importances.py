@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -16,9 +16,11 @@ from optuna.importance import (
 )
 from optuna.trial import FrozenTrial
 
+from studies.sample import evenly
 from studies.sensitivity.analysis import LATENCY, MEMORY
 
 LEAST_TRIALS = 20  # usable ones
+MOST_TRIALS = 2_000  # fANOVA's forest takes minutes with some ten thousand
 ANSWERS: Mapping[str, str] = {
     "fANOVA": "share of the variance over all combinations of choices, impossible ones too, as a "
     "random forest fitted to the trials predicts it",
@@ -32,6 +34,7 @@ class Importances:
 
     evaluator: str
     answers: str
+    trials: int  # usable ones that it was given: all, or of very many an even part
     # Of what is told of memory and latency: ratios to the default where a study has several
     # workloads. An axis is missing where the evaluator cannot speak of it.
     of: Mapping[str, Mapping[str, float]]
@@ -42,6 +45,9 @@ def optuna_importances(study: optuna.Study, seed: int) -> tuple[Importances, ...
     done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(done) < LEAST_TRIALS:
         return ()
+    if len(done) > MOST_TRIALS:
+        done = [done[place] for place in evenly(len(done), MOST_TRIALS)]
+        study = _study_of(done)
     evaluators: dict[str, BaseImportanceEvaluator] = {
         "fANOVA": FanovaImportanceEvaluator(seed=seed),
         "PED-ANOVA": PedAnovaImportanceEvaluator(),
@@ -59,8 +65,22 @@ def optuna_importances(study: optuna.Study, seed: int) -> tuple[Importances, ...
                 for place, objective in enumerate((MEMORY, LATENCY))
                 if len({trial.values[place] for trial in done}) > 1
             }
-            found.append(Importances(name, ANSWERS[name], of))
+            found.append(Importances(name, ANSWERS[name], len(done), of))
     return tuple(found)
+
+
+def _study_of(trials: Sequence[FrozenTrial]) -> optuna.Study:
+    """Return a study in memory that holds these trials, without what only we read of them."""
+    found = optuna.create_study(
+        storage=optuna.storages.InMemoryStorage(), directions=["minimize", "minimize"]
+    )
+    found.add_trials(
+        optuna.trial.create_trial(
+            values=trial.values, params=trial.params, distributions=trial.distributions
+        )
+        for trial in trials
+    )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

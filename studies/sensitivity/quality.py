@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from studies.sample import evenly
 from studies.sensitivity.posterior import Field, Posterior
 
 LEAST_PROBES = 16
@@ -21,6 +22,9 @@ LEAST_PROBES = 16
 FLOOR = 0.7
 LEAST_OF_EACH = 5  # probes that failed, and that did not, for a probability to be learnt
 FOLDS = 5
+# Its matrices grow with the square of the trials, and their factors with the cube: this many take
+# about as long as the effects of a space of some ten thousand configurations.
+MOST_LEARNT = 1_200
 RESAMPLES = 500
 
 
@@ -37,7 +41,7 @@ class Interval:
 class Quality:
     """What a surrogate of one quantity is worth."""
 
-    trials: int  # with a value
+    trials: int  # with a value, that it learns from
     probes: int  # of them
     exact: bool  # every possible configuration has a value: nothing is predicted
     r_squared: Interval | None = None  # on held-out probes
@@ -45,6 +49,7 @@ class Quality:
     prior_r_squared: float | None = None  # of the prior alone, up to an offset
     # Mean squared error of held-out probes over the variance that was expected, at least 1.
     surprise: float = 1.0
+    left_out: int = 0  # trials with a value that it does not learn from: they are too many
 
     @property
     def refusal(self) -> str | None:
@@ -65,6 +70,25 @@ class Quality:
         if self.refusal is None:
             return 0
         return LEAST_PROBES - self.probes if self.probes < LEAST_PROBES else self.probes
+
+
+def learnt(known: NDArray[np.int64], probes: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Return which of the points with values to learn from, all but of very many.
+
+    Half are probes, the first ones, which are as honest a sample as all of them; the others are
+    evenly spread over the trials. Where all `count` points have a value, nothing is learnt.
+
+    Args:
+        known: Points with values, in the order of trials.
+        probes: Those of them that are an honest sample, in their order.
+        count: How many points have a value in all.
+    """
+    if len(known) <= MOST_LEARNT or len(known) == count:
+        return np.ones(len(known), dtype=bool)
+    kept = np.isin(known, probes[: MOST_LEARNT // 2])
+    others = np.flatnonzero(~kept & ~np.isin(known, probes))
+    kept[others[evenly(len(others), MOST_LEARNT - int(kept.sum()))]] = True
+    return kept
 
 
 def judge(

@@ -9,10 +9,10 @@ from objectives.evaluation import Evaluation, Outcome
 from studies.anchor import (
     EVERY,
     AnchorPoint,
+    Marks,
     anchor_configuration,
     anchors_of,
     disagreements,
-    drift_at,
     drifts,
 )
 from studies.results import as_table, read_results
@@ -65,7 +65,8 @@ def test_an_interval_that_holds_the_median_is_noise_and_a_cpu_has_more_of_it() -
 def test_the_trials_on_both_sides_of_a_drifted_anchor_are_marked() -> None:
     taken = points(1.0, 1.0, 1.2, 1.0, 1.0)
     found = drifts(taken, "cuda")
-    marked = [t for t in range(110) if drift_at(t, "", taken, found) is not None]
+    marks = Marks(taken, found)
+    marked = [t for t in range(110) if marks.at(t, "") is not None]
     assert marked == list(range(25, 75))
 
 

@@ -84,10 +84,11 @@ def test_history_rises_to_all_of_the_hypervolume_and_no_trial_lowers_it(
     run(of, 30)
     results = read_results(of.study)
     history = hypervolume_history(results)
-    assert len(history.mean) == 31
-    assert history.mean[-1] == pytest.approx(1.0)
-    for shares in (history.mean, *history.by_workload.values()):
-        assert all(a <= b + 1e-12 for a, b in itertools.pairwise(shares))
+    assert history.mean is not None
+    assert len(history.mean.up_to(history.trials)) == 31
+    assert history.mean.shares[-1] == pytest.approx(1.0)
+    for steps in (history.mean, *history.by_workload.values()):
+        assert all(a <= b + 1e-12 for a, b in itertools.pairwise(steps.shares))
     drawn: Any = json.loads(history_figure(results).to_json())
     assert len(drawn["data"]) == len(results.workloads) + 1
 
@@ -103,9 +104,11 @@ def test_history_of_known_numbers(storage: BaseStorage) -> None:
     history = hypervolume_history(results)
     margin = 0.05
     start = margin**2 / ((margin + math.log10(2)) * (margin + math.log10(4)))
-    assert history.mean[0] == pytest.approx(start)
-    assert history.mean[first] == pytest.approx(start)
-    assert history.mean[first + 1] == pytest.approx(1.0)
+    assert history.mean is not None
+    mean = history.mean.up_to(history.trials)
+    assert mean[0] == pytest.approx(start)
+    assert mean[first] == pytest.approx(start)
+    assert mean[first + 1] == pytest.approx(1.0)
 
 
 def test_the_map_lays_out_batch_and_seq_len_for_each_score_mod(storage: BaseStorage) -> None:
