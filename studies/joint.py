@@ -6,8 +6,10 @@ act inside the sampler, so that no rejected trial is ever stored.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,21 @@ class JointSampler(BaseSampler):
     def probes_due(self, told: Told) -> int:
         """Return how many configurations of the probe order should have been tried by now."""
         return 0
+
+    def likely(self, study: optuna.Study, count: int) -> list[int]:
+        """Return up to so many configurations that may be proposed next, the likeliest first.
+
+        For whoever prepares for them; what is proposed does not depend on it.
+        """
+        told = self.told(study)
+        due = max(self.probes_due(told), study.user_attrs.get(PROBES, 0))
+        first = self.probe_order[:due].tolist()
+        untried = (index for index in (*first, *self.forecast(told)) if index not in told.tried)
+        return list(itertools.islice(dict.fromkeys(untried), count))
+
+    def forecast(self, told: Told) -> Iterable[int]:
+        """Return what `choose` may return next, the likeliest first, tried or not."""
+        return ()
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial

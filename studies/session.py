@@ -58,6 +58,7 @@ from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload
 
+LIKELY = 16  # configurations that whoever prepares for them is told of
 POLL_S = 0.5  # between looks at what others measure, once nothing else is left
 
 
@@ -86,6 +87,8 @@ class Session:
     abandoned: int = 0
     posts: list[Post] = field(default_factory=list)
     joined: bool = False  # another process created the study, and may be at work
+    # Is told, at each trial, what is likely to be asked next.
+    on_likely: Callable[[list[Configuration]], None] | None = None
     _defaults: dict[str, Evaluation] = field(default_factory=dict)  # by workload key
     _begun: set[str] = field(default_factory=set)  # keys of workloads whose default is measured
     _peaks: list[Peaks | None] = field(default_factory=list)  # one, once it is known
@@ -282,6 +285,7 @@ class Session:
                         raise NothingNowError if finished < budget else SpaceExhausted
                     try:
                         trial = ask(self.study, post.label, self._environment)
+                        self._look_ahead()
                     except SpaceExhausted:
                         if running:
                             raise NothingNowError from None
@@ -293,6 +297,12 @@ class Session:
             with self._own:
                 self.abandoned += recovered
             return trial
+
+    def _look_ahead(self) -> None:
+        if self.on_likely is None:
+            return
+        params = map(self._sampler.catalogue.params, self._sampler.likely(self.study, LIKELY))
+        self.on_likely([self.plan.space.configuration(each) for each in params])
 
     def _abandon(self, trial: Trial, reason: str) -> None:
         try:
