@@ -34,18 +34,14 @@ class Tally:
         """Return what it did in a line; nothing where nothing was compiled by anyone."""
         if not self.compiled + self.missed:
             return ""
-        parts = [f"{self.compiled} configurations"]
-        if self.compiled:
-            parts[0] += f" in {self.compile_s / self.compiled:.1f} s each"
-        parts.append(f"{self.met} of them met by trials")
-        if self.met:
-            parts[-1] += f", whose first steps took {self.met_s / self.met:.1f} s"
-        if self.missed:
-            parts.append(
-                f"{self.missed} trials compiled for themselves, in "
-                f"{self.missed_s / self.missed:.1f} s"
+        return "; ".join(
+            f"{words}: {count}" + (f" ({spent_s / count:.1f} s each)" if count else "")
+            for words, count, spent_s in (
+                ("compiled ahead", self.compiled, self.compile_s),
+                ("met by trials, in their first steps", self.met, self.met_s),
+                ("compiled by trials themselves", self.missed, self.missed_s),
             )
-        return f"compiled ahead: {'; '.join(parts)}"
+        )
 
 
 class Agenda:

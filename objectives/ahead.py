@@ -35,10 +35,11 @@ DRAIN_S = 20.0  # for compilations in flight, where a killed one would leave hal
 _ONE_THREAD = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
-def most_helpers(lane: Lane) -> int:
-    """Return how many helpers a lane has cores and host memory for, beside what measures."""
+def most_helpers(lane: Lane, lanes: int = 1) -> int:
+    """Return how many helpers one of `lanes` has cores and memory for, beside what measures."""
     cores = len(lane.cores) or len(os.sched_getaffinity(0))
-    return max(0, min(cores - 1, psutil.virtual_memory().available // HOST_BYTES))
+    room = psutil.virtual_memory().available // lanes // HOST_BYTES
+    return max(0, min(cores - 1, room))
 
 
 class Helper(Worker):
@@ -135,7 +136,7 @@ class Ahead:
             seconds = _seconds(helper.call(job, deadline_s=self._deadline_s))
             self._deaths = 0
         except JobFailed:
-            pass  # a trial will say why
+            self._deaths += helper.pid is None  # a trial will say why it failed
         except WorkerError:
             self._deaths += not self._ending
             helper.kill()
@@ -182,7 +183,7 @@ def _seconds(answer: Message) -> float | None:
 
 def helpers_line(asked: int, lanes: Sequence[Lane]) -> str:
     """Return why there are fewer helpers than were asked for; nothing where there are as many."""
-    possible = min(map(most_helpers, lanes))
+    possible = min(most_helpers(lane, len(lanes)) for lane in lanes)
     if possible >= asked:
         return ""
     return (

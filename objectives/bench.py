@@ -135,7 +135,12 @@ class DeviceBench:
         """
         before, starts = time.monotonic(), sum(self.worker.start_seconds)
         waited = self._make_way(configuration)
-        evaluation = self._attempt(configuration)
+        try:
+            evaluation = self._attempt(configuration)
+        except WorkerUnavailable:
+            if not self._release():  # there may be no room beside helpers
+                raise
+            evaluation = self._attempt(configuration)
         spent = evaluation.seconds
         if not self._is_sure(evaluation):
             self.worker.kill()

@@ -23,6 +23,10 @@ FREE_SHARE = 0.5
 WHOLE_SHARE = 0.5
 
 
+class PrecompileError(RuntimeError):
+    """It cannot be compiled, or not run; a trial of it would say why."""
+
+
 class Precompiler:
     """Builds configurations on this process's device and takes their steps, for nothing else."""
 
@@ -46,13 +50,16 @@ class Precompiler:
         room_mib = FREE_SHARE / self._helpers * self._free_bytes() / 2**20
         if expected.memory_mib > room_mib:
             return {"skipped": f"{expected.memory_mib:.0f} MiB of {room_mib:.0f} MiB"}
-        before = time.monotonic()
+        before, failure = time.monotonic(), ""
         try:
             self._take_steps(configuration)
-        finally:
-            torch._dynamo.reset()
-            gc.collect()
-            settle()
+        except Exception as error:  # here and not outside: its traceback holds tensors
+            failure = f"{type(error).__name__}: {error}"
+        torch._dynamo.reset()
+        gc.collect()
+        settle()
+        if failure:
+            raise PrecompileError(failure)
         return {"seconds": time.monotonic() - before}
 
     def _take_steps(self, configuration: Configuration) -> None:

@@ -230,13 +230,21 @@ def run(
     kind = None if device == "auto" else device
     tracks = _lanes(workers, kind)
     agenda = Agenda() if compile_ahead else None
+
+    def helpers(lane: Lane) -> Ahead | None:
+        count = min(compile_ahead, most_helpers(lane, len(tracks)))
+        if agenda is None or not count:
+            return None
+        deadline_s = limits.deadline_s
+        return Ahead(agenda, count, seed=seed, device=kind, lane=lane, deadline_s=deadline_s)
+
     benches = [
         DeviceBench(
             limits,
             seed=seed,
             device=kind,
             lane=lane,
-            ahead=_helpers(agenda, compile_ahead, lane, limits, seed, kind),
+            ahead=helpers(lane),
         )
         for lane in tracks
     ]
@@ -276,21 +284,6 @@ def run(
     finally:
         for bench in benches:
             bench.close()
-
-
-def _helpers(
-    agenda: Agenda | None,
-    asked: int,
-    lane: Lane,
-    limits: Limits,
-    seed: int,
-    kind: DeviceKind | None,
-) -> Ahead | None:
-    """Return what compiles ahead on a lane; None where nothing does."""
-    count = min(asked, most_helpers(lane)) if asked else 0
-    if agenda is None or not count:
-        return None
-    return Ahead(agenda, count, seed=seed, device=kind, lane=lane, deadline_s=limits.deadline_s)
 
 
 def _lanes(workers: str, kind: DeviceKind | None) -> list[Lane]:

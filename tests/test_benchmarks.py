@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import (
     against_do_bench,
+    compile_ahead,
     held_stream,
     host_estimators,
     overhead,
@@ -29,6 +30,7 @@ SMALLEST: dict[str, Callable[[], object]] = {
     "host_estimators": lambda: host_estimators.one_process(0, 1, 1, 8, 1.0),
     "overhead": lambda: overhead.plain(1, 1.0),
     "against_do_bench": lambda: against_do_bench.main(count=1, minutes=0.5),
+    "compile_ahead": lambda: compile_ahead.search(1, 0, "random", 1.0),
     "held_stream": lambda: held_stream.main(samples=4),
 }
 
