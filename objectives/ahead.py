@@ -181,9 +181,31 @@ def _seconds(answer: Message) -> float | None:
     return None
 
 
-def helpers_line(asked: int, lanes: Sequence[Lane]) -> str:
+def ahead_of(
+    lanes: Sequence[Lane],
+    asked: int,
+    agenda: Agenda,
+    *,
+    seed: int,
+    device: DeviceKind | None,
+    deadline_s: float,
+) -> list[Ahead | None]:
+    """Return the helpers of each lane, as many as were asked for or as it has room for.
+
+    None where there are none.
+    """
+    counts = [min(asked, most_helpers(lane, len(lanes))) if asked else 0 for lane in lanes]
+    return [
+        Ahead(agenda, count, seed=seed, device=device, lane=lane, deadline_s=deadline_s)
+        if count
+        else None
+        for lane, count in zip(lanes, counts, strict=True)
+    ]
+
+
+def why_fewer(asked: int, lanes: Sequence[Lane]) -> str:
     """Return why there are fewer helpers than were asked for; nothing where there are as many."""
-    possible = min(most_helpers(lane, len(lanes)) for lane in lanes)
+    possible = min(most_helpers(lane, len(lanes)) for lane in lanes) if asked else 0
     if possible >= asked:
         return ""
     return (

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from objectives.agenda import Agenda
-from objectives.ahead import Ahead, helpers_line, most_helpers
+from objectives.ahead import ahead_of, why_fewer
 from objectives.bench import DeviceBench
 from objectives.lanes import Lane, LanesError, lanes, visible_gpus
 from objectives.limits import Limits
@@ -229,30 +229,18 @@ def run(
         raise UsageError(f"--patience needs --sampler {OWN}, which expects gains; got {sampler}")
     kind = None if device == "auto" else device
     tracks = _lanes(workers, kind)
-    agenda = Agenda() if compile_ahead else None
-
-    def helpers(lane: Lane) -> Ahead | None:
-        count = min(compile_ahead, most_helpers(lane, len(tracks)))
-        if agenda is None or not count:
-            return None
-        deadline_s = limits.deadline_s
-        return Ahead(agenda, count, seed=seed, device=kind, lane=lane, deadline_s=deadline_s)
-
+    agenda = Agenda()
+    helpers = ahead_of(
+        tracks, compile_ahead, agenda, seed=seed, device=kind, deadline_s=limits.deadline_s
+    )
     benches = [
-        DeviceBench(
-            limits,
-            seed=seed,
-            device=kind,
-            lane=lane,
-            ahead=helpers(lane),
-        )
-        for lane in tracks
+        DeviceBench(limits, seed=seed, device=kind, lane=lane, ahead=ahead)
+        for lane, ahead in zip(tracks, helpers, strict=True)
     ]
     try:
         here = benches[0].device()
         _warn_of_neighbours(here, len(tracks))
-        if fewer := helpers_line(compile_ahead, tracks):
-            console.print(fewer, style="yellow")
+        _warn_of_cores(compile_ahead, tracks)
         base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
         _introduce(
@@ -272,7 +260,7 @@ def run(
         )
         name = tracks[0].name if len(tracks) > 1 else here.kind
         session = Session(begun, plan, found, benches[0], name, joined=bool(stored))
-        session.on_likely = None if agenda is None else agenda.wish
+        session.on_likely = agenda.wish if any(helpers) else None
         more = zip(benches[1:], tracks[1:], strict=True)
         session.posts += [Post(bench, lane.name) for bench, lane in more]
         if probe is not None:
@@ -334,12 +322,17 @@ def _warn_of_neighbours(here: Device, count: int) -> None:
         )
 
 
+def _warn_of_cores(helpers: int, tracks: Sequence[Lane]) -> None:
+    if fewer := why_fewer(helpers, tracks):
+        console.print(fewer, style="yellow")
+
+
 def _search(
     runner: Runner,
     starts: Sequence[list[float]],
     limit: Limit,
     storage: str,
-    agenda: Agenda | None,
+    agenda: Agenda,
     *,
     finalists: bool,
 ) -> None:
@@ -363,7 +356,7 @@ def _search(
         # The first start was before the run, the finalists after it.
         wall_s = runner.wall_s + starts[0][0] + session.seconds.get("finalists", 0.0)
         print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.posts)))
-        if agenda is not None and (ahead := agenda.tally.line()):
+        if ahead := agenda.tally.line():
             console.print(ahead, highlight=False)
         print_coverage(console, session.coverage(), session.expected_gains())
         console.print(stopping_reason(runner, session, limit.trials))

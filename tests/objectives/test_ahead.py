@@ -394,8 +394,8 @@ def test_helpers_are_bounded_by_cores_and_memory(monkeypatch: pytest.MonkeyPatch
     assert ahead_module.most_helpers(Lane("", cores=(0, 1, 2))) == 2
     assert ahead_module.most_helpers(Lane("", cores=tuple(range(64)))) == 3
     assert ahead_module.most_helpers(Lane("", cores=tuple(range(64))), 2) == 1
-    assert ahead_module.helpers_line(2, [Lane("", cores=(0, 1, 2))]) == ""
-    assert "in 0 processes for each device, not 1" in ahead_module.helpers_line(
+    assert ahead_module.why_fewer(2, [Lane("", cores=(0, 1, 2))]) == ""
+    assert "in 0 processes for each device, not 1" in ahead_module.why_fewer(
         1, [Lane("", cores=(0,))]
     )
 
