@@ -54,6 +54,7 @@ class Agenda:
         self._in_flight: set[str] = set()
         self._taken: set[str] = set()  # by helpers and by those who measure
         self._compiled: dict[str, float] = {}  # by helpers, in so many seconds
+        self._behind = False  # whoever measures had to compile, or to wait
         self._changed = threading.Condition()
 
     def wish(self, likely: Sequence[Configuration]) -> None:
@@ -64,12 +65,17 @@ class Agenda:
             self._changed.notify_all()
 
     def take(self, over: Callable[[], bool]) -> Configuration | None:
-        """Wait for a wish and take it; None once it is `over`, see `wake`."""
+        """Wait for a wish and take it; None once it is `over`, see `wake`.
+
+        Where helpers are behind, the likeliest is left to the one who measures: it gets there
+        before they are done, and would only wait.
+        """
         with self._changed:
             self._changed.wait_for(lambda: over() or self._wished)
             if over():
                 return None
-            key = next(iter(self._wished))
+            first, *others = self._wished
+            key = others[0] if others and self._behind else first
             self._taken.add(key)
             self._in_flight.add(key)
             return self._wished.pop(key)
@@ -101,6 +107,7 @@ class Agenda:
         with self._changed:
             self._wished.pop(key, None)
             self._taken.add(key)
+            self._behind = key not in self._compiled
             self._changed.wait_for(lambda: key not in self._in_flight, PATIENCE_S)
         return time.monotonic() - before
 
