@@ -8,7 +8,6 @@ Whatever happens to a helper, no trial and no run ends of it.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
@@ -58,15 +57,6 @@ class Helper(Worker):
         if process is None or not isinstance(group, int) or group == process.pid:
             return None
         return process.pid, group
-
-    def kill(self) -> int:
-        """Kill it with what a killed guard left behind: that may be stopped, and stay for ever."""
-        session, status = self.pid, super().kill()
-        for pid in psutil.pids() if session is not None else ():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getsid(pid) == session:
-                    os.kill(pid, signal.SIGKILL)
-        return status
 
 
 class Ahead:

@@ -41,7 +41,10 @@ class HelperStation:
 
 
 def attach(options: Message, on_stage: Callable[[str], None]) -> tuple[Message, HelperStation]:
-    """Leave the guard's process group: what is stopped must not be the guard."""
+    """Leave the guard's process group: what is stopped must not be the guard.
+
+    Of a group that loses its guard while it is stopped, the kernel lets nothing stay.
+    """
     os.setpgid(0, 0)
     os.nice(NICENESS)
     return {"group": os.getpgid(0)}, HelperStation(options)

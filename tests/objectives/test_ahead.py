@@ -260,6 +260,20 @@ def test_no_helper_runs_while_memory_and_latency_are_measured(
         ahead.release(drain=False)
 
 
+def test_quiet_begins_once_helpers_stand_still(place: Place) -> None:
+    ahead = place.helpers("stamps", count=2)
+    ahead.ready()
+    try:
+        place.agenda.wish([flex(200), flex(300)])
+        assert soon(place.stamps)
+        for _ in range(50):
+            with Quiet(ahead.places()):
+                statuses = {psutil.Process(group).status() for _, group in ahead.places()}
+            assert statuses == {psutil.STATUS_STOPPED}
+    finally:
+        ahead.release(drain=False)
+
+
 def test_helpers_go_on_while_something_is_compiled(place: Place) -> None:
     from torch._dynamo.callback import CallbackTrigger, callback_handler
 
