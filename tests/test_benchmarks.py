@@ -35,7 +35,13 @@ SMALLEST: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+SLOW = {"compile_ahead"}  # compiles, and no cache helps
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SMALLEST],
+)
 def test_a_driver_runs_and_says_something(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = SMALLEST[name]()
     assert found or capsys.readouterr().out
