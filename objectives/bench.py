@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from objectives.ahead import Ahead
 from objectives.comparison import Comparison
 from objectives.deadlines import Deadlines
 from objectives.environment import Environment
@@ -75,9 +76,13 @@ class DeviceBench:
         target: str = "objectives.station:attach",
         on_stage: Callable[[str], None] = lambda stage: None,
         lane: Lane | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
-        """Name the device (None: CUDA if there is one) and its lane. Nothing is started yet."""
-        self._limits, self._on_stage = limits, on_stage
+        """Name the device (None: CUDA if there is one) and its lane. Nothing is started yet.
+
+        `ahead` compiles beside it, on the same lane.
+        """
+        self._limits, self._on_stage, self._ahead = limits, on_stage, ahead
         options = {
             "limits": limits.model_dump(),
             "seed": seed,
@@ -88,6 +93,7 @@ class DeviceBench:
         self.worker = Worker(target, options, self._welcome, lane)
         self._deadlines = Deadlines(limits.deadline_s)
         self._environment: Environment | None = None
+        self._interrupted = False
 
     def environment(self) -> Environment:
         """Return the environment that the process reports.
@@ -121,21 +127,29 @@ class DeviceBench:
         """Measure one configuration in the process; its death and its errors are outcomes.
 
         What did not fit in memory is tried once more in a fresh process, unless it was one: what
-        trials before it had left behind is not its own.
+        trials before it had left behind is not its own. Nor is what helpers held.
 
         Raises:
             DeviceMissingError: This machine lacks the device asked for.
             WorkerError: No process comes up, or on another device. No configuration is to blame.
         """
         before, starts = time.monotonic(), sum(self.worker.start_seconds)
-        evaluation = self._attempt(configuration)
+        waited = self._make_way(configuration)
+        try:
+            evaluation = self._attempt(configuration)
+        except WorkerUnavailable:
+            if not self._release():  # there may be no room beside helpers
+                raise
+            evaluation = self._attempt(configuration)
         spent = evaluation.seconds
-        confirmed = self.worker.jobs == 1 or evaluation.measurements is not None
-        if evaluation.outcome is Outcome.OUT_OF_MEMORY and not confirmed:
+        if not self._is_sure(evaluation):
             self.worker.kill()
             evaluation = self._attempt(configuration)
             stages = spent.keys() | evaluation.seconds.keys()
             spent = {s: spent.get(s, 0.0) + evaluation.seconds.get(s, 0.0) for s in stages}
+        if self._ahead is not None:
+            self._ahead.agenda.count(configuration, spent.get("first step", 0.0) + waited)
+            spent = spent | {"ahead": waited}
         # What the worker cannot see: its own start, a death, the transfer.
         started = sum(self.worker.start_seconds) - starts
         elsewhere = time.monotonic() - before - started - sum(spent.values())
@@ -144,10 +158,55 @@ class DeviceBench:
             seconds["worker start"] = started
         return evaluation.model_copy(update={"seconds": seconds})
 
+    def _make_way(self, configuration: Configuration) -> float:
+        """Have helpers leave a configuration to this bench. Returns the seconds that it took."""
+        if self._ahead is None:
+            return 0.0
+        before = time.monotonic()
+        self._ahead.ready()
+        self._ahead.agenda.claim(configuration)
+        return time.monotonic() - before
+
+    def _is_sure(self, evaluation: Evaluation) -> bool:
+        """Tell whether a failure is the configuration's own; free what helpers held if not."""
+        outcome = evaluation.outcome
+        if outcome not in _FOR_WANT_OF_MEMORY or evaluation.measurements is not None:
+            return True
+        helped = self._release()
+        fresh = self.worker.jobs == 1 or outcome is not Outcome.OUT_OF_MEMORY
+        return fresh and not helped
+
+    def _release(self) -> bool:
+        """End the helpers until the next trial. Tells whether there were any."""
+        if self._ahead is None:
+            return False
+        # A compiler for CPUs writes into the cache itself; that for GPUs puts whole files there.
+        on_cpu = self._environment is not None and self._environment.device.kind == "cpu"
+        return self._ahead.release(drain=on_cpu and not self._interrupted)
+
+    def _call(
+        self,
+        job: Message,
+        on_stage: Callable[[str], None] = lambda stage: None,
+        stage_limit_s: Callable[[str], float] | None = None,
+    ) -> Message:
+        """Have a job done in which something is timed."""
+        places = {} if self._ahead is None else {"helpers": self._ahead.places()}
+        try:
+            return self.worker.call(
+                job | places,
+                deadline_s=self._limits.deadline_s,
+                on_stage=on_stage,
+                stage_limit_s=stage_limit_s,
+            )
+        finally:
+            if self._ahead is not None:
+                self._ahead.go_on()  # whoever stopped them may have died
+
     def peaks(self) -> Peaks | None:
         """Measure the device's rates in the process."""
         try:
-            answer = self.worker.call({"peaks": True}, deadline_s=self._limits.deadline_s)
+            answer = self._call({"peaks": True})
         except WorkerError:
             return None
         return Peaks(**answer)
@@ -155,6 +214,7 @@ class DeviceBench:
     def compare(self, configurations: Sequence[Configuration]) -> Comparison:
         """Time configurations in turns in the process; where it dies, all are missing."""
         before = time.monotonic()
+        self._release()  # the trials are over; more finalists fit into memory at once
         job = {"compare": [each.model_dump(mode="json") for each in configurations]}
         # Each was built within the deadline of its trial.
         deadline_s = self._limits.deadline_s * len(configurations)
@@ -178,11 +238,10 @@ class DeviceBench:
     def _attempt(self, configuration: Configuration) -> Evaluation:
         device = self.device()
         try:
-            answer = self.worker.call(
+            answer = self._call(
                 {"configuration": configuration.model_dump(mode="json")},
-                deadline_s=self._limits.deadline_s,
-                on_stage=self._on_stage,
-                stage_limit_s=self._deadlines.of(configuration, device),
+                self._on_stage,
+                self._deadlines.of(configuration, device),
             )
             evaluation = _read(answer, configuration)
         except WorkerUnavailable:
@@ -200,8 +259,16 @@ class DeviceBench:
             return Evaluation(
                 configuration=configuration, outcome=Outcome.CRASHED, reason=_one_line(reason)
             )
-        self._deadlines.learn(configuration, device, evaluation.seconds)
+        self._deadlines.learn(configuration, device, self._cold(evaluation))
         return evaluation.model_copy(update={"reason": _one_line(evaluation.reason)})
+
+    def _cold(self, evaluation: Evaluation) -> Mapping[str, float]:
+        """Return what the stages took, or would have without a helper: the next may have none."""
+        first, seconds = "first step", evaluation.seconds
+        if self._ahead is None or first not in seconds:
+            return seconds
+        compiled = self._ahead.agenda.compiled_in(evaluation.configuration) or 0.0
+        return {**seconds, first: max(seconds[first], compiled)}
 
     def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
         """Return PyTorch's own answer to whether the backend takes it; None where it has none."""
@@ -215,13 +282,17 @@ class DeviceBench:
 
     def interrupt(self) -> None:
         """End the process from another thread; what it measured raises `WorkerUnavailable`."""
+        self._interrupted = True
         self.worker.interrupt()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and its helpers."""
+        self._release()
         self.worker.close()
 
 
+# What a configuration may come to where helpers hold memory: not all libraries say what they lack.
+_FOR_WANT_OF_MEMORY = (Outcome.OUT_OF_MEMORY, Outcome.CRASHED)
 # Of a job without an answer; what is not listed CRASHED.
 _OUTCOMES: Mapping[type[WorkerError], Outcome] = {
     WorkerTimedOut: Outcome.TIMED_OUT,

@@ -32,9 +32,10 @@ from objectives.latency import (
     new_length_ms,
 )
 from objectives.limits import Limits
-from objectives.memory import cuda_baseline, measure_memory, settle
+from objectives.memory import Baseline, cuda_baseline, measure_memory, settle
 from objectives.profile import Profile
 from objectives.profiling import profile_configuration
+from objectives.quiet import Quiet
 from objectives.roofline import bound
 from objectives.sampling import Throttled, Trusting
 from variants.backends import BACKENDS, backend_that_ran
@@ -102,15 +103,15 @@ class Evaluator:
             return watch.conditions()
         return Conditions(sm_mhz=None, temperature_c=None, unread=self._unread)
 
-    def evaluate(self, configuration: Configuration) -> Evaluation:
-        """Measure one configuration.
+    def evaluate(self, configuration: Configuration, quiet: Quiet | None = None) -> Evaluation:
+        """Measure one configuration, in `quiet` wherever time counts.
 
         What PyTorch declines and what does not fit in memory are outcomes. Any other exception
         is the caller's to record: it may have left the device unusable.
         """
         self._seconds = {}
         try:
-            outcome, reason, measurements = self._measure(configuration)
+            outcome, reason, measurements = self._measure(configuration, quiet or Quiet())
         except torch.OutOfMemoryError as error:
             outcome, reason, measurements = Outcome.OUT_OF_MEMORY, _first_line(error), None
         except Throttled as error:
@@ -159,13 +160,15 @@ class Evaluator:
         finally:
             self.free(compiled=configuration.variant.compiles)
 
-    def _measure(self, configuration: Configuration) -> tuple[Outcome, str, Measurements]:
+    def _measure(
+        self, configuration: Configuration, quiet: Quiet
+    ) -> tuple[Outcome, str, Measurements]:
         with self._stage("check"):
             reference = self._references.of(configuration.workload)
         with self._stage("build"):
             baseline = cuda_baseline() if self.stream is not None else None
             run = Run(configuration, self._torch_device, self.seed)
-        with self._stage("first step"):
+        with self._stage("first step"), quiet:
             kept: dict[str, list[Tensor]] = {}
             first = first_visits(run, lambda results: _keep(kept, results))
         with self._stage("check"):
@@ -173,6 +176,14 @@ class Evaluator:
             error = largest_error(results, reference)
             kept.clear()
             results.clear()
+        with quiet:
+            return self._numbers(run, baseline, first, error)
+
+    def _numbers(
+        self, run: Run, baseline: Baseline | None, first: list[float], error: float
+    ) -> tuple[Outcome, str, Measurements]:
+        """Weigh and time a run that was visited once, and judge it."""
+        configuration = run.configuration
         with self._stage("memory"):
             later = later_visits(run)
             memory = measure_memory(run, baseline, self._workspace_bytes)

@@ -17,6 +17,7 @@ from objectives.limits import Limits
 from objectives.memory import settle
 from objectives.messages import Message
 from objectives.peaks import measure_peaks
+from objectives.quiet import Quiet
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError, detect_device
 from variants.plugins import PluginSource, load_plugin
@@ -33,7 +34,11 @@ class DeviceStation:
         self._evaluator = evaluator
 
     def work(self, job: Message) -> Message:
-        """Evaluate a `configuration`, `compare` several, `profile` or `ask` about one, `peaks`."""
+        """Evaluate a `configuration`, `compare` several, `profile` or `ask` about one, `peaks`.
+
+        `helpers` are stopped while something is timed.
+        """
+        quiet = Quiet(job.get("helpers", ()))
         if "ask" in job:
             asked = Configuration.model_validate(job["ask"])
             return {"accepts": sdpa_accepts(asked) if torch.cuda.is_available() else None}
@@ -43,7 +48,8 @@ class DeviceStation:
             profile: Message = found.model_dump(mode="json")
             return profile
         if "peaks" in job:
-            peaks = measure_peaks(torch.device(self._evaluator.device.kind))
+            with quiet:
+                peaks = measure_peaks(torch.device(self._evaluator.device.kind))
             settle()
             return dataclasses.asdict(peaks)
         if "compare" in job:
@@ -51,8 +57,9 @@ class DeviceStation:
             comparison: Message = self._evaluator.compare(several).model_dump(mode="json")
             return comparison
         configuration = Configuration.model_validate(job["configuration"])
-        evaluation: Message = self._evaluator.evaluate(configuration).model_dump(mode="json")
-        return evaluation
+        evaluation = self._evaluator.evaluate(configuration, quiet)
+        answer: Message = evaluation.model_dump(mode="json")
+        return answer
 
     def usable(self) -> bool:
         """Tell whether the CUDA context still works. After an error on CPU it is not asked."""

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from objectives.agenda import Agenda
+from objectives.ahead import ahead_of, why_fewer
 from objectives.bench import DeviceBench
 from objectives.lanes import Lane, LanesError, lanes, visible_gpus
 from objectives.limits import Limits
@@ -152,6 +154,17 @@ def run(
             help="Measure on so many GPUs at once, or on all; on a CPU, on so many sets of cores.",
         ),
     ] = "1",
+    compile_ahead: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Compile what is likely to be tried next in so many more processes for each "
+            "device, where cores and memory allow; they are stopped while anything is timed. "
+            "Times of first steps are then those of compilers that remember. [default: 0]",
+            show_default=False,
+        ),
+    ] = 0,
     device: DeviceOption = "auto",
     storage: Storage = DEFAULT_STORAGE,
     study: Annotated[
@@ -223,10 +236,18 @@ def run(
         raise UsageError(f"--patience needs --sampler {OWN}, which expects gains; got {sampler}")
     kind = None if device == "auto" else device
     tracks = _lanes(workers, kind)
-    benches = [DeviceBench(limits, seed=seed, device=kind, lane=lane) for lane in tracks]
+    agenda = Agenda()
+    helpers = ahead_of(
+        tracks, compile_ahead, agenda, seed=seed, device=kind, deadline_s=limits.deadline_s
+    )
+    benches = [
+        DeviceBench(limits, seed=seed, device=kind, lane=lane, ahead=ahead)
+        for lane, ahead in zip(tracks, helpers, strict=True)
+    ]
     try:
         here = benches[0].device()
         _warn_of_neighbours(here, len(tracks))
+        _warn_of_cores(compile_ahead, tracks)
         base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
         _introduce(
@@ -248,6 +269,7 @@ def run(
         session = Session(
             begun, plan, found, benches[0], name, joined=bool(stored), take_over=take_over
         )
+        session.on_likely = agenda.wish if any(helpers) else None
         more = zip(benches[1:], tracks[1:], strict=True)
         session.posts += [Post(bench, lane.name) for bench, lane in more]
         if probe is not None:
@@ -255,7 +277,7 @@ def run(
         limit = Limit(trials or TRIALS, minutes, patience)
         runner = Runner(console, session, keep_all_posts=new_environment)
         starts = [bench.worker.start_seconds for bench in benches]
-        _search(runner, starts, limit, storage, finalists=finalists)
+        _search(runner, starts, limit, storage, agenda, finalists=finalists)
     finally:
         for bench in benches:
             bench.close()
@@ -309,8 +331,19 @@ def _warn_of_neighbours(here: Device, count: int) -> None:
         )
 
 
+def _warn_of_cores(helpers: int, tracks: Sequence[Lane]) -> None:
+    if fewer := why_fewer(helpers, tracks):
+        console.print(fewer, style="yellow")
+
+
 def _search(
-    runner: Runner, starts: Sequence[list[float]], limit: Limit, storage: str, *, finalists: bool
+    runner: Runner,
+    starts: Sequence[list[float]],
+    limit: Limit,
+    storage: str,
+    agenda: Agenda,
+    *,
+    finalists: bool,
 ) -> None:
     session = runner.session
     name = session.study.study_name
@@ -332,6 +365,8 @@ def _search(
         # The first start was before the run, the finalists after it.
         wall_s = runner.wall_s + starts[0][0] + session.seconds.get("finalists", 0.0)
         print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.posts)))
+        if ahead := agenda.tally.line():
+            console.print(ahead, highlight=False)
         print_coverage(console, session.coverage(), session.expected_gains())
         console.print(stopping_reason(runner, session, limit.trials))
         stopped = runner.interrupt.asked or runner.out_of_time

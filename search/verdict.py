@@ -21,7 +21,7 @@ from variants.axes import AXES, Choice
 
 # What a stage of a trial counts as, in the split of a run's time.
 _SPLIT = {
-    "compile and first steps": ("first step",),
+    "compile and first steps": ("first step", "ahead"),
     "measure": ("memory", "latency"),
     "profiler": ("kernels",),
     "finalists in turns": ("finalists",),

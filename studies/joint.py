@@ -6,10 +6,11 @@ act inside the sampler, so that no rejected trial is ever stored.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,26 @@ class JointSampler(BaseSampler):
         """Return how many configurations of the probe order should have been tried by now."""
         return 0
 
+    def likely(self, study: optuna.Study, count: int) -> list[int]:
+        """Return up to so many configurations that may be proposed next, the likeliest first.
+
+        For whoever prepares for them; what is proposed does not depend on it.
+        """
+        told = self.told(study)
+        first = self._due(study, told).tolist()
+        untried = (index for index in (*first, *self.forecast(told)) if index not in told.tried)
+        return list(itertools.islice(dict.fromkeys(untried), count))
+
+    def forecast(self, told: Told) -> Iterable[int]:
+        """Return what `choose` may return next, the likeliest first, tried or not."""
+        return ()
+
+    def _due(self, study: optuna.Study, told: Told) -> NDArray[np.int64]:
+        """Return the beginning of the probe order that should have been tried by now."""
+        # Not by `user_attrs`, which copies everything that a study holds.
+        stored = study._storage.get_study_user_attrs(study._study_id)
+        return self.probe_order[: max(self.probes_due(told), stored.get(PROBES, 0))]
+
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
@@ -81,12 +102,9 @@ class JointSampler(BaseSampler):
         if FIXED in trial.system_attrs:
             return {k: v for k, v in trial.system_attrs[FIXED].items() if k in search_space}
         told = self.told(study, but=trial.number)
-        tried = told.tried
-        if len(tried) == len(self.catalogue):
+        if len(told.tried) == len(self.catalogue):
             raise SpaceExhausted
-        # Not by `user_attrs`, which copies everything that a study holds.
-        stored = study._storage.get_study_user_attrs(study._study_id)
-        due = self.probe_order[: max(self.probes_due(told), stored.get(PROBES, 0))]
+        due = self._due(study, told)
         missing = np.flatnonzero(~np.isin(due, told.indexes))
         if len(missing):
             return dict(self.catalogue.params(int(due[missing[0]])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import optuna
@@ -75,5 +75,7 @@ class OrderedSampler(JointSampler):
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
         """Return the next one."""
-        tried = told.tried
-        return next(index for index in self._order if index not in tried)
+        return next(index for index in self._order if index not in told.tried)
+
+    def forecast(self, told: Told) -> Iterable[int]:
+        return self._order

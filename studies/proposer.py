@@ -34,6 +34,7 @@ MOST_CERTAIN = 0.98  # that a candidate fails
 MOST_CANDIDATES = 2_500  # looked at for one proposal
 MOST_SCANNED = 100_000  # looked at when the shortlist is made
 MOST_POINTS = 400  # that the surrogate learns from
+MOST_RANKED = 64  # kept of a proposal's ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Proposer:
         # By quantity: to how many trials its hyperparameters are fitted, and the surrogate.
         self._learnt: dict[str, tuple[int, Surrogate]] = {}
         self._listed: tuple[int, NDArray[np.int64]] | None = None  # after so many trials
+        self.ranked: list[int] = []  # the best of the last proposal's candidates, that one first
 
     def propose(self, told: Told) -> Proposal | None:
         """Return the best candidate; None when all were tried."""
@@ -117,6 +119,7 @@ class Proposer:
             # Every workload is served first, in an order that favours none: which of them gains
             # most by its first measurement, no prior knows.
             worth[of_pool != unserved[np.argmin(self._order[unserved])]] = -1.0
+        self.ranked = pool[np.argsort(-worth)[:MOST_RANKED]].tolist()
         return Proposal(int(pool[np.argmax(worth)]), float(best_gains.mean()))
 
     def rank(self, told: Told) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

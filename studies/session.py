@@ -60,6 +60,7 @@ from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload
 
+LIKELY = 16  # configurations that whoever prepares for them is told of
 POLL_S = 0.5  # between looks at what others measure, once nothing else is left
 PAUSED = "its process was paused while it asked"  # why a trial was abandoned
 
@@ -90,6 +91,8 @@ class Session:
     posts: list[Post] = field(default_factory=list)
     joined: bool = False  # another process created the study, and may be at work
     take_over: bool = False  # other hosts, whose trials have no leases, are gone for good
+    # Is told, at each trial, what is likely to be asked next.
+    on_likely: Callable[[list[Configuration]], None] | None = None
     _defaults: dict[str, Evaluation] = field(default_factory=dict)  # by workload key
     _begun: set[str] = field(default_factory=set)  # workloads whose default is being measured
     _peaks: list[Peaks | None] = field(default_factory=list)  # one, once it is known
@@ -306,6 +309,7 @@ class Session:
                         raise NothingNowError if count.finished < budget else SpaceExhausted
                     try:
                         trial = ask(self.study, post.label, self._environment)
+                        self._look_ahead()
                     except SpaceExhausted:
                         if running:
                             raise NothingNowError from None
@@ -317,6 +321,12 @@ class Session:
             with self._own:
                 self.abandoned += recovered
             return trial
+
+    def _look_ahead(self) -> None:
+        if self.on_likely is None:
+            return
+        params = map(self._sampler.catalogue.params, self._sampler.likely(self.study, LIKELY))
+        self.on_likely([self.plan.space.configuration(each) for each in params])
 
     def _abandon(self, trial: Trial, reason: str) -> None:
         try:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import (
     against_do_bench,
+    compile_ahead,
     held_stream,
     host_estimators,
     overhead,
@@ -58,14 +59,21 @@ SMALLEST: dict[str, Callable[[], object]] = {
     "host_estimators": lambda: host_estimators.one_process(0, 1, 1, 8, 1.0),
     "overhead": lambda: overhead.plain(1, 1.0),
     "against_do_bench": lambda: against_do_bench.main(count=1, minutes=0.5),
+    "compile_ahead": lambda: compile_ahead.search(1, 0, "random", 1.0),
     "held_stream": lambda: held_stream.main(samples=4),
     "two_gpus": lambda: two_gpus.main(trials=3, device="cpu", minutes=8.0, options=TINY),
     "sizes": lambda: smallest_sizes(),
 }
 
 
+SLOW = {"compile_ahead"}  # compiles, and no cache helps
+
+
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SMALLEST],
+)
 def test_a_driver_runs_and_says_something(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     if name == "two_gpus" and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs a core for each worker")

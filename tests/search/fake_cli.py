@@ -14,7 +14,9 @@ from tests.fake_bench import FakeBench
 class CommandBench(FakeBench):
     """The fake bench as `run` makes and asks it."""
 
-    def __init__(self, limits: object, *, seed: int, device: object, lane: object) -> None:
+    def __init__(
+        self, limits: object, *, seed: int, device: object, lane: object, ahead: object
+    ) -> None:
         super().__init__()
         self.worker = SimpleNamespace(start_seconds=[0.0])
 

@@ -16,11 +16,12 @@ from search.choices import choices_from_toml
 from studies.defaults import DEFAULT_AXES
 from studies.joint import JointSampler
 from studies.opening import open_study
+from studies.ordered import ORDERS
 from studies.owner import this_process
 from studies.presets import preset_path
 from studies.results import as_table, read_results
-from studies.samplers import SAMPLERS
-from studies.session import Session
+from studies.samplers import OWN, SAMPLERS
+from studies.session import LIKELY, Session
 from studies.space import SpaceExhausted, fill_defaults, survey
 from studies.stock import STOCK
 from studies.study import EVALUATION, OWNER, Plan, StudyError, told
@@ -98,6 +99,36 @@ def test_a_resumed_run_proposes_what_an_uninterrupted_one_does(
     for part in (1, 12, 20, 12):
         parts += run(session(storage, sampler=sampler, name="parts"), part)
     assert parts == whole
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_looking_ahead_sees_what_comes_and_changes_nothing(
+    storage: BaseStorage, sampler: str
+) -> None:
+    plain = run(session(storage, sampler=sampler, name="plain"), 24)
+    of = session(storage, sampler=sampler, name="looking")
+    seen: list[list[str]] = []
+    of.on_likely = lambda likely: seen.append([one.key for one in likely])
+    assert run(of, 24) == plain
+    assert len(seen) == 24
+    for number, likely in enumerate(seen):
+        assert len(set(likely)) == len(likely) <= LIKELY
+        assert not set(likely) & set(plain[: number + 1])
+    if sampler in ORDERS:
+        assert [likely[0] for likely in seen[:-1]] == plain[1:]
+    if sampler == OWN:
+        met = sum(key in {k for likely in seen[:n] for k in likely} for n, key in enumerate(plain))
+        assert met >= 8
+
+
+def test_probes_are_seen_ahead(storage: BaseStorage) -> None:
+    of = session(storage)  # whose own sampler is not foreseen
+    of.add_probes(10)
+    seen: list[list[str]] = []
+    of.on_likely = lambda likely: seen.append([one.key for one in likely])
+    keys = run(of, 11)
+    assert seen[0] == keys[1:10]
+    assert seen[-1] == []
 
 
 def test_no_sampler_is_another_one_by_another_name(storage: BaseStorage) -> None:

@@ -1,0 +1,115 @@
+"""Wall time of a search over FlexAttention, with and without compiling ahead."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.cases import Minutes, kind_here, within
+from objectives.agenda import Agenda, Tally
+from objectives.ahead import Ahead, most_helpers
+from objectives.bench import DeviceBench
+from objectives.evaluation import Outcome
+from objectives.lanes import Lane
+from objectives.limits import Limits
+from studies.opening import open_study
+from studies.session import Session
+from studies.space import SearchSpace, survey
+from studies.study import Plan, open_storage
+from variants.axes import Choice
+
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+@contextmanager
+def empty_caches() -> Iterator[Path]:
+    """Give the processes that are started here caches of their own, empty. Yields their folder."""
+    before = {name: os.environ.get(name) for name in CACHES}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update({name: str(Path(folder) / name.lower()) for name in CACHES})
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def flex_space() -> SearchSpace:
+    """Return more than a hundred configurations of FlexAttention (on a CPU fewer)."""
+    cuda = kind_here() == "cuda"
+    axes: dict[str, tuple[Choice, ...]] = {
+        "phase": ("decode", "prefill"),
+        "seq_len": (512, 1024, 2048) if cuda else (64, 128, 192),
+        "q_heads": (16,) if cuda else (2,),
+        "head_dim": (128,) if cuda else (16,),
+        "score_mod": ("none", "alibi", "softcap"),
+        "backend": ("flex",),
+        "precision": ("bf16", "fp16"),
+        "cache": ("static", "concat", "paged"),
+        "execution": ("eager", "compiled"),
+    }
+    return SearchSpace(axes=axes)
+
+
+def search(count: int, helpers: int, sampler: str, minutes: float) -> tuple[list[float], Tally]:
+    """Search with so many helpers and empty caches. Returns seconds of each trial, and a tally."""
+    limits, kind, agenda = Limits(), kind_here(), Agenda()
+    with empty_caches() as folder:
+        ahead = Ahead(agenda, helpers, seed=0, device=kind, deadline_s=limits.deadline_s)
+        bench = DeviceBench(limits, seed=0, device=kind, ahead=ahead if helpers else None)
+        try:
+            plan = Plan(space=flex_space(), limits=limits, sampler=sampler, seed=0)
+            found = survey(plan.space, bench.device())
+            storage = open_storage(f"sqlite:///{folder / 'study.db'}")
+            study = open_study(storage, "ahead", plan, bench.environment())
+            session = Session(study, plan, found, bench)
+            list(session.measure_defaults())
+            session.on_likely = agenda.wish if helpers else None
+            seconds = []
+            for _ in within(range(min(count, found.size)), minutes):
+                before = time.monotonic()
+                outcome = session.trial().outcome
+                seconds.append(time.monotonic() - before)
+                if outcome is not Outcome.MEASURED:
+                    print(f"one is {outcome.value}", flush=True)
+            return seconds, agenda.tally
+        finally:
+            bench.close()
+
+
+def main(
+    count: Annotated[int, typer.Option(min=1, help="Configurations.")] = 100,
+    helpers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that compile ahead. [default: up to 8]")
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="Whose order.")] = "random",
+    minutes: Minutes = 20.0,
+) -> None:
+    """Measure the same `count` configurations of FlexAttention both ways, without first."""
+    asked = helpers or max(1, min(8, most_helpers(Lane(""))))
+    walls: dict[int, Sequence[float]] = {}
+    for number in (0, asked):
+        walls[number], tally = search(count, number, sampler, minutes / 2)
+        print(_line(f"with {number} helpers", walls[number]), flush=True)
+    print(f"  {tally.line()}")
+    both = min(map(len, walls.values()))
+    without, ahead = (sum(walls[number][:both]) for number in (0, asked))
+    print(f"{both} configurations: {without:.1f} s, ahead {ahead:.1f} s, {without / ahead:.2f} ×")
+
+
+def _line(how: str, seconds: Sequence[float]) -> str:
+    return f"{how}: {sum(seconds):.1f} s for {len(seconds)} trials"
+
+
+if __name__ == "__main__":
+    typer.run(main)
