@@ -23,7 +23,6 @@ from studies.surrogate import Axes, Matrix, Surrogate, spread
 # hyperparameters and the shortlist change slowly.
 GROWTH, LEAST_GROWTH = 0.1, 5
 MARGIN = 0.05  # log10 units behind the worst point: where hypervolumes are measured from
-START_AFTER = 3  # measurements; before, the prior speaks alone
 DOUBT = 0.3  # deviation of the prior, in log10 units
 # Of a workload without a front, deviations that a prediction is believed to be better: greed
 # would never try what the prior gets wrong.
@@ -187,7 +186,7 @@ class Proposer:
         """
         known, values = told.known, told.numbers
         prior = self._prior[pool]
-        if len(known) < START_AFTER:
+        if not len(known):
             return prior, np.full_like(prior, DOUBT)
         trust = _trust(self._prior[known], values)
         residuals = values - trust * self._prior[known]
