@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from benchmarks import (
     against_do_bench,
     compile_ahead,
+    effects_of_table,
     held_stream,
     host_estimators,
     overhead,
@@ -22,6 +24,7 @@ from benchmarks import (
     same_twice,
     sizes,
     two_gpus,
+    wrong_priors,
 )
 from benchmarks.cases import kind_here
 from benchmarks.made_up import MadeUpBench, fill, made_up_plan
@@ -31,6 +34,7 @@ from studies.session import Session
 from studies.space import survey
 from studies.study import load_study, open_storage
 from tests.fake_bench import measurements
+from tests.recorded_tables import write_table
 
 TINY = [
     *("--batch", "1", "--seq-len", "64", "--new-tokens", "2", "--q-heads", "2"),
@@ -50,6 +54,11 @@ def smallest_sizes() -> sizes.Figures:
         return figures | sizes.refresh(url, "s", few=True)[0]
 
 
+def with_a_table(work: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        work(write_table(Path(folder) / "table.csv"))
+
+
 SMALLEST: dict[str, Callable[[], object]] = {
     "same_twice": lambda: same_twice.one_process(0, 1, 0.01, 1.0),
     "planted": lambda: planted.main(count=1, seconds=0.01, minutes=1.0),
@@ -63,6 +72,12 @@ SMALLEST: dict[str, Callable[[], object]] = {
     "held_stream": lambda: held_stream.main(samples=4),
     "two_gpus": lambda: two_gpus.main(trials=3, device="cpu", minutes=8.0, options=TINY),
     "sizes": lambda: smallest_sizes(),
+    "wrong_priors": lambda: with_a_table(
+        lambda table: wrong_priors.main(table, trials="4,8", seeds=1)
+    ),
+    "effects_of_table": lambda: with_a_table(
+        lambda table: effects_of_table.main(table, trials=30, seeds=1)
+    ),
 }
 
 
@@ -83,10 +98,15 @@ def test_a_driver_runs_and_says_something(name: str, capsys: pytest.CaptureFixtu
 
 def test_every_driver_is_tried_and_told_of() -> None:
     folder = Path(__file__).parents[1] / "benchmarks"
-    drivers = {path.stem for path in folder.glob("*.py")} - {"__init__", "cases", "made_up"}
+    drivers = {path.stem for path in folder.glob("*.py")} - {
+        "__init__",
+        "cases",
+        "made_up",
+        "tables",
+    }
     told = (folder / "README.md").read_text()
     assert drivers == set(SMALLEST)
-    assert all(f"`python -m benchmarks.{name}`" in told for name in drivers)
+    assert all(re.search(rf"`python -m benchmarks\.{name}[ `]", told) for name in drivers)
 
 
 def test_runs_with_one_and_two_workers_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
