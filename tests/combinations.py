@@ -47,7 +47,7 @@ FACTORS: Mapping[str, tuple[str, ...]] = CORE | {
     "execution": tuple(EXECUTIONS),
 }
 # More than one block of 128 keys, and no multiple of one; projections are rectangular.
-LONG: Mapping[str, Any] = {"batch": 2, "seq_len": 150, "new_tokens": 3, "head_dim": 16}
+LONG: Mapping[str, Any] = {"batch": 2, "seq_len": 150, "new_tokens": 3, "head_dim": 64}
 # More tokens in a step than int8_dynamic needs; sizes that every quantization takes.
 WIDE: Mapping[str, Any] = {"batch": 18, "seq_len": 37, "new_tokens": 4, "head_dim": 32}
 HIDDEN_SIZE = 48

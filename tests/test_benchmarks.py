@@ -81,7 +81,7 @@ SMALLEST: dict[str, Callable[[], object]] = {
 }
 
 
-SLOW = {"compile_ahead"}  # compiles, and no cache helps
+SLOW = {"compile_ahead", "two_gpus"}  # compile, or run whole studies
 
 
 @pytest.mark.timeout(900)

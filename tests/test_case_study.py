@@ -56,7 +56,7 @@ from variants.workload import Phase, Workload
 
 CPU = torch.device("cpu")
 SEED = 4
-DECODE = Workload(batch=2, seq_len=20, new_tokens=3, q_heads=4, head_dim=16)
+DECODE = Workload(batch=2, seq_len=20, new_tokens=3, q_heads=4, head_dim=32)
 CACHED = ("flash fp32 concat", "flash fp32 static", "flash fp32 ring")
 sdpa = F.scaled_dot_product_attention
 
@@ -232,7 +232,7 @@ def test_new_tokens_see_themselves(backend: str, cache: str) -> None:
 @pytest.mark.parametrize("words", CACHED)
 def test_length_counts_tokens_and_ends_at_capacity(words: str) -> None:
     # Of `(seq_len, head_dim, head_dim)`, a cache without heads, dimension 2 is head_dim.
-    assert torch.empty(DECODE.seq_len, 16, 16).shape[2] == DECODE.head_dim
+    assert torch.empty(DECODE.seq_len, 32, 32).shape[2] == DECODE.head_dim
     run = Run(of_cache(words), CPU, SEED)
     cache = run.layer.cache
     assert cache is not None

@@ -20,7 +20,7 @@ from studies.sample import evenly
 from studies.sensitivity.analysis import LATENCY, MEMORY
 
 LEAST_TRIALS = 20  # usable ones
-MOST_TRIALS = 2_000  # fANOVA's forest takes minutes with some ten thousand
+MOST_TRIALS = 500  # fANOVA takes 30 s with a thousand, and minutes with some ten thousand
 ANSWERS: Mapping[str, str] = {
     "fANOVA": "share of the variance over all combinations of choices, impossible ones too, as a "
     "random forest fitted to the trials predicts it",

@@ -39,7 +39,7 @@ from variants.device import DEVICE_PROFILES
 from variants.workload import Phase, Workload
 
 CPU = DEVICE_PROFILES["cpu"].device
-DECODE = Workload(batch=2, seq_len=200, new_tokens=3, q_heads=4, head_dim=16)
+DECODE = Workload(batch=2, seq_len=200, new_tokens=3, q_heads=4, head_dim=32)
 HELPER, STATION = "tests.objectives.toy_helper:attach", "tests.objectives.timing_station:attach"
 
 
@@ -435,7 +435,7 @@ def test_flex_compiled_by_a_helper_is_not_compiled_again(
     agenda = Agenda()
     ahead = Ahead(agenda, 1, seed=0, device="cpu", deadline_s=300)
     bench = DeviceBench(Limits(sampling_s=0.1), seed=0, device="cpu", ahead=ahead)
-    prompt = Workload(phase=Phase.PREFILL, batch=1, seq_len=200, q_heads=2, head_dim=16)
+    prompt = Workload(phase=Phase.PREFILL, batch=1, seq_len=200, q_heads=2, head_dim=32)
     of = configured(prompt, "flex fp32")
     try:
         agenda.wish([of])

@@ -33,7 +33,7 @@ from tests.studies.test_session import run, session
 ROOT = Path(__file__).parents[2]
 TINY = [
     *("--device", "cpu", "--batch", "1", "--seq-len", "64", "--new-tokens", "2"),
-    *("--q-heads", "2", "--head-dim", "16", "--score-mod", "none,alibi"),
+    *("--q-heads", "2", "--head-dim", "32", "--score-mod", "none,alibi"),
     *("--backend", "eager,math,flash", "--precision", "fp32,tf32,bf16"),
 ]
 

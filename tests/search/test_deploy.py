@@ -15,7 +15,7 @@ from tests.search.test_cli import ROOT, search
 
 SPACE = [
     *("--device", "cpu", "--phase", "prefill,decode", "--batch", "2", "--seq-len", "24"),
-    *("--new-tokens", "4", "--q-heads", "8", "--kv-heads", "2", "--head-dim", "16"),
+    *("--new-tokens", "4", "--q-heads", "8", "--kv-heads", "2", "--head-dim", "32"),
     *("--score-mod", "none", "--backend", "eager,math,flash", "--precision", "fp32"),
     *("--cache", "concat,static", "--gqa", "native", "--max-stall-ms", "100000", "--no-finalists"),
 ]
@@ -25,7 +25,7 @@ from variants import dispatch_overhead, hf
 
 config = transformers.LlamaConfig(
     vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-    num_attention_heads=8, num_key_value_heads=2, head_dim=16, initializer_range=0.2,
+    num_attention_heads=8, num_key_value_heads=2, head_dim=32, initializer_range=0.2,
     pad_token_id=0, bos_token_id=1, eos_token_id=None,
 )
 torch.set_num_threads(1)  # tiny products, and cores that others use

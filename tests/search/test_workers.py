@@ -221,8 +221,8 @@ def test_the_command_with_two_workers(
     lanes = []
 
     class Placed(fake_cli.CommandBench):
-        def __init__(self, limits: object, *, seed: int, device: object, lane: Lane) -> None:
-            super().__init__(limits, seed=seed, device=device, lane=lane)
+        def __init__(self, limits: object, *, lane: Lane, device: object, **more: object) -> None:
+            super().__init__(limits, lane=lane, device=device, **more)
             lanes.append((lane.name, lane.cores, device))
 
     monkeypatch.setattr(fake_cli, "CommandBench", Placed)

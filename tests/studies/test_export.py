@@ -61,7 +61,7 @@ def exported(
     """A file with what loading reads of an export; given are workload fields and choices."""
     choices = {name: str(given.pop(name)) for name in tuple(given) if name in VARIANT_AXES}
     workload = Workload.model_validate(
-        {"batch": 2, "seq_len": 40, "new_tokens": 3, "q_heads": 4, "kv_heads": 2, "head_dim": 16}
+        {"batch": 2, "seq_len": 40, "new_tokens": 3, "q_heads": 4, "kv_heads": 2, "head_dim": 32}
         | given
     )
     configuration = configured(workload, words, **choices)
@@ -177,7 +177,7 @@ def test_another_device_is_refused_unless_it_is_wanted(tmp_path: Path) -> None:
 
 
 def choice_of(words: str, **given: int | str) -> dict[str, Any]:
-    shape = {"q_heads": 4, "kv_heads": 2, "head_dim": 16, "seq_len": 40} | given
+    shape = {"q_heads": 4, "kv_heads": 2, "head_dim": 32, "seq_len": 40} | given
     of = configured(Workload.model_validate(shape), words)
     return {"configuration": of.model_dump(mode="json"), "resolved_backend": of.variant.backend}
 
@@ -196,7 +196,7 @@ def test_dispatched_winners_must_agree_in_what_a_model_cannot_change(tmp_path: P
 def test_a_model_has_one_kind_of_heads(tmp_path: Path) -> None:
     choices = [choice_of("math fp32 static"), choice_of("math fp32 static", kv_heads=4)]
     path = written(tmp_path, choices, HERE)
-    with pytest.raises(LoadError, match="one kind of heads, and the file has 4:2 of 16, 4:4 of"):
+    with pytest.raises(LoadError, match="one kind of heads, and the file has 4:2 of 32, 4:4 of"):
         variants.load(path, device="cpu")
     assert variants.load(path, device="cpu", kv_heads=2).model.gqa == "native"
 

@@ -26,7 +26,7 @@ from variants.support import unsupported_reasons
 from variants.workload import Workload
 
 HERE = detect_device("cpu")
-SHAPE = {"batch": 2, "q_heads": 4, "kv_heads": 2, "head_dim": 16}
+SHAPE = {"batch": 2, "q_heads": 4, "kv_heads": 2, "head_dim": 32}
 PROMPT, STEPS = 40, 4
 
 
@@ -45,7 +45,7 @@ def deployment(words: str, *, score_mod: str = "none", **choices: str) -> Deploy
 
 def tokens(heads: int, length: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, heads, length, 16, generator=generator)
+    return torch.randn(2, heads, length, 32, generator=generator)
 
 
 def expected(query: Tensor, key: Tensor, value: Tensor, score_mod: str) -> Tensor:
@@ -204,8 +204,8 @@ def measured(*rows: tuple[str, int, int, str]) -> Deployment:
 
 
 def chosen(loaded: Deployment, batch: int, kv_len: int, q_len: int = 1) -> str:
-    query = torch.zeros(batch, 4, q_len, 16)
-    key = torch.zeros(batch, 2, kv_len, 16)
+    query = torch.zeros(batch, 4, q_len, 32)
+    key = torch.zeros(batch, 2, kv_len, 32)
     held = Held.given(query, key, key)
     return loaded.attention.way(query, held).configuration.variant.backend
 
@@ -278,9 +278,9 @@ def test_parabolas_that_are_never_lowest_own_nothing() -> None:
 @SAYS_NOTHING
 def test_a_model_of_another_shape_or_type_is_refused() -> None:
     attention = deployment("math fp32 static").attention
-    with pytest.raises(ValueError, match=r"query must have 4 heads of 16, .*; got 2 of 16"):
+    with pytest.raises(ValueError, match=r"query must have 4 heads of 32, .*; got 2 of 32"):
         attention(tokens(2, 3, 0), tokens(2, 3, 0), tokens(2, 3, 0))
-    with pytest.raises(ValueError, match=r"key must have 2 heads of 16, .*; got 4 of 16"):
+    with pytest.raises(ValueError, match=r"key must have 2 heads of 32, .*; got 4 of 32"):
         attention(tokens(4, 3, 0), tokens(4, 3, 0), tokens(4, 3, 0))
     half = tokens(4, 3, 0).bfloat16()
     with pytest.raises(

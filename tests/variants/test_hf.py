@@ -31,7 +31,7 @@ from variants.model_choice import ModelChoice
 from variants.workload import Workload
 
 HERE = detect_device("cpu")
-SHAPE = {"batch": 2, "q_heads": 8, "kv_heads": 2, "head_dim": 16}
+SHAPE = {"batch": 2, "q_heads": 8, "kv_heads": 2, "head_dim": 32}
 TINY = {
     "vocab_size": 128,
     "hidden_size": 64,
@@ -39,7 +39,7 @@ TINY = {
     "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
-    "head_dim": 16,
+    "head_dim": 32,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": None,
@@ -207,7 +207,7 @@ def test_what_it_cannot_do_raises() -> None:
     ids = prompt()["input_ids"]
     attention = model.model.layers[0].self_attn
     forward = hf.AttentionInterface()[name]
-    query, key = torch.zeros(2, 8, 4, 16), torch.zeros(2, 2, 4, 16)
+    query, key = torch.zeros(2, 8, 4, 32), torch.zeros(2, 2, 4, 32)
     forward(attention, query, key, key, None, position_ids=ids, s_aux=None)
     for unknown in ("s_aux", "position_bias", "cu_seq_lens_q"):
         with pytest.raises(TypeError, match=f"attention takes no {unknown}"):

@@ -46,6 +46,11 @@ TRAIN = {"phase": "train"}
         ("head_dim up to 256 here, got 512", "flash bf16 static", {"head_dim": 512}),
         ("up to 128 here, got 192", "cudnn bf16 static", {"head_dim": 192, "profile": "a100"}),
         ("flex needs head_dim of at least 16", "flex bf16 static", {"head_dim": 8}),
+        (
+            "flex needs head_dim of at least 32",
+            "flex fp32 static",
+            {"head_dim": 16, "profile": "cpu"},
+        ),
         ("tf32 does not exist on cpu", "math tf32 static", {"profile": "cpu"}),
         ("cudnn does not exist on cpu", "cudnn bf16 static", {"profile": "cpu"}),
         ("flex has no backward on cpu", "flex fp32", {**TRAIN, "profile": "cpu"}),
