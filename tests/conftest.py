@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy
 from optuna.storages import BaseStorage
@@ -16,6 +17,9 @@ from studies.study import open_storage
 from tests.postgres import PostgresMissingError, Server, running
 
 os.environ.pop(STORAGE_VARIABLE, None)  # a developer's study is no place for tests
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
