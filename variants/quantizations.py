@@ -39,6 +39,7 @@ class Quantization:
     devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
     min_capability: tuple[int, int] = (0, 0)
     features_multiple: int = 1  # of in_features and out_features, on CUDA
+    refused_weight: tuple[int, int] | None = None  # (out_features, in_features), on CUDA
     min_rows: int = 1  # tokens that pass a projection in one step, on CUDA
     compilable: bool = True  # by torch.compile
     capturable: bool = True  # in a CUDA graph
@@ -180,10 +181,12 @@ QUANTIZATIONS = Registry(
             weight_bits=8,
             multiplies_quantized=True,
             needs_torchao=True,
-            precisions=("bf16",),
             devices=("cuda",),
             min_capability=(8, 9),
             features_multiple=16,
+            # torchao 0.18 takes a weight with one scale for the scales of blocks, if it is of a
+            # block's size.
+            refused_weight=(128, 128),
             proof={"cuda": r"^aten::_scaled_mm$"},
         ),
         Quantization(

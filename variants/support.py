@@ -154,6 +154,10 @@ def _quantized_shape_reasons(configuration: Configuration, device: Device) -> It
     for what, width in widths.items():
         if width % entry.features_multiple:
             yield f"{name} needs {what} in multiples of {entry.features_multiple}, got {width}"
+    hidden, *heads = widths.values()
+    weights = {(out, hidden) for out in heads} | {(hidden, heads[0])}
+    if entry.refused_weight in weights:
+        yield f"{name} takes no weight of {' × '.join(map(str, entry.refused_weight))}"
 
 
 def _cache_reasons(configuration: Configuration, device: Device) -> Iterator[str]:

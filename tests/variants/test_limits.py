@@ -74,6 +74,10 @@ EDGES = {
         quantized("fp8_dynamic", batch=32, hidden_size=80),
         quantized("fp8_dynamic", batch=32, hidden_size=72),
     ),
+    "fp8_dynamic weight": (
+        quantized("fp8_dynamic", q_heads=2, hidden_size=144),
+        quantized("fp8_dynamic", q_heads=2, hidden_size=128),
+    ),
     "fp8_dynamic rows": (quantized("fp8_dynamic", batch=1), None),
     "int8_weight_only sizes": (quantized("int8_weight_only", batch=1, hidden_size=76), None),
     "fp8_weight_only sizes": (quantized("fp8_weight_only", batch=1, hidden_size=76), None),

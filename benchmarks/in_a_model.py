@@ -1,0 +1,207 @@
+"""Does a winner keep its promise inside of a model? A tiny Llama with the workload's heads.
+
+Needs transformers: `pip install '.[hf]'`.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from torch import nn
+
+from benchmarks.cases import spread
+from studies.export import Export, ExportedChoice, ExportedWorkload
+from studies.verdicts import judge_rounds
+from variants import hf, load
+from variants.attention import DispatchWarning
+from variants.deployment import Deployment
+from variants.loading_schema import CHOICE_OF, Pick, Prefer
+from variants.workload import Phase, Workload
+
+WARM_UP = 8  # steps of each turn that are not timed
+SIDES = ("default", "winner")
+
+
+def promised(
+    document: Export, pick: Pick, prefer: Prefer
+) -> tuple[ExportedWorkload, ExportedChoice]:
+    """Return the first decode workload that a Llama computes, and what is chosen for it."""
+    name = CHOICE_OF[prefer]
+    for of in document.workloads:
+        choice = of.choices.get(name)
+        if pick == "single":
+            chosen = {c.configuration.workload: c for c in document.single[name].choices}
+            choice = chosen.get(of.workload)
+        if choice and of.workload.phase is Phase.DECODE and of.workload.score_mod == "none":
+            return of, choice
+    raise typer.BadParameter("there is no winner of decoding without a score_mod")
+
+
+def llama(workload: Workload, layers: int, dtype: torch.dtype, device: str) -> nn.Module:
+    """Return a Llama of random weights with a workload's heads, and next to nothing beside."""
+    config = transformers.LlamaConfig(
+        vocab_size=256,
+        hidden_size=workload.q_heads * workload.head_dim,
+        intermediate_size=256,
+        num_hidden_layers=layers,
+        num_attention_heads=workload.q_heads,
+        num_key_value_heads=workload.kv_heads,
+        head_dim=workload.head_dim,
+        initializer_range=0.05,
+        max_position_embeddings=2 * workload.seq_len + 1024,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=None,
+    )
+    torch.manual_seed(0)
+    model: nn.Module = transformers.LlamaForCausalLM(config)
+    return model.eval().to(device=device, dtype=dtype)
+
+
+@contextmanager
+def attention_timed(model: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
+    """Yield a list to which each call of an attention module adds its begin and end."""
+    marks: list[tuple[Any, Any]] = []
+    begun: list[Any] = []
+    handles = []
+    for module in model.modules():
+        if hasattr(module, "q_proj"):
+            handles.append(module.register_forward_pre_hook(lambda *_: begun.append(_mark())))
+            handles.append(
+                module.register_forward_hook(lambda *_: marks.append((begun.pop(), _mark())))
+            )
+    try:
+        yield marks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mark() -> Any:
+    if not torch.cuda.is_available():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _ms(begin: Any, end: Any) -> float:
+    return 1e3 * float(end - begin) if isinstance(begin, float) else float(begin.elapsed_time(end))
+
+
+def decode(model: Any, ids: torch.Tensor, cache: object, tokens: int) -> tuple[float, float]:
+    """Return the ms that attention takes a layer and step, and the peak MiB beyond the model."""
+    cuda = ids.device.type == "cuda"
+    with torch.inference_mode():
+        before = torch.cuda.memory_allocated() if cuda else 0
+        given: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        token = model(ids, **given).logits[:, -1:].argmax(-1)
+        if cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        with attention_timed(model) as marks:
+            for _ in range(WARM_UP + tokens):
+                token = model(token, **given).logits[:, -1:].argmax(-1)
+            if cuda:
+                torch.cuda.synchronize()
+        peak = (torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else float("nan")
+    layers = model.config.num_hidden_layers
+    return statistics.median(_ms(*mark) for mark in marks[WARM_UP * layers :]), peak
+
+
+class Sides:
+    """A model whose attention is the default's or the winner's."""
+
+    def __init__(self, loaded: Deployment, workload: Workload, layers: int, tokens: int) -> None:
+        kind = loaded.device.kind
+        self.model: Any = llama(workload, layers, loaded.dtype, kind)
+        self.ids = torch.randint(2, 256, (workload.batch, workload.seq_len), device=kind)
+        self.tokens = tokens
+        self._loaded, self._capacity = loaded, workload.seq_len + WARM_UP + tokens + 1
+        self._names = {"default": "sdpa", "winner": hf.register(loaded)}
+
+    def take(self, side: str) -> object:
+        """Make a side's attention the model's, and return an empty cache of its kind."""
+        self.model.set_attn_implementation(self._names[side])
+        config = self.model.config
+        if side == "default":
+            return transformers.DynamicCache(config=config)
+        return hf.past_key_values(self._loaded, config, capacity=self._capacity)
+
+    def identical(self) -> int:
+        """Return how many sequences `generate` ends in the same tokens with both, greedily."""
+        given: dict[str, Any] = {"do_sample": False, "max_new_tokens": self.tokens}
+        given["attention_mask"] = torch.ones_like(self.ids)
+        out = [
+            self.model.generate(self.ids, past_key_values=self.take(side), **given)
+            for side in SIDES
+        ]
+        return int((out[0] == out[1]).all(dim=1).sum())
+
+    def decode(self, side: str) -> tuple[float, float]:
+        """Return the ms of attention in a layer and step, and the peak MiB beside the model."""
+        return decode(self.model, self.ids, self.take(side), self.tokens)
+
+
+def main(
+    path: Annotated[Path, typer.Argument(help="What `search export --execution eager` wrote.")],
+    pick: Annotated[Pick, typer.Option()] = "dispatch",
+    prefer: Annotated[Prefer, typer.Option()] = "balanced",
+    layers: int = 2,
+    tokens: int = 64,
+    rounds: int = 7,
+) -> None:
+    """Generate with the default and with a winner, and time their attention in turns."""
+    document = Export.model_validate_json(path.read_text())
+    of, choice = promised(document, pick, prefer)
+    variant, default = choice.configuration.variant, of.default
+    loaded = load(path, pick=pick, prefer=prefer, device=document.environment.device.kind)
+    print(f"{of.workload.key}: {variant.key} against {default.configuration.variant.key}")
+    # Prompts, and lengths beyond the measured ones, are none of what is compared.
+    warnings.simplefilter("ignore", DispatchWarning)
+    sides = Sides(loaded, of.workload, layers, tokens)
+    print(f"{sides.identical()} of {of.workload.batch} sequences have the same {tokens} tokens")
+
+    taken: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    rng = random.Random(0)
+    for _ in range(rounds):
+        for side in rng.sample(SIDES, len(SIDES)):
+            taken[side].append(sides.decode(side))
+    times = {side: [ms for ms, _ in each] for side, each in taken.items()}
+    peaks = {side: statistics.median(mib for _, mib in each) for side, each in taken.items()}
+    for side, one in (("default", default.measurements), ("winner", choice.measurements)):
+        assert one is not None
+        gpu = "" if one.latency.gpu is None else f", of which GPU {one.latency.gpu.value:.4f}"
+        print(
+            f"{side}, as a layer: {one.latency.latency_ms:.4f} ms{gpu}, {one.memory.peak_mib:.1f} "
+            f"MiB; in the model: {statistics.median(times[side]):.4f} ms a layer (rounds within "
+            f"{spread(times[side]):.1%}), {peaks[side]:.1f} MiB beside the model"
+        )
+    timed = None if of.finals is None else of.finals.of(variant.key)
+    for name, verdict in (
+        ("promised by the finals", None if timed is None else timed.latency),
+        ("the same of GPU time", None if timed is None else timed.gpu),
+        ("in the model", judge_rounds(times["winner"], times["default"])),
+    ):
+        if verdict is not None:
+            print(
+                f"{name}: latency x {verdict.ratio:.3f} ({verdict.low:.3f} to {verdict.high:.3f})"
+            )
+    print(
+        f"peak memory: promised x {choice.memory_vs_default:.3f}, in the model "
+        f"x {peaks['winner'] / peaks['default']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
