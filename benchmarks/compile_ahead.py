@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from benchmarks.cases import Minutes, kind_here, within
+from benchmarks.same_numbers import compare, measured
 from objectives.agenda import Agenda, Tally
 from objectives.ahead import Ahead, most_helpers
 from objectives.bench import DeviceBench
-from objectives.evaluation import Outcome
+from objectives.evaluation import Measurements, Outcome
 from objectives.lanes import Lane
 from objectives.limits import Limits
 from studies.opening import open_study
@@ -61,8 +63,17 @@ def flex_space() -> SearchSpace:
     return SearchSpace(axes=axes)
 
 
-def search(count: int, helpers: int, sampler: str, minutes: float) -> tuple[list[float], Tally]:
-    """Search with so many helpers and empty caches. Returns seconds of each trial, and a tally."""
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search took, what its helpers did, and what it found."""
+
+    seconds: list[float]  # of each trial
+    tally: Tally
+    measured: dict[str, Measurements]  # by key
+
+
+def search(count: int, helpers: int, sampler: str, minutes: float) -> Searched:
+    """Search with so many helpers and empty caches."""
     limits, kind, agenda = Limits(), kind_here(), Agenda()
     with empty_caches() as folder:
         ahead = Ahead(agenda, helpers, seed=0, device=kind, deadline_s=limits.deadline_s)
@@ -82,7 +93,7 @@ def search(count: int, helpers: int, sampler: str, minutes: float) -> tuple[list
                 seconds.append(time.monotonic() - before)
                 if outcome is not Outcome.MEASURED:
                     print(f"one is {outcome.value}", flush=True)
-            return seconds, agenda.tally
+            return Searched(seconds, agenda.tally, measured(study)[1])
         finally:
             bench.close()
 
@@ -97,18 +108,16 @@ def main(
 ) -> None:
     """Measure the same `count` configurations of FlexAttention both ways, without first."""
     asked = helpers or max(1, min(8, most_helpers(Lane(""))))
-    walls: dict[int, Sequence[float]] = {}
+    found = []
     for number in (0, asked):
-        walls[number], tally = search(count, number, sampler, minutes / 2)
-        print(_line(f"with {number} helpers", walls[number]), flush=True)
-    print(f"  {tally.line()}")
-    both = min(map(len, walls.values()))
-    without, ahead = (sum(walls[number][:both]) for number in (0, asked))
+        found.append(search(count, number, sampler, minutes / 2))
+        seconds = found[-1].seconds
+        print(f"with {number} helpers: {sum(seconds):.1f} s for {len(seconds)} trials", flush=True)
+    print(f"  {found[1].tally.line()}")
+    both = min(len(one.seconds) for one in found)
+    without, ahead = (sum(one.seconds[:both]) for one in found)
+    compare(found[0].measured, found[1].measured, count)
     print(f"{both} configurations: {without:.1f} s, ahead {ahead:.1f} s, {without / ahead:.2f} ×")
-
-
-def _line(how: str, seconds: Sequence[float]) -> str:
-    return f"{how}: {sum(seconds):.1f} s for {len(seconds)} trials"
 
 
 if __name__ == "__main__":

@@ -7,15 +7,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.cases import Count, Minutes, say_spreads, spread
-from objectives.evaluation import Measurements, Outcome
-from studies.results import read_results
+from benchmarks.cases import Count, Minutes
+from benchmarks.same_numbers import compare, measured
 from studies.study import load_study, open_storage
 
 STUDY = "two-gpus"
@@ -37,43 +36,6 @@ def run(workers: int, url: str, caches: Path, options: Sequence[str]) -> float:
     return time.monotonic() - before
 
 
-def measured(url: str) -> tuple[int, dict[str, Measurements]]:
-    """Return how many trials were told, and the numbers of all that was measured, by key."""
-    results = read_results(load_study(open_storage(url), STUDY))
-    evaluations = [*results.defaults, *(trial.evaluation for trial in results.told)]
-    found = {
-        one.configuration.key: one.measurements
-        for one in evaluations
-        if one.outcome is Outcome.MEASURED and one.measurements is not None
-    }
-    return len(results.told), found
-
-
-def compare(
-    one: Mapping[str, Measurements], several: Mapping[str, Measurements], count: int
-) -> None:
-    """Print how the numbers of the first `count` common configurations differ."""
-    common = [key for key in one if key in several][:count]
-    gpu, host, same = [], [], 0
-    for key in common:
-        both = (one[key], several[key])
-        gpus = [each.latency.gpu.value for each in both if each.latency.gpu is not None]
-        hosts = [each.latency.host.value for each in both]
-        peaks = [each.memory.peak_mib for each in both]
-        gpu += [spread(gpus)] if len(gpus) == 2 else []
-        host.append(spread(hosts))
-        same += peaks[0] == peaks[1]
-        shown = f"gpu {gpus[0]:.4f} {gpus[1]:.4f} ms  " if len(gpus) == 2 else ""
-        print(
-            f"{shown}host {hosts[0]:.4f} {hosts[1]:.4f} ms  peak {peaks[0]} {peaks[1]} MiB  {key}"
-        )
-    if gpu:
-        say_spreads("gpu_ms", gpu, 0.02, None)
-    if host:
-        say_spreads("host_ms", host, 0.15, None)
-    print(f"peak bytes: the same in {same} of {len(common)} (wanted: all, of {count})")
-
-
 def main(
     trials: int = 200,
     workers: Annotated[int, typer.Option(min=2)] = 2,
@@ -93,7 +55,7 @@ def main(
         for n in (workers, 1):  # in this order: a machine with too few says so at once
             url = f"sqlite:///{Path(folder) / f'{n}.db'}"
             wall_s = run(n, url, Path(folder) / f"caches-{n}", more)
-            told, found[n] = measured(url)
+            told, found[n] = measured(load_study(open_storage(url), STUDY))
             seconds[n] = wall_s / told
             print(f"{n} workers: {wall_s:.1f} s for {told} trials", flush=True)
     compare(found[1], found[workers], count)

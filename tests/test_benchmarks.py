@@ -23,6 +23,7 @@ from benchmarks import (
     places,
     planted,
     repeats,
+    same_numbers,
     same_twice,
     sizes,
     two_gpus,
@@ -117,6 +118,7 @@ def test_every_driver_is_tried_and_told_of() -> None:
         "__init__",
         "cases",
         "made_up",
+        "same_numbers",
         "tables",
     }
     told = (folder / "README.md").read_text()
@@ -127,7 +129,7 @@ def test_every_driver_is_tried_and_told_of() -> None:
 def test_runs_with_one_and_two_workers_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     one = {key: measurements(1.0, 64.0) for key in "abcd"}
     two = {"b": measurements(1.01, 64.0), "d": measurements(1.03, 65.0), "e": measurements(9.0, 1)}
-    two_gpus.compare(one, two, 3)
+    same_numbers.compare(one, two, 3)
     said = capsys.readouterr().out
     assert "gpu_ms: median 2.00%, largest 3.00%, 50% within 2.0% of 2" in said
     assert "host_ms: median 2.00%, largest 3.00%, 100% within 15.0% of 2" in said
