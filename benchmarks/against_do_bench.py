@@ -6,12 +6,15 @@ Needs CUDA and triton.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import typer
 
 from benchmarks.cases import Minutes, evaluator, kind_here, spread, within
+from objectives.clocks import NvmlClocks
 from objectives.evaluate import Evaluator
 from objectives.latency import HeldPasses, first_visits
 from variants.configuration import Configuration
@@ -20,6 +23,24 @@ from variants.support import unsupported_reasons
 from variants.workload import Phase, Workload
 
 REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Repeats of our median and of do_bench's, of one step in ms, and the clocks they ran at."""
+
+    ours: list[float]
+    theirs: list[float]
+    our_mhz: float
+    their_mhz: float
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ours) / statistics.median(self.theirs)
+
+    @property
+    def ratio_of_cycles(self) -> float:
+        return self.ratio * self.our_mhz / self.their_mhz
 
 
 def _prefill() -> Iterator[Configuration]:
@@ -57,36 +78,66 @@ def _theirs(run: Run) -> float:
     return median / run.steps
 
 
-def _compared(of: Evaluator, configuration: Configuration) -> tuple[list[float], list[float]]:
-    """Return repeats of our median and of do_bench's, of one step in ms."""
+class _ClockReader(threading.Thread):
+    """Reads the SM clock, every few milliseconds, until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        device = torch.cuda.get_device_properties(torch.cuda.current_device())
+        self._clocks, self._over = NvmlClocks(f"GPU-{device.uuid}"), threading.Event()
+        self._mhz: list[int] = []
+
+    def run(self) -> None:
+        while not self._over.wait(0.005):
+            self._mhz.append(self._clocks.read().sm_mhz)
+
+    def mean_mhz(self) -> float:
+        """Stop, and return the mean of what was read."""
+        self._over.set()
+        self.join()
+        return statistics.mean(self._mhz) if self._mhz else float("nan")
+
+
+def _mhz(work: Callable[[], object]) -> float:
+    """Return the SM clock while something is done: a GPU at its power limit lowers it."""
+    reader = _ClockReader()
+    reader.start()
+    work()
+    return reader.mean_mhz()
+
+
+def _compared(of: Evaluator, configuration: Configuration) -> _Compared:
+    """Time both in repeats, and read the clocks of one more of each."""
     run = Run(configuration, torch.device("cuda"), 0)
     for _ in range(3):
         first_visits(run, lambda results: None)
         run.restart()
     ours = [_ours(of, run) for _ in range(REPEATS)]
     theirs = [_theirs(run) for _ in range(REPEATS)]
-    return ours, theirs
+    return _Compared(ours, theirs, _mhz(lambda: _ours(of, run)), _mhz(lambda: _theirs(run)))
 
 
 def _say(
     of: Evaluator, configurations: Iterator[Configuration], *, least_ms: float, most: int
-) -> list[float]:
-    """Print each comparison of steps of `least_ms` and more, and return the ratios."""
-    ratios: list[float] = []
+) -> list[_Compared]:
+    """Print and return the comparisons of steps of `least_ms` and more."""
+    found: list[_Compared] = []
     for configuration in configurations:
-        if unsupported_reasons(configuration, of.device) or len(ratios) == most:
+        if unsupported_reasons(configuration, of.device) or len(found) == most:
             continue
-        ours, theirs = _compared(of, configuration)
+        one = _compared(of, configuration)
         of.free(compiled=False)
-        our, their = statistics.median(ours), statistics.median(theirs)
+        their = statistics.median(one.theirs)
         if their >= least_ms:
-            ratios.append(our / their)
+            found.append(one)
             print(
-                f"ours {our:.4f} ms (spread {spread(ours):.1%})  do_bench {their:.4f} ms (spread "
-                f"{spread(theirs):.1%})  ratio {our / their:.4f}  {configuration.key}",
+                f"ours {statistics.median(one.ours):.4f} ms (spread {spread(one.ours):.1%}, "
+                f"{one.our_mhz:.0f} MHz)  do_bench {their:.4f} ms (spread "
+                f"{spread(one.theirs):.1%}, {one.their_mhz:.0f} MHz)  ratio {one.ratio:.4f}, "
+                f"of cycles {one.ratio_of_cycles:.4f}  {configuration.key}",
                 flush=True,
             )
-    return ratios
+    return found
 
 
 def main(count: int = 20, minutes: Minutes = 9.0) -> None:
@@ -96,9 +147,13 @@ def main(count: int = 20, minutes: Minutes = 9.0) -> None:
         return
     of = evaluator(0.4)
     print(f"medians of {REPEATS} repeats, cold L2 both; ratio: ours / do_bench's", flush=True)
-    ratios = _say(of, within(_prefill(), minutes / 2), least_ms=0.3, most=count)
-    agree = sum(abs(ratio - 1) <= 0.02 for ratio in ratios)
-    print(f"{agree} of {len(ratios)} GPU-bound ratios within 2 % (wanted: all)")
+    found = _say(of, within(_prefill(), minutes / 2), least_ms=0.3, most=count)
+    for what, ratios in (
+        ("times", [one.ratio for one in found]),
+        ("cycles, at the clocks of each", [one.ratio_of_cycles for one in found]),
+    ):
+        agree = sum(abs(ratio - 1) <= 0.02 for ratio in ratios)
+        print(f"{agree} of {len(found)} GPU-bound ratios of {what} within 2 % (wanted: all)")
     print("launch-bound, where do_bench times the host:", flush=True)
     _say(of, within(_launch_bound(), minutes / 2), least_ms=0.0, most=5)
 

@@ -48,6 +48,8 @@ from variants.run import Run
 
 IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
 
+LONG_COLLECTION_S = 0.02
+
 
 class Evaluator:
     """Measures configurations one after another on one device."""
@@ -76,7 +78,6 @@ class Evaluator:
             self._workspace_bytes = torch.cuda.memory_allocated() - before
             self.stream = HeldStream(device.l2_bytes)
             self._find_clocks(self.stream)
-        self._compiler_frozen = False
         self._order = random.Random(seed)  # of configurations that are timed in turns
         gc.freeze()  # what exists now stays: a collection between trials need not visit it
 
@@ -216,10 +217,10 @@ class Evaluator:
         if compiled:
             # Past a few graphs of one function, PyTorch refuses to compile more.
             torch._dynamo.reset()
+        before = time.perf_counter()
         gc.collect()
-        if compiled and not self._compiler_frozen:
-            gc.freeze()  # the compiler's modules arrived with its first use, and stay
-            self._compiler_frozen = True
+        if time.perf_counter() - before > LONG_COLLECTION_S:
+            gc.freeze()  # modules that arrived with their first use, as a compiler's, and stay
         settle()
 
     def _stall(self, run: Run, ran: str | None, measured: float | None) -> float | None:

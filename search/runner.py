@@ -23,6 +23,7 @@ from rich.progress import (
 
 from objectives.evaluation import Evaluation, Outcome
 from objectives.isolation import WorkerError
+from studies.anchor import NEWEST
 from studies.crew import Crew
 from studies.post import Post
 from studies.publish import Publisher
@@ -148,9 +149,17 @@ class Runner:
             session.begin(post)
             yield
 
+        def again(post: Post) -> Iterator[None]:
+            session.anchor_now(post)
+            yield
+
         for _ in self._heard(progress, begin):
             pass
         if not self.keep_all_posts:
+            for _ in range(NEWEST - 1):  # one may be noise: nobody is left out for that
+                if session.disagreements():
+                    for _ in self._heard(progress, again):
+                        pass
             for line in session.leave_out():
                 self._say(progress, line, style="yellow")
         if not session.posts:

@@ -18,6 +18,7 @@ from scipy.stats import norm, qmc
 
 from studies.hypervolume import gains, hypervolume
 from studies.surrogate import Axes, Matrix, Surrogate, spread
+from studies.threads import one_thread
 
 # What is expensive is done anew when trials have grown by this share, but not at every trial:
 # hyperparameters and the shortlist change slowly.
@@ -123,6 +124,10 @@ class Proposer:
 
     def rank(self, told: Told) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return untried candidates and what each is expected to add to its workload's volume."""
+        with one_thread():
+            return self._rank(told)
+
+    def _rank(self, told: Told) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         pool = self._pool(told)
         if not len(pool):
             return pool, np.zeros(0)

@@ -175,10 +175,14 @@ class Session:
             raise StudyError(f"these differ: {'; '.join(differences)}")
         return self.anchor(post)
 
+    def disagreements(self) -> dict[str, str]:
+        """Say of each post whose anchor disagrees with the study's by how much, by its label."""
+        own = {post.label for post in self.posts}
+        return disagreements(anchors_of(self.study), own, self._device.kind)
+
     def leave_out(self) -> list[str]:
         """Dismiss the posts whose anchor disagrees with the study's; say why, a line each."""
-        own = {post.label for post in self.posts}
-        found = disagreements(anchors_of(self.study), own, self._device.kind)
+        found = self.disagreements()
         self.posts = [post for post in self.posts if post.label not in found]
         return list(found.values())
 
@@ -368,8 +372,10 @@ class Session:
         """Measure the anchor where it is due: at first, every so often, and at last."""
         post = post or self.posts[0]
         due = post.since_anchor is None or post.since_anchor >= (1 if last else EVERY)
-        if not due:
-            return None
+        return self.anchor_now(post) if due else None
+
+    def anchor_now(self, post: Post) -> AnchorPoint:
+        """Measure the anchor."""
         next_number = len(self.study.get_trials(deepcopy=False))
         evaluation = post.bench.evaluate(anchor_configuration(self._device))
         post.since_anchor = 0

@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from studies.sensitivity.changes import Change, Level, changes_of, levels_of
 from studies.sensitivity.effects import (
@@ -25,6 +24,7 @@ from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
 from studies.sensitivity.quality import Interval, Quality, judge, learnt
 from studies.surrogate import Axes, Matrix
+from studies.threads import one_thread
 
 DRAWS = 64
 MEMORY, LATENCY, FAILURE = QUANTITIES = ("peak_memory_mib", "latency_ms", "failure")
@@ -63,7 +63,7 @@ def analyse(evidence: Evidence, *, by_workload: bool = False) -> Sensitivity:
     """Return what drives memory, latency and failure. A function of the evidence alone."""
     # Thousands of products of small matrices: threads that wait for each other on a busy machine
     # cost more than they gain, severalfold.
-    with threadpool_limits(1, "blas"):
+    with one_thread():
         return _analyse(evidence, by_workload=by_workload)
 
 

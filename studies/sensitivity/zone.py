@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from studies.hypervolume import staircase
 from studies.proposer import Proposer
@@ -182,8 +181,7 @@ def _success(evidence: Evidence, sensitivity: Sensitivity) -> NDArray[np.float64
 def _proposals(evidence: Evidence) -> tuple[Proposal, ...]:
     """Return what the default sampler thinks most of, one configuration a workload."""
     candidates = candidates_of(evidence.catalogue, evidence.prior)
-    with threadpool_limits(1, "blas"):  # as in `analyse`
-        pool, gain = Proposer(candidates, evidence.seed).rank(evidence.told)
+    pool, gain = Proposer(candidates, evidence.seed).rank(evidence.told)
     found: dict[int, Proposal] = {}
     for place in np.argsort(-gain, kind="stable").tolist():
         index = int(pool[place])

@@ -89,8 +89,10 @@ def of_devices(**values: float | None) -> list[AnchorPoint]:
         ({"a": 1.0, "b": 1.1, "c": 1.1}, "bc", {"b": "1.100", "c": "1.100"}),
         ({"a": 1.0, "b": 1.1, "c": 1.1}, "a", {"a": "0.909"}),
         ({"a": 1.0, "b": 1.1}, "a", {"a": "0.909"}),
-        # The newest of each.
-        ({"a": 1.0, "b": 1.1, "b_": 1.0}, "ab", {}),
+        # The median of the newest three of each.
+        ({"a": 1.0, "b": 1.1, "b_": 1.0}, "ab", {"b": "1.050"}),
+        ({"a": 1.0, "b": 1.1, "b_": 1.0, "b__": 1.01}, "ab", {}),
+        ({"a": 1.0, "b": 1.1, "b_": 1.1, "b__": 1.0, "b___": 1.01, "b____": 1.0}, "ab", {}),
         # What cannot be measured says nothing.
         ({"a": 1.0, "b": None}, "ab", {}),
     ],
