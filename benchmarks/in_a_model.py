@@ -5,12 +5,14 @@ Needs transformers: `pip install '.[hf]'`.
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +20,8 @@ import torch
 import transformers
 import typer
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.cases import spread
 from studies.export import Export, ExportedChoice, ExportedWorkload
 from studies.verdicts import judge_rounds
 from variants import hf, load
@@ -29,6 +31,8 @@ from variants.loading_schema import CHOICE_OF, Pick, Prefer
 from variants.workload import Phase, Workload
 
 WARM_UP = 8  # steps of each turn that are not timed
+HELD = 16  # steps that wait until all their kernels are launched
+HOLD_CYCLES = 40_000_000  # some 20 ms: longer than it takes to launch two layers
 SIDES = ("default", "winner")
 
 
@@ -99,24 +103,41 @@ def _ms(begin: Any, end: Any) -> float:
     return 1e3 * float(end - begin) if isinstance(begin, float) else float(begin.elapsed_time(end))
 
 
-def decode(model: Any, ids: torch.Tensor, cache: object, tokens: int) -> tuple[float, float]:
-    """Return the ms that attention takes a layer and step, and the peak MiB beyond the model."""
-    cuda = ids.device.type == "cuda"
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What attention takes of decode steps: the median of a layer and step."""
+
+    ms: float  # from its first kernel to its last, as the host launches them
+    gpu_ms: float  # the same where all had been launched before; NaN on a CPU
+    peak_mib: float  # beside the model; NaN on a CPU
+
+
+def decode(model: Any, ids: torch.Tensor, cache: object, tokens: int) -> Decoded:
+    """Decode behind a prompt, first as it comes and then with each step held back."""
+    cuda, layers = ids.device.type == "cuda", model.config.num_hidden_layers
+    given: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
     with torch.inference_mode():
         before = torch.cuda.memory_allocated() if cuda else 0
-        given: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
         token = model(ids, **given).logits[:, -1:].argmax(-1)
         if cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        with attention_timed(model) as marks:
-            for _ in range(WARM_UP + tokens):
-                token = model(token, **given).logits[:, -1:].argmax(-1)
-            if cuda:
-                torch.cuda.synchronize()
-        peak = (torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else float("nan")
-    layers = model.config.num_hidden_layers
-    return statistics.median(_ms(*mark) for mark in marks[WARM_UP * layers :]), peak
+
+        def steps(count: int, hold: bool) -> float:
+            nonlocal token
+            with attention_timed(model) as marks:
+                for _ in range(WARM_UP + count):
+                    if hold:
+                        torch.cuda.synchronize()
+                        torch.cuda._sleep(HOLD_CYCLES)
+                    token = model(token, **given).logits[:, -1:].argmax(-1)
+                if cuda:
+                    torch.cuda.synchronize()
+            return statistics.median(_ms(*mark) for mark in marks[WARM_UP * layers :])
+
+        ms = steps(tokens, hold=False)
+        peak = (torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else math.nan
+        return Decoded(ms, steps(HELD, hold=True) if cuda else math.nan, peak)
 
 
 class Sides:
@@ -127,7 +148,7 @@ class Sides:
         self.model: Any = llama(workload, layers, loaded.dtype, kind)
         self.ids = torch.randint(2, 256, (workload.batch, workload.seq_len), device=kind)
         self.tokens = tokens
-        self._loaded, self._capacity = loaded, workload.seq_len + WARM_UP + tokens + 1
+        self._loaded, self._capacity = loaded, workload.seq_len + tokens + HELD + 2 * WARM_UP + 1
         self._names = {"default": "sdpa", "winner": hf.register(loaded)}
 
     def take(self, side: str) -> object:
@@ -138,19 +159,34 @@ class Sides:
             return transformers.DynamicCache(config=config)
         return hf.past_key_values(self._loaded, config, capacity=self._capacity)
 
-    def identical(self) -> int:
-        """Return how many sequences `generate` ends in the same tokens with both, greedily."""
+    def generated(self, side: str, *kernels: SDPBackend) -> torch.Tensor:
+        """Return what `generate` answers greedily; the default on certain kernels, if given."""
         given: dict[str, Any] = {"do_sample": False, "max_new_tokens": self.tokens}
         given["attention_mask"] = torch.ones_like(self.ids)
-        out = [
-            self.model.generate(self.ids, past_key_values=self.take(side), **given)
-            for side in SIDES
-        ]
-        return int((out[0] == out[1]).all(dim=1).sum())
+        with sdpa_kernel(list(kernels)) if kernels else nullcontext():
+            out = self.model.generate(self.ids, past_key_values=self.take(side), **given)
+        tokens: torch.Tensor = out
+        return tokens
 
-    def decode(self, side: str) -> tuple[float, float]:
-        """Return the ms of attention in a layer and step, and the peak MiB beside the model."""
+    def decode(self, side: str) -> Decoded:
+        """Decode with a side's attention and an empty cache."""
         return decode(self.model, self.ids, self.take(side), self.tokens)
+
+
+def say_tokens(sides: Sides) -> None:
+    """Print how many sequences end in the same tokens, and what rounding alone does to them."""
+    default = sides.generated("default")
+
+    def same(other: torch.Tensor) -> str:
+        found = int((default == other).all(dim=1).sum())
+        return f"{found} of {len(default)} sequences have the same {sides.tokens} tokens"
+
+    print(f"{same(sides.generated('winner'))} with default and winner")
+    others = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]  # whichever takes it
+    if sides.model.dtype is not torch.float32:
+        others.insert(0, SDPBackend.CUDNN_ATTENTION)
+    for kernel in others[:2]:
+        print(f"  {same(sides.generated('default', kernel))} with default and {kernel.name}")
 
 
 def main(
@@ -170,33 +206,36 @@ def main(
     # Prompts, and lengths beyond the measured ones, are none of what is compared.
     warnings.simplefilter("ignore", DispatchWarning)
     sides = Sides(loaded, of.workload, layers, tokens)
-    print(f"{sides.identical()} of {of.workload.batch} sequences have the same {tokens} tokens")
+    say_tokens(sides)
 
-    taken: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    taken: dict[str, list[Decoded]] = {side: [] for side in SIDES}
     rng = random.Random(0)
     for _ in range(rounds):
         for side in rng.sample(SIDES, len(SIDES)):
             taken[side].append(sides.decode(side))
-    times = {side: [ms for ms, _ in each] for side, each in taken.items()}
-    peaks = {side: statistics.median(mib for _, mib in each) for side, each in taken.items()}
+    times = {side: [one.ms for one in each] for side, each in taken.items()}
+    gpu_times = {side: [one.gpu_ms for one in each] for side, each in taken.items()}
+    peaks = {side: statistics.median(one.peak_mib for one in each) for side, each in taken.items()}
     for side, one in (("default", default.measurements), ("winner", choice.measurements)):
         assert one is not None
-        gpu = "" if one.latency.gpu is None else f", of which GPU {one.latency.gpu.value:.4f}"
+        gpu = "" if one.latency.gpu is None else f" (GPU {one.latency.gpu.value:.4f})"
         print(
             f"{side}, as a layer: {one.latency.latency_ms:.4f} ms{gpu}, {one.memory.peak_mib:.1f} "
-            f"MiB; in the model: {statistics.median(times[side]):.4f} ms a layer (rounds within "
-            f"{spread(times[side]):.1%}), {peaks[side]:.1f} MiB beside the model"
+            f"MiB; in the model: {statistics.median(times[side]):.4f} ms a layer (GPU "
+            f"{statistics.median(gpu_times[side]):.4f}), {peaks[side]:.1f} MiB beside the model"
         )
     timed = None if of.finals is None else of.finals.of(variant.key)
-    for name, verdict in (
+    verdicts = [
         ("promised by the finals", None if timed is None else timed.latency),
-        ("the same of GPU time", None if timed is None else timed.gpu),
         ("in the model", judge_rounds(times["winner"], times["default"])),
-    ):
+        ("GPU time, promised by the finals", None if timed is None else timed.gpu),
+    ]
+    if loaded.device.kind == "cuda":
+        found = judge_rounds(gpu_times["winner"], gpu_times["default"])
+        verdicts.append(("GPU time, in the model", found))
+    for name, verdict in verdicts:
         if verdict is not None:
-            print(
-                f"{name}: latency x {verdict.ratio:.3f} ({verdict.low:.3f} to {verdict.high:.3f})"
-            )
+            print(f"{name}: x {verdict.ratio:.3f} ({verdict.low:.3f} to {verdict.high:.3f})")
     print(
         f"peak memory: promised x {choice.memory_vs_default:.3f}, in the model "
         f"x {peaks['winner'] / peaks['default']:.3f}"
