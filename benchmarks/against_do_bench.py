@@ -77,7 +77,7 @@ def _theirs(run: Run, *, warmup: int = 50, rep: int = 300) -> float:
 
 
 def _theirs_rested(run: Run) -> float:
-    """Return the median of short calls with rests, in which the GPU stays below its power limit."""
+    """Return the median of short calls with rests: the GPU stays below its power limit."""
     medians = []
     for _ in range(11):
         time.sleep(0.05)

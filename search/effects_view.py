@@ -26,6 +26,8 @@ def print_effects(console: Console, report: SensitivityReport, where: str) -> No
         f"configurations tried, {found.probes} of them probes",
         highlight=False,
     )
+    if text := found.extent.text(found.possible):
+        console.print(text, highlight=False)
     _print_quality(console, report, where)
     ranked = {name: one for name, one in found.objectives.items() if one.shares}
     if ranked:

@@ -44,6 +44,8 @@ def _text(report: SensitivityReport) -> Iterator[str]:
         f"tried, {found.probes} of them probes, which fill the space instead of looking good. The "
         "surrogate is judged by these alone."
     )
+    if part := found.extent.text(found.possible):
+        yield part
     for name, label in NAMES.items():
         quality = found.objectives[name].quality
         if quality.refusal is not None:

@@ -20,6 +20,7 @@ from studies.sensitivity.effects import (
     widening_of,
 )
 from studies.sensitivity.evidence import Evidence
+from studies.sensitivity.extent import MOST_CONFIGURATIONS, Extent, extent_of
 from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
 from studies.sensitivity.quality import Interval, Quality, judge, learnt
@@ -53,31 +54,39 @@ class Sensitivity:
 
     objectives: Mapping[str, Objective]
     possible: int
+    extent: Extent  # what effects are averaged over
     probes: int
     determined: tuple[str, ...]  # axes that never change alone
     # What is known at every possible configuration, by quantity that is ranked.
     known: Mapping[str, Known]
 
 
-def analyse(evidence: Evidence, *, by_workload: bool = False) -> Sensitivity:
-    """Return what drives memory, latency and failure. A function of the evidence alone."""
+def analyse(
+    evidence: Evidence, *, by_workload: bool = False, most: int = MOST_CONFIGURATIONS
+) -> Sensitivity:
+    """Return what drives memory, latency and failure. A function of the evidence alone.
+
+    Of a space of more than `most` configurations, effects are averages over a part.
+    """
     # Thousands of products of small matrices: threads that wait for each other on a busy machine
     # cost more than they gain, severalfold.
     with one_thread():
-        return _analyse(evidence, by_workload=by_workload)
+        return _analyse(evidence, by_workload, most)
 
 
-def _analyse(evidence: Evidence, *, by_workload: bool) -> Sensitivity:
+def _analyse(evidence: Evidence, by_workload: bool, most: int) -> Sensitivity:
     catalogue = evidence.catalogue
     if not catalogue.choices:  # a single configuration: nothing varies
         count = len(evidence.told.tried)
         quality = Quality(count, count, exact=True)
         nothing = {name: Objective(name, quality, ()) for name in QUANTITIES}
-        return Sensitivity(nothing, len(catalogue), len(evidence.probes), (), {})
+        extent = Extent(np.arange(len(catalogue)), {})
+        return Sensitivity(nothing, len(catalogue), extent, len(evidence.probes), (), {})
     together = np.array([name not in catalogue.decided for name in catalogue.choices])
     axes = Axes.of(catalogue.points, catalogue.named)
     grid = Grid(catalogue.points, axes, together)
-    everything = Population(catalogue.codes)
+    extent = extent_of(catalogue, most)
+    everything = Population(catalogue.codes[extent.rows])
     objectives: dict[str, Objective] = {}
     known: dict[str, Known] = {}
     for place, name in enumerate(QUANTITIES):
@@ -96,19 +105,42 @@ def _analyse(evidence: Evidence, *, by_workload: bool) -> Sensitivity:
             known[name] = _learn(field, tried, values, quality, rng)
         if name != FAILURE and MEMORY in known:
             rows = np.setdiff1d(rows, _too_large(evidence, known[MEMORY]))
+        within = np.intersect1d(rows, extent.rows)
         population = (
-            everything if len(rows) == len(catalogue) else Population(catalogue.codes[rows])
+            everything if len(within) == len(extent.rows) else Population(catalogue.codes[within])
         )
         if name in known:
-            objectives[name] = _objective(
-                evidence, population, rows, name, place, quality, known[name], prior, by_workload
+            objective = _objective(
+                evidence, population, within, name, place, quality, known[name], prior
             )
+            if by_workload:
+                shares_of = _by_workload(evidence, rows, known[name])
+                objective = dataclasses.replace(objective, by_workload=shares_of)
+            objectives[name] = objective
         else:
-            changes = changes_of(evidence, population, rows, name, place, None)
+            changes = changes_of(evidence, population, within, name, place, None)
             objectives[name] = Objective(name, quality, changes)
     names = list(catalogue.choices)
     determined = [names[axis] for axis in everything.axes if not everything.freedom(axis)]
-    return Sensitivity(objectives, len(catalogue), len(evidence.probes), tuple(determined), known)
+    return Sensitivity(
+        objectives, len(catalogue), extent, len(evidence.probes), tuple(determined), known
+    )
+
+
+def _by_workload(
+    evidence: Evidence, rows: NDArray[np.int64], everywhere: Known
+) -> dict[str, tuple[Share, ...]]:
+    """Return the shares of the variant's axes in each workload, of more than one configuration."""
+    catalogue = evidence.catalogue
+    names = list(catalogue.choices)
+    decided = [axis for axis, name in enumerate(names) if name in catalogue.decided]
+    found = {}
+    for number, workload in enumerate(evidence.workloads):
+        mine = rows[catalogue.workloads[rows] == number]
+        if len(mine) > 1:
+            of_one = Population(catalogue.codes[mine])
+            found[workload.key] = shares(of_one, everywhere.of(mine), names, decided)
+    return found
 
 
 def _values(
@@ -164,7 +196,6 @@ def _objective(
     quality: Quality,
     everywhere: Known,
     prior: NDArray[np.float64] | None,
-    by_workload: bool,
 ) -> Objective:
     catalogue, known = evidence.catalogue, everywhere.of(rows)
     names = list(catalogue.choices)
@@ -176,13 +207,6 @@ def _objective(
         return np.maximum(population.variance_within((), values) - inside, 0.0)
 
     of_axes = shares(population, known, names, population.axes)
-    found: dict[str, tuple[Share, ...]] = {}
-    if by_workload:
-        for number, workload in enumerate(evidence.workloads):
-            mine = np.flatnonzero(catalogue.workloads[rows] == number)
-            if len(mine) > 1:
-                of_one = Population(catalogue.codes[rows[mine]])
-                found[workload.key] = shares(of_one, known.of(mine), names, decided)
     share = None
     if prior is not None:
         share = float(np.corrcoef(prior[rows], known.mean)[0, 1] ** 2)
@@ -195,6 +219,5 @@ def _objective(
         known.spread(between).share_of(known.spread(partial(population.variance_within, ()))),
         interactions(population, known, names, of_axes),
         levels_of(evidence, population, known),
-        found if by_workload else None,
-        share,
+        prior_share=share,
     )

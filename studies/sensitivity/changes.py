@@ -84,6 +84,7 @@ def levels_of(evidence: Evidence, population: Population, known: Known) -> tuple
         for axis, (name, choices) in enumerate(evidence.catalogue.choices.items())
         if not evidence.catalogue.named[axis]
         for place in np.argsort(np.array(choices))
+        if population.holds(axis, int(place) + 1)
     )
 
 

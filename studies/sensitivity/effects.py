@@ -25,6 +25,7 @@ TAILS = (0.025, 0.975)
 # Shares below cannot be told from none: the process believes that no axis is quite without effect.
 RESOLUTION = 0.001
 LEAST_SHARE = 0.01  # of a variance: of what is below, no interaction is computed
+DRAWS_OF_PAIRS = 32  # of an interaction's interval: there are many pairs, and few are shown
 
 Measure = Callable[[Matrix], NDArray[np.float64]]  # of (configurations, draws), by draw
 
@@ -57,6 +58,10 @@ class Known:
     def of(self, rows: NDArray[np.int64]) -> Known:
         """Return what is known of some configurations."""
         return Known(self.mean[rows], self.deviations[rows], self.widening)
+
+    def by(self, draws: int) -> Known:
+        """Return the same by so many draws, where there are more."""
+        return Known(self.mean, self.deviations[:, :draws], self.widening[:draws])
 
     @property
     def draws(self) -> Matrix:
@@ -146,6 +151,7 @@ def interactions(
 
     Two axes cannot do more together than the lesser of their total effects, of `of_axes`.
     """
+    known = known.by(DRAWS_OF_PAIRS)
     total = {share.axis: share.total.value for share in of_axes}
     worth = [axis for axis in population.axes if total[names[axis]] >= LEAST_SHARE]
     whole = known.spread(partial(population.variance_within, ()))

@@ -20,7 +20,8 @@ from studies.sample import evenly
 from studies.sensitivity.analysis import LATENCY, MEMORY
 
 LEAST_TRIALS = 20  # usable ones
-MOST_TRIALS = 500  # fANOVA takes 30 s with a thousand, and minutes with some ten thousand
+MOST_TRIALS = 300  # fANOVA takes minutes with some thousand
+TREES = 16  # of fANOVA; Optuna's 64 take four times as long, most of the whole answer's time
 ANSWERS: Mapping[str, str] = {
     "fANOVA": "share of the variance over all combinations of choices, impossible ones too, as a "
     "random forest fitted to the trials predicts it",
@@ -49,7 +50,7 @@ def optuna_importances(study: optuna.Study, seed: int) -> tuple[Importances, ...
         done = [done[place] for place in evenly(len(done), MOST_TRIALS)]
         study = _study_of(done)
     evaluators: dict[str, BaseImportanceEvaluator] = {
-        "fANOVA": FanovaImportanceEvaluator(seed=seed),
+        "fANOVA": FanovaImportanceEvaluator(n_trees=TREES, seed=seed),
         "PED-ANOVA": PedAnovaImportanceEvaluator(),
     }
     found = []

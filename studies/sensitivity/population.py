@@ -177,6 +177,10 @@ class Population:
         np.add.at(weights, owners[1], -weight / weight.sum())
         return Contrast(weights, *_distinct(owners[0], owners[1], self.count))
 
+    def holds(self, axis: int, choice: int) -> bool:
+        """Tell whether some configuration has the choice."""
+        return bool((self._codes[:, axis] == choice).any())
+
     def mean_at(self, axis: int, choice: int) -> NDArray[np.float64]:
         """Return weights of configurations: times values, the mean of those with the choice."""
         mine = self._codes[:, axis] == choice

@@ -34,6 +34,10 @@ class SensitivityReport:
             "version": VERSION,
             "study": self.study_name,
             "possible": found.possible,
+            "effects_over": {
+                "configurations": len(found.extent.rows),
+                "choices": {name: list(left) for name, left in found.extent.kept.items()},
+            },
             "tried": len(self.evidence.told.tried),
             "probes": found.probes,
             "roofline_prior": self.evidence.prior is not None,

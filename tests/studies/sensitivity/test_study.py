@@ -16,6 +16,8 @@ from rich.console import Console
 
 from objectives.evaluation import Evaluation, Outcome
 from search.cli import main
+from search.effects_view import print_effects
+from studies.report.sensitivity_panel import sensitivity_panel
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, analyse
 from studies.sensitivity.evidence import Evidence, read_evidence
 from studies.sensitivity.figures import PLOT_ID, figures, write_html
@@ -126,6 +128,34 @@ def test_exact_effects_are_those_of_the_law(url: str) -> None:
     assert shares["batch"].total.value == pytest.approx(shares["batch"].alone.value)
     assert shares["precision"].total.value == pytest.approx(0, abs=1e-9)
     assert exact.interactions[0].share.value == pytest.approx(0, abs=1e-9)
+
+
+def test_of_a_part_of_the_workloads_the_effects_of_the_variant_are_the_same(url: str) -> None:
+    read = evidence(url, "swept")
+    whole, part = analyse(read), analyse(read, by_workload=True, most=len(read.catalogue) // 2)
+    assert len(part.extent.rows) < part.possible
+    thinned = part.extent.kept.keys()
+    assert thinned <= {"batch", "seq_len"}
+    for name in (MEMORY, LATENCY):
+        effects = {(c.axis, c.choice): c.effect for c in whole.objectives[name].changes}
+        found = {(c.axis, c.choice): c.effect for c in part.objectives[name].changes}
+        assert all(axis not in thinned for axis, _ in found)
+        assert {axis for axis, _ in effects} - {axis for axis, _ in found} == thinned
+        for change, effect in found.items():
+            expected = effects[change]
+            assert effect is not None
+            assert expected is not None
+            assert effect.value == pytest.approx(expected.value)
+        assert len(part.objectives[name].by_workload or {}) == 4  # of all, one by one
+    report = SensitivityReport("s", read, part, find_zone(read, part, 0.1), ())
+    assert report.as_document()["effects_over"] == {
+        "configurations": len(part.extent.rows),
+        "choices": {name: list(choices) for name, choices in part.extent.kept.items()},
+    }
+    said = io.StringIO()
+    print_effects(Console(file=said, width=200), report, "")
+    assert part.extent.text(part.possible) in said.getvalue()
+    assert part.extent.text(part.possible) in sensitivity_panel(report).text
 
 
 def test_trials_that_an_optimizer_chose_are_refused(url: str) -> None:
