@@ -31,9 +31,10 @@ OPTIMISM = 1.0
 SAMPLES = 32
 RIDGE = 0.5  # evidence, in squared log10 units, that outweighs the belief in a prior
 MOST_CERTAIN = 0.98  # that a candidate fails
-MOST_CANDIDATES = 2_500  # looked at for one proposal
+MOST_OPEN = 2_500  # candidates that are all looked at for each proposal
+MOST_CANDIDATES = 1_250  # of more than that, so many are
 MOST_SCANNED = 100_000  # looked at when the shortlist is made
-MOST_POINTS = 400  # that the surrogate learns from
+MOST_POINTS = 300  # that the surrogate learns from
 MOST_RANKED = 64  # kept of a proposal's ranking
 
 
@@ -144,7 +145,7 @@ class Proposer:
         open_ = np.ones(len(self._candidates.points), dtype=bool)
         open_[told.indexes] = False
         untried = np.flatnonzero(open_)
-        if len(untried) <= MOST_CANDIDATES:
+        if len(untried) <= MOST_OPEN:
             return untried
         shortlist = self._shortlist(told)
         rng = np.random.default_rng((self._seed, len(told.tried), 1))

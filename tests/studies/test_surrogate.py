@@ -169,6 +169,7 @@ def test_of_very_many_candidates_the_promising_are_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     candidates, values = problem(workloads=6, variants=400)
+    monkeypatch.setattr("studies.proposer.MOST_OPEN", 120)
     monkeypatch.setattr("studies.proposer.MOST_CANDIDATES", 120)
     monkeypatch.setattr("studies.proposer.MOST_SCANNED", 1200)
     order = found_after(candidates, values, 60, seed=0)
