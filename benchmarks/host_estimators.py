@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import typer
@@ -39,23 +41,45 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
-def one_process(
-    number: int, count: int, bursts: int, samples: int, minutes: float
-) -> list[tuple[str, list[float]]]:
-    """Return bursts of host times by configuration, the configurations visited in turns."""
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Host times of a configuration, and what the host took for something fixed beside them."""
+
+    key: str
+    host_ms: list[float]
+    yardstick_ms: float
+
+
+def yardstick_ms(device: torch.device) -> float:
+    """Return how long the host takes to launch fifty small operations: how fast it is now."""
+    tensor, taken = torch.ones(1, device=device), []
+    for _ in range(20):
+        before = time.perf_counter_ns()
+        for _ in range(50):
+            tensor.add_(1)
+        taken.append((time.perf_counter_ns() - before) / 1e6)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    return quantile_of(taken, 0.05)
+
+
+def one_process(number: int, count: int, bursts: int, samples: int, minutes: float) -> list[Burst]:
+    """Return bursts, the configurations visited in turns."""
     of = evaluator(0.1)
     device = torch.device(of.device.kind)
     runs = [Run(c, device, 0) for c in cases(of.device, count)]
     for run in runs:
         run.restart()
         first_visits(run, lambda results: None)
-    found = []
+    found: list[Burst] = []
     for run in within((run for _ in range(bursts) for run in runs), minutes):
         taken: list[float] = []
         passes = None if of.stream is None else HeldPasses(run, of.stream)
+        before = yardstick_ms(device)
         while len(taken) < samples:
             taken += later_visits(run) if passes is None else [s.host_ms for s in passes()]
-        found.append((run.configuration.key, taken[:samples]))
+        beside = (before + yardstick_ms(device)) / 2
+        found.append(Burst(run.configuration.key, taken[:samples], beside))
     print(f"process {number}: {len(found)} bursts of {samples}", flush=True)
     return found
 
@@ -68,20 +92,27 @@ def main(
     minutes: Minutes = 9.0,
 ) -> None:
     """Print how far each estimator differs between bursts, by the number of samples it gets."""
-    seen: dict[str, list[list[float]]] = {}
+    seen: dict[str, list[Burst]] = {}
     for number in range(processes):
-        for key, taken in in_a_process(
+        for burst in in_a_process(
             one_process, number, count, bursts, samples, minutes / processes
         ):
-            seen.setdefault(key, []).append(taken)
+            seen.setdefault(burst.key, []).append(burst)
     repeated = [taken for taken in seen.values() if len(taken) > 1]
-    print("spread between bursts: median over configurations, and the largest")
+    beside = [spread([burst.yardstick_ms for burst in taken]) for taken in repeated]
+    print(f"the yardstick itself: {statistics.median(beside):.1%}, {max(beside):.1%}")
+    print("spread between bursts: median over configurations, and the largest; then the same of")
+    print("times in units of the yardstick, which the host launched just before and after")
     for size in (16, 64, samples):
         for name, estimate in ESTIMATORS.items():
-            spreads = [spread([estimate(burst[:size]) for burst in taken]) for taken in repeated]
+            plain = [spread([estimate(b.host_ms[:size]) for b in taken]) for taken in repeated]
+            scaled = [
+                spread([estimate(b.host_ms[:size]) / b.yardstick_ms for b in taken])
+                for taken in repeated
+            ]
             print(
-                f"{size:>4} samples  {name:20} {statistics.median(spreads):7.1%} "
-                f"{max(spreads):7.1%}",
+                f"{size:>4} samples  {name:20} {statistics.median(plain):7.1%} {max(plain):7.1%}"
+                f"   {statistics.median(scaled):7.1%} {max(scaled):7.1%}",
                 flush=True,
             )
 

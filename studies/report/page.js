@@ -135,7 +135,8 @@
     } else {
       const figure = JSON.parse(document.getElementById(element.dataset.drawing).textContent);
       const more = { title: undefined, font: { size: phone() ? 11 : 13 }, dragmode: phone() ? false : "zoom" };
-      Plotly.react(element, figure.data, { ...figure.layout, ...more, margin: { t: 8, r: 12, l: 60, b: 45 } }, config());
+      const top = figure.layout.annotations ? 36 : 24; // headings of its parts, and the buttons
+      Plotly.react(element, figure.data, { ...figure.layout, ...more, margin: { t: top, r: 12, l: 60, b: 45 } }, config());
     }
     drawn.add(element);
   }

@@ -63,7 +63,8 @@ def render_report(study: optuna.Study, panels: Sequence[Panel] = ()) -> str:
             sections=workload_sections(results),
             grids=map_grids(results),
             panels=[
-                (panel, [_figure(panel.title, one) for one in panel.figures]) for panel in panels
+                (panel, [_figure(_title(one) or panel.title, one) for one in panel.figures])
+                for panel in panels
             ],
             history=history if results.told else None,
             data=page_data(results, kept),
@@ -106,6 +107,10 @@ def _policy(scripts: Sequence[str]) -> str:
 
 def _figure(label: str, figure: go.Figure) -> _Figure:
     return _Figure(label, json.loads(figure.to_json()))
+
+
+def _title(figure: go.Figure) -> str:
+    return str(figure.layout.title.text or "")
 
 
 def _span(study: optuna.Study) -> tuple[datetime, datetime] | None:

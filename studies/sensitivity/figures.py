@@ -26,12 +26,13 @@ def figures(report: SensitivityReport) -> dict[str, go.Figure]:
     """Return figures by name; those of what is not ranked are missing."""
     objectives = report.sensitivity.objectives
     ranked = {name: objectives[name] for name in TITLES if objectives[name].shares}
-    found = {"zone": zone_figure(report)}
+    found: dict[str, go.Figure] = {}
     if ranked:
         found["effects"] = effects_figure(ranked)
         found["interactions"] = interactions_figure(ranked)
     if any(objective.levels for objective in ranked.values()):
         found["numbers"] = numbers_figure(ranked)
+    found["zone"] = zone_figure(report)
     return found
 
 
