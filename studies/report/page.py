@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -110,7 +111,9 @@ def _figure(label: str, figure: go.Figure) -> _Figure:
 
 
 def _title(figure: go.Figure) -> str:
-    return str(figure.layout.title.text or "")
+    """Return a figure's title as plain text of one line."""
+    text = str(figure.layout.title.text or "").replace("<br>", ": ")
+    return re.sub(r"<[^>]*>", "", text)
 
 
 def _span(study: optuna.Study) -> tuple[datetime, datetime] | None:

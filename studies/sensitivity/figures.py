@@ -36,6 +36,11 @@ def figures(report: SensitivityReport) -> dict[str, go.Figure]:
     return found
 
 
+def _in_two(title: str, detail: str) -> str:
+    """Return a title of two lines: dashboards show figures side by side, and cut long ones."""
+    return f"{title}<br><sup>{detail}</sup>"
+
+
 def effects_figure(objectives: Mapping[str, Objective]) -> go.Figure:
     """Return total effects with intervals, and what axes do alone as hollow points."""
     figure = go.Figure()
@@ -59,8 +64,11 @@ def effects_figure(objectives: Mapping[str, Objective]) -> go.Figure:
                 )
             )
     figure.update_layout(
-        title="What drives memory and latency: share of the variance of their logarithms over "
-        "all possible configurations, 95 % intervals",
+        title=_in_two(
+            "What drives memory and latency",
+            "share of the variance of their logarithms over the possible configurations, with "
+            "95 % intervals",
+        ),
         xaxis={"title": "share of the variance", "tickformat": ".0%", "rangemode": "tozero"},
         template="plotly_white",
     )
@@ -92,8 +100,9 @@ def interactions_figure(objectives: Mapping[str, Objective]) -> go.Figure:
             col=column,
         )
     figure.update_layout(
-        title="What two axes do together that no sum of two effects explains: share of the "
-        "variance",
+        title=_in_two(
+            "What two axes do together", "beyond any sum of two effects: share of the variance"
+        ),
         coloraxis={"colorscale": "Blues", "cmin": 0, "colorbar": {"tickformat": ".0%"}},
         template="plotly_white",
     )
@@ -127,8 +136,10 @@ def numbers_figure(objectives: Mapping[str, Objective]) -> go.Figure:
         figure.update_yaxes(type="log", row=row)
         figure.update_yaxes(title=f"{TITLES[name]}, {UNITS[name]}", row=row, col=1)
     figure.update_layout(
-        title="Partial dependence: geometric mean over all possible configurations, 95 % "
-        "intervals",
+        title=_in_two(
+            "Partial dependence",
+            "geometric mean over the possible configurations, with 95 % intervals",
+        ),
         template="plotly_white",
     )
     return figure
@@ -170,8 +181,11 @@ def zone_figure(report: SensitivityReport) -> go.Figure:
         )
     )
     figure.update_layout(
-        title="The Goldilocks zone: tried configurations within "
-        f"{report.zone.tolerance:.0%} of a front point in memory and latency",
+        title=_in_two(
+            "The Goldilocks zone",
+            f"tried configurations within {report.zone.tolerance:.0%} of a front point in memory "
+            "and latency",
+        ),
         xaxis={"title": "seq_len", "type": "category"},
         yaxis={"title": "batch", "type": "category"},
         template="plotly_white",
