@@ -49,8 +49,8 @@ def flex(seq_len: int, **choices: str) -> Configuration:
 
 
 def soon(tell: Callable[[], object]) -> bool:
-    """Tell whether something is so within a while."""
-    for _ in range(600):
+    """Tell whether something is so within a while, of which a busy machine needs much."""
+    for _ in range(1800):
         if tell():
             return True
         time.sleep(0.05)
@@ -391,8 +391,10 @@ def test_no_stopped_helper_is_left_behind(place: Place, killed: str) -> None:
     assert parent.stdout is not None
     guard, *pids = map(int, parent.stdout.readline().split())
     assert len(pids) == 2  # the helper and its compiler
-    statuses = [psutil.Process(pid).status() for pid in pids]
-    assert statuses == [psutil.STATUS_STOPPED] * 2
+    # One that waits for a core is stopped once it gets one.
+    assert all(
+        soon(lambda pid=pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED) for pid in pids
+    )
     assert psutil.Process(guard).status() != psutil.STATUS_STOPPED
     os.kill(parent.pid if killed == "parent" else guard, signal.SIGKILL)
     assert all(soon(lambda pid=pid: gone(pid)) for pid in (guard, *pids))
