@@ -22,15 +22,15 @@ def hypervolume(points: Matrix, reference: Matrix) -> float:
     steps = staircase(inside)
     if not len(steps):
         return 0.0
-    until = np.r_[steps[1:, 0], reference[0]]
+    until = np.append(steps[1:, 0], reference[0])
     return float(((until - steps[:, 0]) * (reference[1] - steps[:, 1])).sum())
 
 
 def gains(front: Matrix, reference: Matrix, points: Matrix) -> Matrix:
     """Return what each of `points`, `(..., 2)`, would add to the hypervolume of `front`."""
     steps = staircase(front)
-    edges = np.r_[-np.inf, steps[:, 0], reference[0]]
-    heights = np.r_[reference[1], steps[:, 1]]
+    edges = np.concatenate([[-np.inf], steps[:, 0], reference[:1]])
+    heights = np.concatenate([reference[1:], steps[:, 1]])
     total = np.zeros(points.shape[:-1])
     for low, high, height in zip(edges[:-1], edges[1:], heights, strict=True):
         width = np.minimum(high, reference[0]) - np.maximum(points[..., 0], low)

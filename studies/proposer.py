@@ -33,7 +33,7 @@ RIDGE = 0.5  # evidence, in squared log10 units, that outweighs the belief in a 
 MOST_CERTAIN = 0.98  # that a candidate fails
 MOST_OPEN = 2_500  # candidates that are all looked at for each proposal
 MOST_CANDIDATES = 1_250  # of more than that, so many are
-MOST_SCANNED = 100_000  # looked at when the shortlist is made
+MOST_SCANNED = 40_000  # looked at when the shortlist is made
 MOST_POINTS = 300  # that the surrogate learns from
 MOST_RANKED = 64  # kept of a proposal's ranking
 
@@ -253,8 +253,9 @@ class Proposer:
         for workload in np.unique(of_pool):
             mine = np.flatnonzero(of_pool == workload)
             front = fronts.get(int(workload), np.empty((0, 2)))
-            front = np.r_[front, running_mean[of_running == workload]]
-            everything = np.r_[mean[mine], front]
+            if len(running):
+                front = np.concatenate([front, running_mean[of_running == workload]])
+            everything = np.concatenate([mean[mine], front])
             reference = everything.max(axis=0) + MARGIN
             whole = max(hypervolume(everything, reference), 1e-3)
             optimism = 0.0 if len(front) else OPTIMISM
