@@ -31,8 +31,9 @@ def gains(front: Matrix, reference: Matrix, points: Matrix) -> Matrix:
     steps = staircase(front)
     edges = np.concatenate([[-np.inf], steps[:, 0], reference[:1]])
     heights = np.concatenate([reference[1:], steps[:, 1]])
-    total = np.zeros(points.shape[:-1])
-    for low, high, height in zip(edges[:-1], edges[1:], heights, strict=True):
-        width = np.minimum(high, reference[0]) - np.maximum(points[..., 0], low)
-        total += np.maximum(width, 0) * np.maximum(height - points[..., 1], 0)
+    each = (-1, *(1 for _ in points.shape[:-1]))  # step by step, along an axis of its own
+    low, high = edges[:-1].reshape(each), np.minimum(edges[1:], reference[0]).reshape(each)
+    width = np.maximum(high - np.maximum(points[..., 0], low), 0)
+    height = np.maximum(heights.reshape(each) - points[..., 1], 0)
+    total: Matrix = (width * height).sum(axis=0)
     return total

@@ -371,9 +371,11 @@ def below(pid: int) -> list[int]:
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
+@pytest.mark.parametrize("hangup", ["SIG_DFL", "SIG_IGN"])  # as `nohup` has it
 @pytest.mark.parametrize("killed", ["parent", "guard"])
-def test_no_stopped_helper_is_left_behind(place: Place, killed: str) -> None:
+def test_no_stopped_helper_is_left_behind(place: Place, killed: str, hangup: str) -> None:
     code = (
+        f"import signal; signal.signal(signal.SIGHUP, signal.{hangup});"
         "import os, sys, time; from objectives.agenda import Agenda;"
         "from objectives.ahead import Ahead; from objectives.quiet import Quiet;"
         "from tests.objectives.test_ahead import HELPER, below, flex, soon;"
