@@ -32,8 +32,8 @@ def run_guarded(descriptor: int, work: Callable[[], int]) -> NoReturn:
     Call it before any thread is started. `descriptor` is the socket to the parent.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    # If the guard itself is killed, what stands still below it is ended by the kernel's SIGHUP to an
-    # orphaned group, which `nohup` would have it ignore.
+    # If the guard itself is killed, what stands still below it is ended by the kernel's SIGHUP to
+    # an orphaned group, which `nohup` would have it ignore.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     guard = os.getpid()
     child = os.fork()
