@@ -23,6 +23,7 @@ from studies.threads import one_thread
 # What is expensive is done anew when trials have grown by this share, but not at every trial:
 # hyperparameters and the shortlist change slowly.
 GROWTH, LEAST_GROWTH = 0.1, 5
+LATE, LATE_GROWTH = 300, 0.25  # after so many trials, more than are fitted, more slowly still
 MARGIN = 0.05  # log10 units behind the worst point: where hypervolumes are measured from
 DOUBT = 0.3  # deviation of the prior, in log10 units
 # Of a workload without a front, deviations that a prediction is believed to be better: greed
@@ -32,7 +33,7 @@ SAMPLES = 32
 RIDGE = 0.5  # evidence, in squared log10 units, that outweighs the belief in a prior
 MOST_CERTAIN = 0.98  # that a candidate fails
 MOST_OPEN = 2_500  # candidates that are all looked at for each proposal
-MOST_CANDIDATES = 1_250  # of more than that, so many are
+MOST_CANDIDATES = 1_000  # of more than that, so many are
 MOST_SCANNED = 40_000  # looked at when the shortlist is made
 MOST_POINTS = 300  # that the surrogate learns from
 MOST_RANKED = 64  # kept of a proposal's ranking
@@ -280,9 +281,13 @@ class Proposer:
 def _settled(count: int) -> int:
     """Return the last number of trials, up to `count`, at which the expensive was done anew."""
     stop = LEAST_GROWTH
-    while stop + max(LEAST_GROWTH, int(GROWTH * stop)) <= count:
-        stop += max(LEAST_GROWTH, int(GROWTH * stop))
+    while (following := stop + _growth(stop)) <= count:
+        stop = following
     return min(stop, count)
+
+
+def _growth(stop: int) -> int:
+    return max(LEAST_GROWTH, int((GROWTH if stop < LATE else LATE_GROWTH) * stop))
 
 
 def _trust(prior: Matrix, values: Matrix) -> Matrix:
