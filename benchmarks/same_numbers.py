@@ -24,13 +24,13 @@ def measured(study: optuna.Study) -> tuple[int, dict[str, Measurements]]:
 
 
 def compare(
-    one: Mapping[str, Measurements], several: Mapping[str, Measurements], count: int
+    one: Mapping[str, Measurements], other: Mapping[str, Measurements], count: int
 ) -> None:
     """Print how the numbers of the first `count` common configurations differ."""
-    common = [key for key in one if key in several][:count]
+    common = [key for key in one if key in other][:count]
     gpu, host, same = [], [], 0
     for key in common:
-        both = (one[key], several[key])
+        both = (one[key], other[key])
         gpus = [each.latency.gpu.value for each in both if each.latency.gpu is not None]
         hosts = [each.latency.host.value for each in both]
         peaks = [each.memory.peak_mib for each in both]

@@ -47,8 +47,7 @@ from variants.quantizations import QUANTIZATIONS
 from variants.run import Run
 
 IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
-
-LONG_COLLECTION_S = 0.02
+LONG_COLLECTION_S = 0.02  # of garbage: longer, and it visited much that stays
 
 
 class Evaluator:

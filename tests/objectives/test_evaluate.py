@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -133,6 +134,18 @@ def test_peak_bytes_repeat_exactly_in_any_order() -> None:
             evaluation = evaluator.evaluate(configured(DECODE, variant))
             seen.setdefault(variant, set()).add(evaluation.peak_memory_mib)
     assert all(len(peaks) == 1 for peaks in seen.values())
+
+
+@pytest.mark.parametrize(("least_s", "freezes"), [(-1.0, True), (60.0, False)])
+def test_what_a_long_collection_visited_is_not_visited_again(
+    monkeypatch: pytest.MonkeyPatch, least_s: float, freezes: bool
+) -> None:
+    evaluator = Evaluator(CPU, Limits(), seed=0)
+    monkeypatch.setattr(evaluate_module, "LONG_COLLECTION_S", least_s)
+    stays = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+    before = gc.get_freeze_count()
+    evaluator.free(compiled=False)
+    assert (gc.get_freeze_count() >= before + len(stays)) is freezes
 
 
 def test_layers_multiply_what_stays_and_not_what_passes() -> None:

@@ -202,10 +202,15 @@ def test_another_analysis_fills_a_section(storage: BaseStorage) -> None:
     panel = Panel(
         title=f"Sensitivity {HOSTILE}",
         text=(HOSTILE,),
-        figures=(go.Figure(go.Bar(x=[1.0], y=[HOSTILE])),),
+        figures=(
+            go.Figure(go.Bar(x=[1.0], y=[HOSTILE])),
+            go.Figure(layout={"title": "What drives it<br><sup>shares of all</sup>"}),
+        ),
         tables=(PanelTable(HOSTILE, ("axis", "share"), ((HOSTILE, "0.5"),)),),
     )
     page = Page(render_report(of.study, [panel]))
     assert page.json("panel-1-1")["data"][0]["y"] == [HOSTILE]
+    assert "What drives it: shares of all" in page.attributes("aria-label")
+    assert "What drives it: shares of all" in page.text
     assert not page.attributes("src")
     assert "#panel-1" in page.attributes("href")

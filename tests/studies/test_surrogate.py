@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from studies.hypervolume import gains, hypervolume, staircase
 from studies.proposer import Candidates, Proposer, Told
@@ -181,6 +182,22 @@ def test_of_very_many_candidates_the_promising_are_looked_at(
         reference = everything.max(axis=0) + 0.05
         found += hypervolume(values[mine], reference) / hypervolume(everything, reference) / 6
     assert found > 0.95
+
+
+def test_proposals_are_computed_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates, _ = problem(workloads=2, variants=20)
+    usual, threads = Proposer._rank, []
+
+    def rank(self: Proposer, told: Told) -> object:
+        threads.append({p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"})
+        return usual(self, told)
+
+    monkeypatch.setattr(Proposer, "_rank", rank)
+    with threadpool_limits(2, "blas"):
+        assert Proposer(candidates, 0).propose(Told({}, frozenset())) is not None
+        after = {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}
+    assert threads == [{1}]
+    assert after == {2}
 
 
 def test_one_surprise_does_not_make_the_rest_uncertain() -> None:
