@@ -70,7 +70,8 @@ def print_verdict(console: Console, results: Results) -> None:
         padding=(0, 1, 0, 0),
     )
     for heading in ("workload and choice", "variant"):
-        table.add_column(heading, no_wrap=True)
+        # Where the terminal is narrow, names are folded before a number is cut.
+        table.add_column(heading, no_wrap=heading != "variant")
     retimed = any(result.finals is not None for result in results.workloads)
     faster = "verdict" if retimed else "faster"
     for heading in ("latency ms", "gpu ms", faster, "peak MiB", "smaller", "error"):

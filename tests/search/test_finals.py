@@ -68,6 +68,9 @@ def test_the_verdict_shows_words_and_how_sure_they_are() -> None:
     results = read_results(of.study)
     after = console()
     print_verdict(after, results)
+    narrow = Console(file=io.StringIO(), width=105)
+    print_verdict(narrow, results)
+    assert "…" not in narrow.file.getvalue()  # type: ignore[attr-defined] # every number is whole
     (result,) = results.workloads
     winner = result.winners["lowest_latency"].candidate
     again = result.retimed(winner.key)
