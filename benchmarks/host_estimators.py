@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, in_a_process, spread, within
-from objectives.latency import HeldPasses, first_visits, later_visits
+from objectives.cores import Cores
+from objectives.latency import (
+    HeldPasses,
+    HeldStream,
+    StepTime,
+    first_visits,
+    later_visits,
+    on_full_core,
+)
 from objectives.sampling import quantile_of
 from variants.run import Run
 
@@ -41,47 +47,39 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Burst:
-    """Host times of a configuration, and what the host took for something fixed beside them."""
-
-    key: str
-    host_ms: list[float]
-    yardstick_ms: float
-
-
-def yardstick_ms(device: torch.device) -> float:
-    """Return how long the host takes to launch fifty small operations: how fast it is now."""
-    tensor, taken = torch.ones(1, device=device), []
-    for _ in range(20):
-        before = time.perf_counter_ns()
-        for _ in range(50):
-            tensor.add_(1)
-        taken.append((time.perf_counter_ns() - before) / 1e6)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-    return quantile_of(taken, 0.05)
+Burst = tuple[str, bool, list[float]]  # of a configuration, whether on full cores, host times
 
 
 def one_process(number: int, count: int, bursts: int, samples: int, minutes: float) -> list[Burst]:
-    """Return bursts, the configurations visited in turns."""
+    """Return bursts, the configurations visited in turns, each where it is and on full cores."""
     of = evaluator(0.1)
-    device = torch.device(of.device.kind)
-    runs = [Run(c, device, 0) for c in cases(of.device, count)]
+    runs = [Run(c, torch.device(of.device.kind), 0) for c in cases(of.device, count)]
     for run in runs:
         run.restart()
         first_visits(run, lambda results: None)
     found: list[Burst] = []
     for run in within((run for _ in range(bursts) for run in runs), minutes):
-        taken: list[float] = []
-        passes = None if of.stream is None else HeldPasses(run, of.stream)
-        before = yardstick_ms(device)
-        while len(taken) < samples:
-            taken += later_visits(run) if passes is None else [s.host_ms for s in passes()]
-        beside = (before + yardstick_ms(device)) / 2
-        found.append(Burst(run.configuration.key, taken[:samples], beside))
+        found.append((run.configuration.key, False, _burst(run, of.stream, samples)))
+        if of.cores is not None:
+            with of.cores:
+                found.append(
+                    (run.configuration.key, True, _burst(run, of.stream, samples, of.cores))
+                )
     print(f"process {number}: {len(found)} bursts of {samples}", flush=True)
     return found
+
+
+def _burst(
+    run: Run, stream: HeldStream | None, samples: int, cores: Cores | None = None
+) -> list[float]:
+    """Return host times; on `cores`, those at full speed, unless there are too few."""
+    if stream is None:
+        passes = range(-(-samples // run.steps))
+        return [ms for _ in passes for ms in later_visits(run)][:samples]
+    held, taken = HeldPasses(run, stream), list[StepTime]()
+    while sum(step.full for step in taken) < samples and len(taken) < 4 * samples:
+        taken += held() if cores is None else on_full_core(held, cores)
+    return [step.host_ms for step in taken if step.full][:samples]
 
 
 def main(
@@ -92,29 +90,26 @@ def main(
     minutes: Minutes = 9.0,
 ) -> None:
     """Print how far each estimator differs between bursts, by the number of samples it gets."""
-    seen: dict[str, list[Burst]] = {}
+    seen: dict[bool, dict[str, list[list[float]]]] = {False: {}, True: {}}
     for number in range(processes):
-        for burst in in_a_process(
+        for key, full, taken in in_a_process(
             one_process, number, count, bursts, samples, minutes / processes
         ):
-            seen.setdefault(burst.key, []).append(burst)
-    repeated = [taken for taken in seen.values() if len(taken) > 1]
-    beside = [spread([burst.yardstick_ms for burst in taken]) for taken in repeated]
-    print(f"the yardstick itself: {statistics.median(beside):.1%}, {max(beside):.1%}")
-    print("spread between bursts: median over configurations, and the largest; then the same of")
-    print("times in units of the yardstick, which the host launched just before and after")
-    for size in (16, 64, samples):
-        for name, estimate in ESTIMATORS.items():
-            plain = [spread([estimate(b.host_ms[:size]) for b in taken]) for taken in repeated]
-            scaled = [
-                spread([estimate(b.host_ms[:size]) / b.yardstick_ms for b in taken])
-                for taken in repeated
-            ]
-            print(
-                f"{size:>4} samples  {name:20} {statistics.median(plain):7.1%} {max(plain):7.1%}"
-                f"   {statistics.median(scaled):7.1%} {max(scaled):7.1%}",
-                flush=True,
-            )
+            seen[full].setdefault(key, []).append(taken)
+    print("spread between bursts: median over configurations, and the largest")
+    for full, where in ((False, "wherever the thread is"), (True, "on cores at full speed")):
+        repeated = [taken for taken in seen[full].values() if len(taken) > 1]
+        if not repeated:  # on a CPU, which is all timed, nothing is moved
+            continue
+        print(where)
+        for size in (16, 96, samples):
+            for name, estimate in ESTIMATORS.items():
+                spreads = [spread([estimate(one[:size]) for one in taken]) for taken in repeated]
+                print(
+                    f"{size:>4} samples  {name:20} {statistics.median(spreads):7.1%} "
+                    f"{max(spreads):7.1%}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

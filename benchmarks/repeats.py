@@ -36,6 +36,8 @@ def one_process(number: int, count: int, orders: int, minutes: float) -> list[tu
             continue
         latency = evaluation.measurements.latency
         gpu = "" if latency.gpu is None else f"gpu {latency.gpu.value:.4f} ms  "
+        conditions = evaluation.measurements.conditions
+        gpu += "" if conditions is None else f"{conditions.sm_mhz} MHz  "
         print(
             f"process {number}  {gpu}host {latency.host.value:.4f} ms  {latency.bound}  "
             f"{latency.host.count} samples  {configuration.key}",

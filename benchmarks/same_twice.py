@@ -21,7 +21,9 @@ def one_process(number: int, count: int, seconds: float, minutes: float) -> list
     found: list[Verdict | None] = []
     for configuration in within(chosen, minutes):
         passes = [prepared(of, configuration)[0] for _ in range(2)]
-        theirs, ours = take_turns(passes, budget_s=2 * seconds, rng=rng, watch=of.watch())
+        theirs, ours = take_turns(
+            passes, budget_s=2 * seconds, rng=rng, watch=of.watch(), cores=of.cores
+        )
         gpu = None
         if theirs[0].gpu_ms is not None:
             gpu = judge_rounds([t.gpu_ms or 0 for t in ours], [t.gpu_ms or 0 for t in theirs])

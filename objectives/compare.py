@@ -10,11 +10,13 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 
 from objectives.comparison import Comparison, Retimed
+from objectives.cores import Cores
 from objectives.latency import HOST_QUANTILE, HeldPasses, HeldStream, first_visits, later_visits
 from objectives.sampling import BURST_S, Throttled, Watcher, quantile_interval, quantile_of
 from variants.configuration import Configuration
@@ -51,11 +53,13 @@ def take_turns(
     budget_s: float,
     rng: random.Random,
     watch: Watcher,
+    cores: Cores | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> list[list[Turn]]:
     """Call each pass once a round, in a fresh order each time, until the ratios are known.
 
-    Rounds that `watch` calls unclean are discarded.
+    Rounds that `watch` calls unclean are discarded. A round begins on one of `cores` that is
+    at full speed, and stays there.
 
     Returns:
         The turns of each pass, by round.
@@ -66,28 +70,42 @@ def take_turns(
     watch.clean()
     deadline = now() + budget_s
     turns: list[list[Turn]] = [[] for _ in passes]
-    while True:
-        begin = now()
-        burst: list[list[Turn]] = [[] for _ in passes]
-        until = min(begin + BURST_S, deadline)
-        while not burst[0] or (len(burst[0]) < BURST_ROUNDS and now() < until):
-            for index in rng.sample(range(len(passes)), len(passes)):
-                burst[index].append(passes[index]())
-        if watch.clean():
-            for taken, new in zip(turns, burst, strict=True):
-                taken += new
-        elif watch.gives_up:
-            if not turns[0]:
-                raise Throttled(watch.reason)
-            return turns
-        else:
-            deadline += now() - begin
-            continue
-        rounds = len(turns[0])
-        if rounds >= MAX_ROUNDS or (rounds >= PRECISE_ROUNDS and _known(turns)):
-            return turns
-        if rounds >= MIN_ROUNDS and now() >= deadline:
-            return turns
+    with cores or nullcontext():
+        while True:
+            begin = now()
+            burst = _burst(passes, rng, cores, min(begin + BURST_S, deadline), now)
+            if watch.clean():
+                for taken, new in zip(turns, burst, strict=True):
+                    taken += new
+            elif watch.gives_up:
+                if not turns[0]:
+                    raise Throttled(watch.reason)
+                return turns
+            else:
+                deadline += now() - begin
+                continue
+            rounds = len(turns[0])
+            if rounds >= MAX_ROUNDS or (rounds >= PRECISE_ROUNDS and _known(turns)):
+                return turns
+            if rounds >= MIN_ROUNDS and now() >= deadline:
+                return turns
+
+
+def _burst(
+    passes: Sequence[Pass],
+    rng: random.Random,
+    cores: Cores | None,
+    until: float,
+    now: Callable[[], float],
+) -> list[list[Turn]]:
+    """Return the turns of each pass in some rounds, at least one."""
+    burst: list[list[Turn]] = [[] for _ in passes]
+    while not burst[0] or (len(burst[0]) < BURST_ROUNDS and now() < until):
+        if cores is not None:
+            cores.settle()
+        for index in rng.sample(range(len(passes)), len(passes)):
+            burst[index].append(passes[index]())
+    return burst
 
 
 def _known(turns: Sequence[Sequence[Turn]]) -> bool:
@@ -118,6 +136,7 @@ def compare(
     budget_s: float,
     rng: random.Random,
     watch: Callable[[], Watcher],
+    cores: Cores | None,
 ) -> Comparison:
     """Time all `configurations` in turns, as many at once as fit into memory.
 
@@ -129,6 +148,7 @@ def compare(
         budget_s: For each configuration of a group.
         rng: Decides the order of turns.
         watch: Returns what tells, over one group, whether samples count.
+        cores: On which the host's part is timed; None leaves the thread where it is.
     """
     begin = time.monotonic()
     first, *waiting = configurations
@@ -143,7 +163,9 @@ def compare(
             break
         if len(alive) > 1 or not groups:
             try:
-                groups.append(_timed(alive, budget_s=budget_s, rng=rng, watch=watch()))
+                groups.append(
+                    _timed(alive, budget_s=budget_s, rng=rng, watch=watch(), cores=cores)
+                )
             except Throttled as error:
                 missing |= {c.key: str(error) for c in (*alive, *waiting)}
                 waiting = []
@@ -193,9 +215,11 @@ def _timed(
     budget_s: float,
     rng: random.Random,
     watch: Watcher,
+    cores: Cores | None,
 ) -> tuple[Retimed, ...]:
     passes = [one_pass for one_pass, _ in alive.values()]
-    turns = take_turns(passes, budget_s=budget_s * len(alive), rng=rng, watch=watch)
+    budget_s *= len(alive)
+    turns = take_turns(passes, budget_s=budget_s, rng=rng, watch=watch, cores=cores)
     return tuple(
         Retimed(
             configuration=configuration,

@@ -22,6 +22,7 @@ from objectives.accuracy import References, largest_error
 from objectives.clocks import Clocks, ClocksUnreadError, NvmlClocks, Watch
 from objectives.compare import RECOMPILE_LIMIT, compare, prepare_run
 from objectives.comparison import Comparison
+from objectives.cores import Cores
 from objectives.evaluation import Conditions, Evaluation, Measurements, Outcome
 from objectives.kernels import kernels_of_step
 from objectives.latency import (
@@ -90,6 +91,11 @@ class Evaluator:
         except ClocksUnreadError as error:
             self._clocks, self._unread = None, str(error)
 
+    @property
+    def cores(self) -> Cores | None:
+        """Where the host's part of a step is timed; None on a CPU, which is all timed."""
+        return None if self.stream is None else self.stream.cores
+
     def watch(self) -> Watch | Trusting:
         """Return what watches the device over one trial."""
         if self.stream is None or self._clocks is None:
@@ -146,6 +152,7 @@ class Evaluator:
                 budget_s=self.limits.sampling_s,
                 rng=self._order,
                 watch=self.watch,
+                cores=self.cores,
             )
         finally:
             self.free(compiled=any(c.variant.compiles for c in configurations))

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import torch
 
+from objectives.cores import FULL, Cores
 from objectives.evaluation import Latency, Samples
 from objectives.sampling import (
     Trusting,
     Watcher,
     median_known,
-    quantile_of,
     sample_until,
     summarise,
 )
@@ -31,11 +31,9 @@ from variants.run import Run
 HOLD_RETRIES = 4
 HOLD_MARGIN_MS = 0.15
 MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
-# Host noise is one-sided: something else ran. On an H100 machine, twelve bursts of 64 samples of
-# the same launch-bound step in three processes differed by 27 % in their 5 % quantile (median
-# over seven configurations), by 97 % in their lower quartile and by 110 % in their median.
+# Host noise is one-sided: something else ran.
 HOST_QUANTILE = 0.05
-HOST_COUNT = 64  # samples of a step that the host binds: a low quantile of few is a minimum
+HOST_COUNT = 96  # of a step, on a core at full speed: a low quantile of few is a minimum
 # An idle device lowers its clock (345 MHz where 1980 are usual, on an H200).
 WARM_SHARE = 0.97  # of the clock that was calibrated
 WARM_S = 0.1  # at most, before a step is timed
@@ -65,6 +63,7 @@ class HeldStream:
 
     def __init__(self, l2_bytes: int) -> None:
         """Allocate the flush buffer, twice the L2 cache, and calibrate the spin."""
+        self.cores = Cores()
         self._flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
         self._cycles_per_ms = self._calibrate()
 
@@ -165,6 +164,7 @@ class StepTime(NamedTuple):
 
     gpu_ms: float
     host_ms: float
+    full: bool = True  # the host's core was at full speed before and after its pass
 
 
 class HeldPasses:
@@ -173,7 +173,7 @@ class HeldPasses:
     def __init__(self, run: Run, stream: HeldStream) -> None:
         """Nothing is known of the steps yet."""
         self._run, self._stream, self._hold = run, stream, Hold()
-        self._missed = 0
+        self._missed = 0  # passes without a sample that was held, one after the other
 
     @property
     def held(self) -> bool:
@@ -195,8 +195,8 @@ class HeldPasses:
                 self._hold.expect(host_ms)
             elif self.held:
                 self._hold.lengthen()
-        if not counted:
-            self._missed += 1
+        if self.held:
+            self._missed = 0 if counted else self._missed + 1
         return counted
 
 
@@ -210,9 +210,16 @@ def measure_cuda(
     """
     passes = HeldPasses(run, stream)
     stream.warm()
-    steps, stopped = sample_until(passes, steps_known, budget_s=budget_s, watch=watch)
+    with stream.cores:
+        steps, stopped = sample_until(
+            lambda: on_full_core(passes, stream.cores),
+            steps_known,
+            budget_s=budget_s,
+            watch=watch,
+        )
     layers = run.configuration.workload.layers
-    gpu, host = [step.gpu_ms for step in steps], [step.host_ms for step in steps]
+    gpu = [step.gpu_ms for step in steps]
+    host = [step.host_ms for step in steps if step.full] or [step.host_ms for step in steps]
     return (
         summarise(gpu, stopped, layers=layers),
         summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
@@ -220,13 +227,28 @@ def measure_cuda(
     )
 
 
+def on_full_core(passes: Callable[[], Sequence[StepTime]], cores: Cores) -> list[StepTime]:
+    """Return the steps of a pass, host times as of a core at the highest speed that was seen.
+
+    A core's clock changes by some percent with what the other cores do; what was launched beside
+    a piece of work that took 3 % longer than it can is taken to have taken 3 % longer, too.
+    """
+    before = cores.settle()
+    steps = passes()
+    after = cores.speed()
+    share = (before + after) / 2
+    full = min(before, after) >= FULL
+    return [
+        StepTime(step.gpu_ms, step.host_ms * share if full else step.host_ms, full)
+        for step in steps
+    ]
+
+
 def steps_known(steps: Sequence[StepTime]) -> bool:
     """Tell whether GPU time is known to within 1 %, and host time as well as it can be."""
-    gpu = [step.gpu_ms for step in steps]
-    if not median_known(gpu):
-        return False
-    host = quantile_of([step.host_ms for step in steps], HOST_QUANTILE)
-    return host < quantile_of(gpu, 0.5) or len(steps) >= HOST_COUNT
+    return sum(step.full for step in steps) >= HOST_COUNT and median_known(
+        [step.gpu_ms for step in steps]
+    )
 
 
 def measure_cpu(run: Run, *, budget_s: float) -> Samples:

@@ -108,6 +108,7 @@ class Room:
             budget_s=0,
             rng=random.Random(0),
             watch=Trusting,
+            cores=None,
         )
 
 

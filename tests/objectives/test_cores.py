@@ -1,0 +1,123 @@
+"""Cores at full speed, on a machine whose cores are slow at will."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+import pytest
+
+from objectives.cores import Cores, _work
+
+
+class Machine:
+    """Cores with a speed each, and one thread; looking at a core takes a second."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        self.seconds, self.allowed = seconds, set(seconds)
+        self.looks, self.time = 0, 0.0
+
+    @property
+    def core(self) -> int:
+        return min(self.allowed)
+
+    def work(self) -> float:
+        self.looks += 1
+        self.time += 1.0
+        return self.seconds[self.core]
+
+    def move(self, pid: int, cores: Collection[int]) -> None:
+        assert pid == 0
+        self.allowed = set(cores)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    one = Machine({0: 2.0, 1: 1.9, 2: 1.0, 3: 1.05})
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(one.allowed))
+    monkeypatch.setattr("os.sched_setaffinity", one.move)
+    return one
+
+
+def cores(machine: Machine) -> Cores:
+    return Cores(machine.work, lambda: machine.time)
+
+
+def test_the_thread_goes_to_the_fastest_core_and_home_again(machine: Machine) -> None:
+    with cores(machine) as found:
+        assert found.settle() == 1.0
+        assert machine.allowed == {2}
+    assert machine.allowed == {0, 1, 2, 3}
+
+
+def test_a_thread_stays_on_a_core_at_full_speed(machine: Machine) -> None:
+    with cores(machine) as found:
+        found.settle()
+        looks = machine.looks
+        for _ in range(5):
+            found.settle()
+        assert machine.allowed == {2}
+        assert machine.looks == looks + 5  # no other core was looked at
+
+
+def test_a_core_that_has_become_slow_is_left(machine: Machine) -> None:
+    with cores(machine) as found:
+        found.settle()
+        machine.seconds[2] = 2.0
+        assert found.speed() == 0.5
+        assert found.settle() == pytest.approx(1 / 1.05)
+        assert machine.allowed == {3}
+        assert found.speed() == pytest.approx(1 / 1.05)
+
+
+def test_what_was_learnt_outlives_the_context(machine: Machine) -> None:
+    found = cores(machine)
+    with found:
+        found.settle()
+    machine.seconds |= {2: 1.9, 3: 1.8}
+    with found:
+        assert found.settle() == pytest.approx(1 / 1.8)
+        assert machine.allowed == {3}
+
+
+def test_where_all_are_slow_it_is_not_looked_at_every_step(machine: Machine) -> None:
+    with cores(machine) as found:
+        found.settle()
+        machine.seconds = dict.fromkeys(range(4), 2.0)
+        found.settle()  # looks at this one and all four
+        looks = machine.looks
+        for _ in range(20):
+            found.settle()
+        assert machine.looks == looks + 20
+        machine.time += 100.0
+        found.settle()
+        assert machine.looks == looks + 20 + 5
+
+
+def test_one_core_is_not_looked_at(machine: Machine) -> None:
+    machine.allowed = {1}
+    with cores(machine) as found:
+        found.settle()
+    assert (machine.allowed, machine.looks) == ({1}, 0)
+
+
+def test_a_thread_that_may_not_choose_stays(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int, cores: Collection[int]) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.sched_setaffinity", refuse)
+    with cores(machine) as found:
+        assert found.settle() == 1.0
+        assert found.speed() == 1.0
+    assert machine.allowed == {0, 1, 2, 3}
+
+
+def test_the_real_work_is_timed_and_the_thread_comes_home() -> None:
+    before, found = os.sched_getaffinity(0), Cores()
+    with found:
+        found.settle()
+        assert len(before) == 1 or len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
+    assert _work() > 0
