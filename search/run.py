@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import typer
 
 from objectives.agenda import Agenda
 from objectives.ahead import ahead_of, why_fewer
-from objectives.bench import DeviceBench
+from objectives.bench import Bench, DeviceBench
 from objectives.lanes import Lane, LanesError, lanes, visible_gpus
 from objectives.limits import Limits
 from objectives.neighbours import other_gpu_processes
@@ -244,8 +246,9 @@ def run(
         DeviceBench(limits, seed=seed, device=kind, lane=lane, ahead=ahead)
         for lane, ahead in zip(tracks, helpers, strict=True)
     ]
+    begin = time.monotonic()
     try:
-        here = benches[0].device()
+        here = start_together(benches[:1] if dry_run or opened is None else benches)
         _warn_of_neighbours(here, len(tracks))
         _warn_of_cores(compile_ahead, tracks)
         base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
@@ -277,7 +280,7 @@ def run(
         limit = Limit(trials or TRIALS, minutes, patience)
         runner = Runner(console, session, keep_all_posts=new_environment)
         starts = [bench.worker.start_seconds for bench in benches]
-        _search(runner, starts, limit, storage, agenda, finalists=finalists)
+        _search(runner, begin, starts, limit, storage, agenda, finalists=finalists)
     finally:
         for bench in benches:
             bench.close()
@@ -336,8 +339,23 @@ def _warn_of_cores(helpers: int, tracks: Sequence[Lane]) -> None:
         console.print(fewer, style="yellow")
 
 
+def start_together(benches: Sequence[Bench]) -> Device:
+    """Start the processes of all benches at once, and return the device of the first.
+
+    What keeps another from starting is said when its turn comes.
+
+    Raises:
+        DeviceMissingError: This machine lacks the device asked for.
+        WorkerError: The first process does not come up.
+    """
+    with ThreadPoolExecutor(len(benches)) as pool:
+        first, *_ = [pool.submit(bench.device) for bench in benches]
+    return first.result()
+
+
 def _search(
     runner: Runner,
+    begin: float,
     starts: Sequence[list[float]],
     limit: Limit,
     storage: str,
@@ -356,14 +374,13 @@ def _search(
             retime_finalists(console, session, runner.interrupt)
     except KeyboardInterrupt:
         runner.interrupt.asked = True
+    wall_s = time.monotonic() - begin
     with runner.interrupt.ignored():  # a Ctrl-C that comes late must not cost the report
         results = read_results(session.study)
         publish(session.study)
         print_verdict(console, results)
         print_outcomes(console, results)
         session.seconds["worker start"] = sum(map(sum, starts))
-        # The first start was before the run, the finalists after it.
-        wall_s = runner.wall_s + starts[0][0] + session.seconds.get("finalists", 0.0)
         print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.posts)))
         if ahead := agenda.tally.line():
             console.print(ahead, highlight=False)

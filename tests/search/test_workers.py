@@ -16,6 +16,7 @@ from rich.console import Console
 from objectives.evaluation import Evaluation
 from objectives.isolation import WorkerUnavailable
 from objectives.lanes import Lane
+from search.run import start_together
 from search.runner import Limit, Runner
 from studies.anchor import NEWEST, anchors_of
 from studies.post import Post
@@ -26,6 +27,7 @@ from tests.fake_bench import FakeBench
 from tests.search import fake_cli
 from tests.studies.test_session import session
 from variants.configuration import Configuration
+from variants.device import Device
 
 ONE = {"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}
 
@@ -84,6 +86,34 @@ def names(of: Session) -> list[str]:
 
 
 @pytest.mark.timeout(300)
+class StartingBench(FakeBench):
+    """Starts while another does, or fails."""
+
+    def __init__(self, meeting: threading.Barrier, error: Exception | None = None) -> None:
+        super().__init__()
+        self._meeting, self._error = meeting, error
+
+    def device(self) -> Device:
+        self._meeting.wait(timeout=10)
+        if self._error is not None:
+            raise self._error
+        return super().device()
+
+
+def test_devices_start_at_the_same_time() -> None:
+    meeting = threading.Barrier(3)
+    gone = StartingBench(meeting, WorkerUnavailable("it is gone"))
+    benches = [StartingBench(meeting), gone, StartingBench(meeting)]
+    assert start_together(benches) == FakeBench().device()  # of another is said in its turn
+
+
+def test_what_keeps_the_first_device_from_starting_is_raised() -> None:
+    meeting = threading.Barrier(2)
+    gone = StartingBench(meeting, WorkerUnavailable("it is gone"))
+    with pytest.raises(WorkerUnavailable, match="it is gone"):
+        start_together([gone, StartingBench(meeting)])
+
+
 def test_posts_share_defaults_and_trials_at_the_same_time() -> None:
     meeting = threading.Barrier(2)
     benches = [MeetingBench(meeting), MeetingBench(meeting)]
