@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 from torch.profiler import ProfilerActivity, profile
 
 from objectives.accuracy import relative_error
@@ -180,3 +182,29 @@ def test_projections_of_a_cached_step_are_matrix_products(batch: int, cache: str
     names = [event.name for event in profiler.events()]
     assert names.count("aten::bmm") == 0
     assert names.count("aten::mm") == 2 * len(PROJECTIONS)
+
+
+def test_a_row_of_flex_attention_is_compiled_for_its_batch_and_heads_and_any_length() -> None:
+    # Inductor's kernel for few rows needs to know them; else a prompt's kernel takes the step.
+    of = Workload(batch=3, seq_len=40, q_heads=4, kv_heads=2, head_dim=32, new_tokens=4)
+    run = Run(configured(of, "flex fp32 concat"), CPU, SEED)
+    compiled: list[list[tuple[object, ...]]] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        given = (node.meta["example_value"] for node in graph.graph.find_nodes(op="placeholder"))
+        tensors = [each for each in given if isinstance(each, torch.Tensor)]
+        compiled.append([tuple(each.shape) for each in tensors if each.is_floating_point()])
+        return graph.forward
+
+    torch._dynamo.reset()
+    run.layer._backend._call = torch.compile(
+        flex_attention, backend=record, fullgraph=True, dynamic=True
+    )
+    for index in range(run.steps):
+        run.step(index)
+    (shapes,) = compiled  # once, for all lengths
+    query, key, value = shapes[:3]
+    for shape, heads in ((query, 4), (key, 2), (value, 2)):
+        assert [type(size) for size in shape[:2]] == [int, int]
+        assert shape[:2] == (3, heads)
+    assert isinstance(key[2], torch.SymInt)
