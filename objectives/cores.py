@@ -41,10 +41,19 @@ class Cores:
 
     def __init__(
         self,
+        near: frozenset[int] = frozenset(),
         work: Callable[[], float] = _work,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is known of the cores yet; `work` returns the seconds of a fixed piece of it."""
+        """Nothing is known of the cores yet.
+
+        Args:
+            near: Those on the device's side of the machine; the others are not taken where the
+                thread may run on any of these.
+            work: Returns the seconds of a fixed piece of it.
+            now: The clock.
+        """
+        self._near = near
         self._work, self._now = work, now
         self._least: float | None = None  # seconds of the work; known once all were looked at
         self._home: set[int] = set()
@@ -77,7 +86,7 @@ class Cores:
         return self._share(self._work())
 
     def _look(self, begin: float) -> float:
-        cores, seconds = sorted(self._home), dict[int, float]()
+        cores, seconds = sorted(self._home & self._near or self._home), dict[int, float]()
         for core in self._order.sample(cores, min(LOOKED_AT, len(cores))):
             if not _moved_to({core}):
                 _moved_to(self._home)

@@ -25,6 +25,7 @@ from objectives.comparison import Comparison
 from objectives.cores import Cores
 from objectives.evaluation import Conditions, Evaluation, Measurements, Outcome
 from objectives.kernels import kernels_of_step
+from objectives.lanes import cores_near
 from objectives.latency import (
     HeldStream,
     first_visits,
@@ -76,16 +77,16 @@ class Evaluator:
             before = torch.cuda.memory_allocated()
             _allocate_workspaces()
             self._workspace_bytes = torch.cuda.memory_allocated() - before
-            self.stream = HeldStream(device.l2_bytes)
-            self._find_clocks(self.stream)
+            gpu = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+            self.stream = HeldStream(device.l2_bytes, Cores(cores_near(gpu)))
+            self._find_clocks(self.stream, gpu)
         self._order = random.Random(seed)  # of configurations that are timed in turns
         gc.freeze()  # what exists now stays: a collection between trials need not visit it
 
-    def _find_clocks(self, stream: HeldStream) -> None:
+    def _find_clocks(self, stream: HeldStream, gpu: str) -> None:
         """Find what reads the device, and the clock that is usual for it."""
         try:
-            device = torch.cuda.get_device_properties(torch.cuda.current_device())
-            self._clocks = NvmlClocks(f"GPU-{device.uuid}")
+            self._clocks = NvmlClocks(gpu)
             with stream.busy():
                 self._usual_mhz = self._clocks.read().sm_mhz
         except ClocksUnreadError as error:

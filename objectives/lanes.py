@@ -51,7 +51,7 @@ def lanes(kind: DeviceKind, count: int | None) -> list[Lane]:
     chosen = visible[:count]
     if len(chosen) < 2:  # the process says itself whether there is one
         return [Lane("cuda")]
-    cores = shares([_cores_near(gpu) for gpu in chosen])
+    cores = shares([cores_near(gpu) for gpu in chosen])
     return [
         Lane(f"cuda:{place}", {_VISIBLE: gpu}, cores[place]) for place, gpu in enumerate(chosen)
     ]
@@ -115,7 +115,7 @@ def _of_cpu(count: int | None) -> list[Lane]:
     return [Lane(f"cpu:{_listed(cores[:least])}", {}, tuple(cores[:least])) for cores in sets]
 
 
-def _cores_near(gpu: str) -> frozenset[int]:
+def cores_near(gpu: str) -> frozenset[int]:
     """Return the allowed cores on the GPU's side of the machine; all where NVML does not know."""
     allowed = frozenset(os.sched_getaffinity(0))
     try:

@@ -61,9 +61,12 @@ class Hold:
 class HeldStream:
     """Times work on the current CUDA stream while the stream waits for the host."""
 
-    def __init__(self, l2_bytes: int) -> None:
-        """Allocate the flush buffer, twice the L2 cache, and calibrate the spin."""
-        self.cores = Cores()
+    def __init__(self, l2_bytes: int, cores: Cores | None = None) -> None:
+        """Allocate the flush buffer, twice the L2 cache, and calibrate the spin.
+
+        `cores` are those that steps are launched from.
+        """
+        self.cores = Cores() if cores is None else cores
         self._flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
         self._cycles_per_ms = self._calibrate()
 

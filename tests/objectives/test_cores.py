@@ -39,8 +39,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return one
 
 
-def cores(machine: Machine) -> Cores:
-    return Cores(machine.work, lambda: machine.time)
+def cores(machine: Machine, near: frozenset[int] = frozenset()) -> Cores:
+    return Cores(near, machine.work, lambda: machine.time)
 
 
 def test_the_thread_goes_to_the_fastest_core_and_home_again(machine: Machine) -> None:
@@ -48,6 +48,17 @@ def test_the_thread_goes_to_the_fastest_core_and_home_again(machine: Machine) ->
         assert found.settle() == 1.0
         assert machine.allowed == {2}
     assert machine.allowed == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("near", "taken"), [({0, 1}, 1), ({3, 9}, 3), ({8, 9}, 2)], ids=["two", "one", "none allowed"]
+)
+def test_cores_of_the_other_side_are_not_taken(
+    machine: Machine, near: set[int], taken: int
+) -> None:
+    with cores(machine, frozenset(near)) as found:
+        found.settle()
+        assert machine.allowed == {taken}
 
 
 def test_a_thread_stays_on_a_core_at_full_speed(machine: Machine) -> None:
