@@ -152,6 +152,18 @@ def test_what_is_held_in_a_transaction_is_freed_where_its_process_is_silent(url:
     assert other.tried() == 1
 
 
+def test_who_only_reads_may_take_longer_than_the_lease(url: str) -> None:
+    # As what is read of 100,000 trials does, between two rows.
+    of = joins(url)
+    list(of.measure_defaults())
+    of.trial()
+    with engine(of).connect() as connection:
+        count = text("SELECT count(*) FROM trials")
+        assert connection.scalar(count) == 1
+        time.sleep(2.5 * SILENCE_S)
+        assert connection.scalar(count) == 1
+
+
 def test_a_trial_that_was_cut_off_while_it_was_told_is_told_again(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
