@@ -15,6 +15,7 @@ from objectives.latency import (
     HeldStream,
     StepTime,
     first_visits,
+    host_times,
     later_visits,
     on_full_core,
 )
@@ -72,14 +73,14 @@ def one_process(number: int, count: int, bursts: int, samples: int, minutes: flo
 def _burst(
     run: Run, stream: HeldStream | None, samples: int, cores: Cores | None = None
 ) -> list[float]:
-    """Return host times; on `cores`, those at full speed, unless there are too few."""
+    """Return host times; on `cores` as of full speed, fewer or none where cores are not."""
     if stream is None:
         passes = range(-(-samples // run.steps))
         return [ms for _ in passes for ms in later_visits(run)][:samples]
     held, taken = HeldPasses(run, stream), list[StepTime]()
     while sum(step.full for step in taken) < samples and len(taken) < 4 * samples:
         taken += held() if cores is None else on_full_core(held, cores)
-    return [step.host_ms for step in taken if step.full][:samples]
+    return host_times(taken)[:samples]
 
 
 def main(
@@ -98,7 +99,9 @@ def main(
             seen[full].setdefault(key, []).append(taken)
     print("spread between bursts: median over configurations, and the largest")
     for full, where in ((False, "wherever the thread is"), (True, "on cores at full speed")):
-        repeated = [taken for taken in seen[full].values() if len(taken) > 1]
+        least = min(samples, 96)
+        enough = [[one for one in taken if len(one) >= least] for taken in seen[full].values()]
+        repeated = [taken for taken in enough if len(taken) > 1]
         if not repeated:  # on a CPU, which is all timed, nothing is moved
             continue
         print(where)

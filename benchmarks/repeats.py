@@ -37,7 +37,8 @@ def one_process(number: int, count: int, orders: int, minutes: float) -> list[tu
         latency = evaluation.measurements.latency
         gpu = "" if latency.gpu is None else f"gpu {latency.gpu.value:.4f} ms  "
         conditions = evaluation.measurements.conditions
-        gpu += "" if conditions is None else f"{conditions.sm_mhz} MHz  "
+        if conditions is not None and conditions.sm_mhz is not None:
+            gpu += f"{conditions.sm_mhz[0]} MHz  "
         print(
             f"process {number}  {gpu}host {latency.host.value:.4f} ms  {latency.bound}  "
             f"{latency.host.count} samples  {configuration.key}",

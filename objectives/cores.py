@@ -3,22 +3,27 @@
 A core whose sibling thread is busy, with another process or another virtual machine, runs at half
 its speed, for seconds or for minutes, and everything that is launched from it takes twice as
 long. Which cores those are changes all the time; on a machine of several cores some are free.
-A piece of work that is always the same tells, and also by how little the clocks differ of those
-that are.
+How long a fixed piece of work takes tells which: on an H100's host it and the launches beside it
+rose and fell together, by a factor of two.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import resource
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-FULL = 0.925  # of the highest speed that was seen: clocks differ by less, a busy sibling by more
+FULL = 0.925  # of full speed: what clocks differ by usually, and no busy sibling
 LOOKED_AT = 16  # cores at most, each time
 REPEATS = 3  # of the work on each: the first finds cold caches
-REST = 10.0  # times as long as a look that found none is not looked again
+REST = 10.0  # after a look that found no core at full speed, for so many times what it took
+REMEMBERED = 4096  # pieces of work, of some twenty trials
+FASTEST = 0.05  # of those: what they took at most is full speed. One alone may be a burst of clock
+REFRESH = 32  # pieces of work between two looks at what is remembered
 
 
 def _work() -> float:
@@ -30,6 +35,11 @@ def _work() -> float:
             total += number & 3
         least = min(least, time.perf_counter() - before)
     return least
+
+
+def _times_displaced() -> int:
+    """Return how often another process has taken the core from this thread."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 class Cores:
@@ -44,6 +54,7 @@ class Cores:
         near: frozenset[int] = frozenset(),
         work: Callable[[], float] = _work,
         now: Callable[[], float] = time.monotonic,
+        displaced: Callable[[], int] = _times_displaced,
     ) -> None:
         """Nothing is known of the cores yet.
 
@@ -52,14 +63,17 @@ class Cores:
                 thread may run on any of these.
             work: Returns the seconds of a fixed piece of it.
             now: The clock.
+            displaced: Returns how often another process took the core.
         """
-        self._near = near
-        self._work, self._now = work, now
-        self._least: float | None = None  # seconds of the work; known once all were looked at
+        self._near, self._work, self._now, self._displaced = near, work, now, displaced
+        self._seconds: deque[float] = deque(maxlen=REMEMBERED)  # of the work, lately
+        self._count = 0
+        self._full_s: float | None = None  # it takes at full speed, once a look has shown that
         self._home: set[int] = set()
         self._settled = False  # on one core
+        self._displaced_before = 0
         self._resting_until = 0.0
-        self._order = random.Random(0)
+        self._order = random.Random()  # of its own: two processes should not meet on each core
 
     def __enter__(self) -> Cores:
         """Remember where the thread may run."""
@@ -69,34 +83,36 @@ class Cores:
     def settle(self) -> float:
         """Stay on this core if it is at full speed; else move to one that is, or to the best.
 
-        Returns what `speed` would.
+        Returns its speed as a share of full speed.
         """
         if len(self._home) < 2:
             return 1.0
-        share = self.speed()
+        share = self._speed() if self._settled else 0.0
         begin = self._now()
-        if self._settled and (share >= FULL or begin < self._resting_until):
-            return share
-        return self._look(begin)
+        if not self._settled or (share < FULL and begin >= self._resting_until):
+            share = self._look(begin)
+        self._displaced_before = self._displaced()
+        return share
 
-    def speed(self) -> float:
-        """Return this core's speed as a share of the highest that was seen on any."""
-        if self._least is None:
+    def kept(self) -> float:
+        """Return the speed now of the core that `settle` chose, 0 if others ran on it since."""
+        if len(self._home) < 2:
             return 1.0
-        return self._share(self._work())
+        return 0.0 if self._displaced() > self._displaced_before else self._speed()
 
     def _look(self, begin: float) -> float:
-        cores, seconds = sorted(self._home & self._near or self._home), dict[int, float]()
+        cores = sorted(self._home & self._near or self._home)
+        known, seconds = self._full_s is not None, dict[int, float]()
         for core in self._order.sample(cores, min(LOOKED_AT, len(cores))):
             if not _moved_to({core}):
-                _moved_to(self._home)
-                self._home, self._least = set(), None
-                return 1.0
-            seconds[core] = self._work()
-            # Until all were looked at, full speed is not known.
-            if self._least is not None and self._share(seconds[core]) >= FULL:
+                continue  # not allowed any more
+            seconds[core] = self._timed()
+            if known and self._share(seconds[core]) >= FULL:
                 self._settled = True
                 return self._share(seconds[core])
+        if not seconds:
+            self._home = set()
+            return 1.0
         best = min(seconds, key=seconds.__getitem__)
         self._settled = _moved_to({best})
         share = self._share(seconds[best])
@@ -104,9 +120,27 @@ class Cores:
             self._resting_until = self._now() + REST * (self._now() - begin)
         return share
 
+    def _speed(self) -> float:
+        return self._share(self._timed())
+
+    def _timed(self) -> float:
+        """Do the work, and remember what it took."""
+        seconds = self._work()
+        self._seconds.append(seconds)
+        self._count += 1
+        if self._full_s is not None and self._count % REFRESH == 0:
+            self._learn()
+        return seconds
+
+    def _learn(self) -> float:
+        """Tell full speed from what is remembered."""
+        ordered = sorted(self._seconds)
+        self._full_s = ordered[int(FASTEST * len(ordered))]
+        return self._full_s
+
     def _share(self, seconds: float) -> float:
-        self._least = seconds if self._least is None else min(self._least, seconds)
-        return self._least / seconds
+        full_s = self._learn() if self._full_s is None else self._full_s
+        return min(1.0, full_s / seconds)
 
     def __exit__(
         self,

@@ -52,6 +52,7 @@ class Latency(BaseModel):
     gpu: Samples | None  # cold L2, without launch gaps; None on CPU
     held: bool | None  # False: the stream could not be held, so launch gaps are in `gpu`
     host: Samples  # time to enqueue the step; on CPU, to compute it
+    slow_host: bool = False  # too few of `host` were on a core at full speed: it is of all
     first_step_ms: float  # one-time compile and warm-up included
     # What the first visit to a length costs beyond a later one; None outside decode.
     new_length_ms: float | None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,9 +20,11 @@ import torch
 from objectives.cores import FULL, Cores
 from objectives.evaluation import Latency, Samples
 from objectives.sampling import (
+    MIN_COUNT,
     Trusting,
     Watcher,
     median_known,
+    quantile_of,
     sample_until,
     summarise,
 )
@@ -33,7 +35,9 @@ HOLD_MARGIN_MS = 0.15
 MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
 # Host noise is one-sided: something else ran.
 HOST_QUANTILE = 0.05
-HOST_COUNT = 96  # of a step, on a core at full speed: a low quantile of few is a minimum
+# Samples on a core at full speed: a low quantile of few is a minimum. Fewer where the GPU takes
+# far longer than the host, so that it does not matter.
+HOST_COUNT, HOST_COUNT_UNBOUND = 96, 32
 # An idle device lowers its clock (345 MHz where 1980 are usual, on an H200).
 WARM_SHARE = 0.97  # of the clock that was calibrated
 WARM_S = 0.1  # at most, before a step is timed
@@ -167,7 +171,8 @@ class StepTime(NamedTuple):
 
     gpu_ms: float
     host_ms: float
-    full: bool = True  # the host's core was at full speed before and after its pass
+    speed: float = 1.0  # of the host's core, as a share of full speed
+    full: bool = True  # it was at full speed before and after the step's pass
 
 
 class HeldPasses:
@@ -205,53 +210,68 @@ class HeldPasses:
 
 def measure_cuda(
     run: Run, stream: HeldStream, *, budget_s: float, watch: Watcher
-) -> tuple[Samples, Samples, bool]:
-    """Return GPU and host samples of a step in ms, and whether the stream was held.
+) -> tuple[Samples, Samples, bool, bool]:
+    """Return GPU and host samples of a step in ms; whether the stream was held, the host slow.
 
     Raises:
         Throttled: No sample counts.
     """
     passes = HeldPasses(run, stream)
     stream.warm()
-    with stream.cores:
+    # A backward pass is launched from a thread of autograd's, which goes where it likes.
+    cores = None if run.configuration.workload.trains else stream.cores
+    with cores or nullcontext():
         steps, stopped = sample_until(
-            lambda: on_full_core(passes, stream.cores),
+            passes if cores is None else lambda: on_full_core(passes, cores),
             steps_known,
             budget_s=budget_s,
             watch=watch,
         )
     layers = run.configuration.workload.layers
     gpu = [step.gpu_ms for step in steps]
-    host = [step.host_ms for step in steps if step.full] or [step.host_ms for step in steps]
+    # Where the stream is not held, a step may wait for the GPU: its core explains nothing.
+    full = host_times(steps) if passes.held else []
+    host = full or [step.host_ms for step in steps]
     return (
         summarise(gpu, stopped, layers=layers),
         summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
         passes.held,
+        not full,
     )
 
 
 def on_full_core(passes: Callable[[], Sequence[StepTime]], cores: Cores) -> list[StepTime]:
-    """Return the steps of a pass, host times as of a core at the highest speed that was seen.
-
-    A core's clock changes by some percent with what the other cores do; what was launched beside
-    a piece of work that took 3 % longer than it can is taken to have taken 3 % longer, too.
-    """
+    """Return the steps of a pass with the speed of the core from which they were launched."""
     before = cores.settle()
     steps = passes()
-    after = cores.speed()
-    share = (before + after) / 2
-    full = min(before, after) >= FULL
-    return [
-        StepTime(step.gpu_ms, step.host_ms * share if full else step.host_ms, full)
-        for step in steps
-    ]
+    after = cores.kept()
+    speed, full = (before + after) / 2, min(before, after) >= FULL
+    return [step._replace(speed=speed, full=full) for step in steps]
+
+
+def host_times(steps: Sequence[StepTime]) -> list[float]:
+    """Return host times on cores at full speed, in ms; none where they would be too few.
+
+    The clock of a core changes by some percent with what the other cores do. The median of that
+    is taken into account, and not pass by pass: a piece of work that was disturbed would make
+    the steps beside it too fast, and a low quantile would choose them.
+    """
+    full = [step for step in steps if step.full]
+    if len(full) < MIN_COUNT:
+        return []
+    speed = quantile_of([step.speed for step in full], 0.5)
+    return [step.host_ms * speed for step in full]
 
 
 def steps_known(steps: Sequence[StepTime]) -> bool:
     """Tell whether GPU time is known to within 1 %, and host time as well as it can be."""
-    return sum(step.full for step in steps) >= HOST_COUNT and median_known(
-        [step.gpu_ms for step in steps]
-    )
+    gpu = [step.gpu_ms for step in steps]
+    if not median_known(gpu):
+        return False
+    host = [step.host_ms for step in steps if step.full]
+    if len(host) < HOST_COUNT_UNBOUND:
+        return False
+    return len(host) >= HOST_COUNT or 2 * quantile_of(host, HOST_QUANTILE) < quantile_of(gpu, 0.5)
 
 
 def measure_cpu(run: Run, *, budget_s: float) -> Samples:
@@ -276,11 +296,11 @@ def measure_latency(
     Raises:
         Throttled: No sample counts.
     """
-    gpu, held = None, None
+    gpu, held, slow = None, None, False
     if stream is None:
         host = measure_cpu(run, budget_s=budget_s)
     else:
-        gpu, host, held = measure_cuda(run, stream, budget_s=budget_s, watch=watch)
+        gpu, host, held, slow = measure_cuda(run, stream, budget_s=budget_s, watch=watch)
     binding = gpu if gpu is not None and gpu.value >= host.value else host
     return Latency(
         latency_ms=binding.value,
@@ -290,6 +310,7 @@ def measure_latency(
         gpu=gpu,
         held=held,
         host=host,
+        slow_host=slow,
         first_step_ms=first_step_ms,
         new_length_ms=new_length,
     )

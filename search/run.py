@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Annotated
 
 import typer
@@ -248,9 +248,9 @@ def run(
     ]
     begin = time.monotonic()
     try:
+        _warn_of_cores(compile_ahead, tracks)
         here = start_together(benches[:1] if dry_run or opened is None else benches)
         _warn_of_neighbours(here, len(tracks))
-        _warn_of_cores(compile_ahead, tracks)
         base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
         _introduce(
@@ -349,8 +349,14 @@ def start_together(benches: Sequence[Bench]) -> Device:
         WorkerError: The first process does not come up.
     """
     with ThreadPoolExecutor(len(benches)) as pool:
-        first, *_ = [pool.submit(bench.device) for bench in benches]
-    return first.result()
+        starts = [pool.submit(bench.device) for bench in benches]
+        try:
+            wait(starts)
+        except BaseException:  # Ctrl-C: who waits for a process is not to wait any longer
+            for bench in benches:
+                bench.interrupt()
+            raise
+    return starts[0].result()
 
 
 def _search(

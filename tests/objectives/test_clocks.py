@@ -26,15 +26,17 @@ from objectives.latency import (
     HeldPasses,
     Hold,
     StepTime,
+    host_times,
+    measure_cuda,
     on_full_core,
     raise_clock,
     steps_known,
 )
 from objectives.limits import Limits
-from objectives.sampling import Throttled
+from objectives.sampling import Throttled, Trusting
 from tests.configurations import configured
 from variants.detect import detect_device
-from variants.workload import Workload
+from variants.workload import Phase, Workload
 
 FINE = Reading(1980, 50, 0)
 CAPPED = Reading(1200, 70, pynvml.nvmlClocksThrottleReasonSwPowerCap)
@@ -148,10 +150,15 @@ class ScriptedStream:
         self.holds.append(hold.ms)
         return 0.05, self.needs_ms, hold.ms > self.needs_ms
 
+    def warm(self) -> None:
+        pass
+
 
 class Steps:
-    def __init__(self, steps: int = 3) -> None:
+    def __init__(self, steps: int = 3, of: str = "decode") -> None:
         self.steps = steps
+        workload = Workload(phase=Phase(of), batch=1, seq_len=64, layers=2)
+        self.configuration = configured(workload, "math fp32")
 
     def restart(self) -> None:
         pass
@@ -193,6 +200,12 @@ def test_host_time_needs_more_samples_than_gpu_time_and_from_full_cores() -> Non
     assert not steps_known([StepTime(float(i), 0.1) for i in range(96)])
 
 
+def test_host_time_that_does_not_matter_needs_fewer() -> None:
+    assert not steps_known([StepTime(1.0, 0.4)] * 16)
+    assert steps_known([StepTime(1.0, 0.4)] * 32)
+    assert not steps_known([StepTime(1.0, 0.6)] * 32)
+
+
 class Speeds:
     """Cores whose speed is told."""
 
@@ -202,21 +215,71 @@ class Speeds:
     def settle(self) -> float:
         return self.before
 
-    def speed(self) -> float:
+    def kept(self) -> float:
         return self.after
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "host_ms", "full"),
+    ("before", "after", "speed", "full"),
     [
-        (1.0, 1.0, 2.0, True),
-        (0.96, 0.98, 1.94, True),
-        (1.0, 0.5, 2.0, False),
-        (0.6, 1, 2.0, False),
+        (1.0, 1.0, 1.0, True),
+        (0.96, 0.98, 0.97, True),
+        (1.0, 0.5, 0.75, False),
+        (0.6, 1, 0.8, False),
     ],
 )
-def test_a_host_time_is_that_of_the_highest_clock_or_of_a_slow_core(
-    before: float, after: float, host_ms: float, full: bool
+def test_steps_are_of_a_core_that_was_at_full_speed_before_and_after(
+    before: float, after: float, speed: float, full: bool
 ) -> None:
     steps = on_full_core(lambda: [StepTime(1.0, 2.0)] * 2, Speeds(before, after))  # type: ignore[arg-type]
-    assert steps == [StepTime(1.0, pytest.approx(host_ms), full)] * 2
+    assert steps == [StepTime(1.0, 2.0, pytest.approx(speed), full)] * 2
+
+
+def test_host_times_are_those_of_full_cores_at_their_usual_clock() -> None:
+    full = [StepTime(1.0, 2.0, 0.95)] * 20
+    slow = [StepTime(1.0, 4.0, 0.5, full=False)] * 100
+    disturbed = [StepTime(1.0, 2.0, 0.93)]  # the work, not the step: it is not the fastest
+    assert host_times([*slow, *full, *disturbed]) == pytest.approx([1.9] * 21)
+
+
+class OneSpeed(Speeds):
+    """Cores, as a context, that are entered and left."""
+
+    inside = 0
+
+    def __enter__(self) -> OneSpeed:
+        self.inside += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.inside += 100
+
+
+@pytest.mark.parametrize(
+    ("of", "speed", "needs_ms", "expected", "held", "slow"),
+    [
+        ("decode", 0.95, 0.2, 0.19, True, False),  # as of full speed
+        ("decode", 0.5, 0.2, 0.2, True, True),  # never on such a core: as it is
+        ("decode", 0.95, 1e9, 1e9, False, True),
+        ("train", 0.5, 0.2, 0.2, True, False),  # wherever its threads are
+    ],
+)
+def test_what_a_trial_says_of_its_host(
+    of: str, speed: float, needs_ms: float, expected: float, held: bool, slow: bool
+) -> None:
+    stream = ScriptedStream(needs_ms)
+    stream.cores = OneSpeed(speed, speed)  # type: ignore[attr-defined]
+    gpu, host, was_held, was_slow = measure_cuda(
+        Steps(8, of),  # type: ignore[arg-type]
+        stream,  # type: ignore[arg-type]
+        budget_s=60.0,
+        watch=Trusting(),
+    )
+    assert (gpu.value, host.value) == pytest.approx((2 * 0.05, 2 * expected))  # of two layers
+    assert (was_held, was_slow) == (held, slow)
+    assert stream.cores.inside == (0 if of == "train" else 101)  # type: ignore[attr-defined]
+
+
+def test_of_too_few_on_full_cores_nothing_is_said() -> None:
+    slow = [StepTime(1.0, 4.0, 0.5, full=False)] * 100
+    assert host_times([*slow, *([StepTime(1.0, 2.0)] * 15)]) == []

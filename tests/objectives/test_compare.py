@@ -20,6 +20,7 @@ from objectives.compare import (
     take_turns,
 )
 from objectives.comparison import Comparison
+from objectives.cores import Cores
 from objectives.evaluate import Evaluator
 from objectives.isolation import WorkerDied
 from objectives.limits import Limits
@@ -86,6 +87,46 @@ def test_each_round_has_everybody_once_in_an_order_of_its_own() -> None:
     assert all(sorted(one) == list(range(5)) for one in rounds)
     assert len(set(rounds)) > len(rounds) / 2
     assert [len(of) for of in turns] == [len(rounds)] * 5
+
+
+class Settling(Cores):
+    """Notes when it is entered, settles and is left."""
+
+    def __init__(self, notes: list[str]) -> None:
+        super().__init__()
+        self.notes = notes
+
+    def __enter__(self) -> Cores:
+        self.notes.append("enter")
+        return self
+
+    def settle(self) -> float:
+        self.notes.append("settle")
+        return 1.0
+
+    def __exit__(self, *error: object) -> None:
+        self.notes.append("leave")
+
+
+def test_each_round_begins_on_a_core_at_full_speed() -> None:
+    notes: list[str] = []
+
+    def one_pass() -> Turn:
+        notes.append("pass")
+        if len(notes) > 8:
+            raise RuntimeError
+        return Turn(1.0, 1.0)
+
+    with pytest.raises(RuntimeError):
+        take_turns(
+            [one_pass, one_pass],
+            budget_s=1,
+            rng=random.Random(0),
+            watch=Trusting(),
+            cores=Settling(notes),
+        )
+    one_round = ["settle", "pass", "pass"]
+    assert notes == ["enter", *one_round, *one_round, "settle", "pass", "leave"]
 
 
 class Room:

@@ -85,7 +85,6 @@ def names(of: Session) -> list[str]:
     return [post.name for post in of.posts]
 
 
-@pytest.mark.timeout(300)
 class StartingBench(FakeBench):
     """Starts while another does, or fails."""
 
@@ -114,6 +113,30 @@ def test_what_keeps_the_first_device_from_starting_is_raised() -> None:
         start_together([gone, StartingBench(meeting)])
 
 
+def test_ctrl_c_while_devices_start_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(FakeBench):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ended = threading.Event()
+
+        def device(self) -> Device:
+            assert self.ended.wait(30)
+            raise WorkerUnavailable("interrupted")
+
+        def interrupt(self) -> None:
+            self.ended.set()
+
+    def interrupted(starts: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.run.wait", interrupted)
+    benches = [Hanging(), Hanging()]
+    with pytest.raises(KeyboardInterrupt):
+        start_together(benches)
+    assert all(bench.ended.is_set() for bench in benches)
+
+
+@pytest.mark.timeout(300)
 def test_posts_share_defaults_and_trials_at_the_same_time() -> None:
     meeting = threading.Barrier(2)
     benches = [MeetingBench(meeting), MeetingBench(meeting)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from variants.kv_dtypes import KeyValue
 
 BLOCK = PAGE  # FlexAttention's default sparse block, in rows and in keys
-# Graphs of FlexAttention in one process; PyTorch's 8 would refuse the ninth layer that is loaded.
+# Graphs of FlexAttention in one process, beside one for each call that a process gets ready for;
+# PyTorch's 8 would refuse the ninth layer that is loaded.
 RECOMPILE_LIMIT = 64
+_made = itertools.count(1)
 MASKS_KEPT = 256  # of calls that were not known ahead
 
 
@@ -96,8 +99,7 @@ class FlexAttention(Prepared):
         import torch
         from torch.nn.attention.flex_attention import flex_attention
 
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(limit, RECOMPILE_LIMIT)
+        _allow_graphs(RECOMPILE_LIMIT + next(_made))
         self._attention = attention
         self._call: Callable[..., Any] = flex_attention
         if not attention.inlined:
@@ -320,11 +322,20 @@ class FlexAttention(Prepared):
         return self._masked(offset, blocks, lengths, key_at=key_at, sees=sees)
 
 
+def _allow_graphs(count: int) -> None:
+    """Have PyTorch compile one function for so many kinds of calls."""
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, count)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, count)
+
+
 def _fix_batch_and_heads(*tensors: torch.Tensor) -> None:
-    """Have a step of one row compiled for its batch and heads, whatever its lengths.
+    """Have a step of one row compiled for its batch and heads, for any lengths.
 
     Else Inductor (torch 2.13, `_use_flex_decoding`) leaves out its kernel for few rows, which
-    splits the keys: an fp32 step over 2,048 keys then took 9.1 ms on an H100 instead of 1.5.
+    splits the keys: an fp32 step over 2,048 keys then took 9.1 ms on an H100 instead of 1.5. A
+    loaded model compiles anew for each batch size.
     """
     import torch
 
