@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Protocol
 
@@ -322,3 +323,23 @@ def _one_line(text: str) -> str:
     """Return the first line that says something, without what would move a terminal's cursor."""
     lines = ("".join(c for c in line if c.isprintable()).strip() for line in text.splitlines())
     return next((line[:500] for line in lines if line), "")
+
+
+def start_together(benches: Sequence[Bench]) -> Device:
+    """Start the processes of all benches at once, and return the device of the first.
+
+    What keeps another from starting is said when its turn comes.
+
+    Raises:
+        DeviceMissingError: This machine lacks the device asked for.
+        WorkerError: The first process does not come up.
+    """
+    with ThreadPoolExecutor(len(benches)) as pool:
+        starts = [pool.submit(bench.device) for bench in benches]
+        try:
+            wait(starts)
+        except BaseException:  # Ctrl-C: who waits for a process is not to wait any longer
+            for bench in benches:
+                bench.interrupt()
+            raise
+    return starts[0].result()

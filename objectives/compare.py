@@ -59,7 +59,7 @@ def take_turns(
     """Call each pass once a round, in a fresh order each time, until the ratios are known.
 
     Rounds that `watch` calls unclean are discarded. A round begins on one of `cores` that is
-    at full speed, and stays there.
+    at full speed, where there is one, and stays there.
 
     Returns:
         The turns of each pass, by round.

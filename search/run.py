@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Annotated
 
 import typer
 
 from objectives.agenda import Agenda
 from objectives.ahead import ahead_of, why_fewer
-from objectives.bench import Bench, DeviceBench
+from objectives.bench import DeviceBench, start_together
 from objectives.lanes import Lane, LanesError, lanes, visible_gpus
 from objectives.limits import Limits
 from objectives.neighbours import other_gpu_processes
@@ -337,26 +336,6 @@ def _warn_of_neighbours(here: Device, count: int) -> None:
 def _warn_of_cores(helpers: int, tracks: Sequence[Lane]) -> None:
     if fewer := why_fewer(helpers, tracks):
         console.print(fewer, style="yellow")
-
-
-def start_together(benches: Sequence[Bench]) -> Device:
-    """Start the processes of all benches at once, and return the device of the first.
-
-    What keeps another from starting is said when its turn comes.
-
-    Raises:
-        DeviceMissingError: This machine lacks the device asked for.
-        WorkerError: The first process does not come up.
-    """
-    with ThreadPoolExecutor(len(benches)) as pool:
-        starts = [pool.submit(bench.device) for bench in benches]
-        try:
-            wait(starts)
-        except BaseException:  # Ctrl-C: who waits for a process is not to wait any longer
-            for bench in benches:
-                bench.interrupt()
-            raise
-    return starts[0].result()
 
 
 def _search(

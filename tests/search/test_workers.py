@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -13,10 +14,11 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from rich.console import Console
 
+from objectives.bench import start_together
+from objectives.comparison import Comparison
 from objectives.evaluation import Evaluation
 from objectives.isolation import WorkerUnavailable
 from objectives.lanes import Lane
-from search.run import start_together
 from search.runner import Limit, Runner
 from studies.anchor import NEWEST, anchors_of
 from studies.post import Post
@@ -129,7 +131,7 @@ def test_ctrl_c_while_devices_start_ends_them(monkeypatch: pytest.MonkeyPatch) -
     def interrupted(starts: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.run.wait", interrupted)
+    monkeypatch.setattr("objectives.bench.wait", interrupted)
     benches = [Hanging(), Hanging()]
     with pytest.raises(KeyboardInterrupt):
         start_together(benches)
@@ -297,6 +299,9 @@ def test_the_command_with_two_workers(
             super().__init__(limits, lane=lane, device=device, **more)
             lanes.append((lane.name, lane.cores, device))
 
+        def compare(self, configurations: Sequence[Configuration]) -> Comparison:
+            return super().compare(configurations).model_copy(update={"seconds": 600.0})
+
     monkeypatch.setattr(fake_cli, "CommandBench", Placed)
     words = (*SPACE, "--workers", "2", "--trials", "21", "--sampler", "random")
     status, said, errors = command(*words)
@@ -304,6 +309,8 @@ def test_the_command_with_two_workers(
     assert lanes == [("cpu:0-1", (0, 1), "cpu"), ("cpu:2-3", (2, 3), "cpu")]
     assert "budget spent: 21 trials" in said
     assert "finalists" in said
+    # By the clock, and not the sum of what devices took at the same time.
+    assert re.search(r"where [\d.]+ s of each of 2 devices went", said)
     study = load_study(open_storage(f"sqlite:///{tmp_path / 'goldilocks.db'}"), "s")
     keys = [trial.evaluation.configuration.key for trial in told(study)]
     assert len(keys) == len(set(keys)) == len(study.trials) == 21

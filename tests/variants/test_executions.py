@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from objectives.accuracy import relative_error
 from objectives.kernels import kernels_of_step
 from tests.configurations import configured
-from variants.backends import BACKENDS, backend_that_ran
+from variants.backends import BACKENDS, backend_that_ran, flex
 from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.detect import detect_device
@@ -208,3 +209,19 @@ def test_a_row_of_flex_attention_is_compiled_for_its_batch_and_heads_and_any_len
         assert [type(size) for size in shape[:2]] == [int, int]
         assert shape[:2] == (3, heads)
     assert isinstance(key[2], torch.SymInt)
+
+
+def test_flex_attention_may_be_compiled_for_more_batches_than_pytorch_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flex, "RECOMPILE_LIMIT", 0)
+    monkeypatch.setattr(flex, "_made", itertools.count(1))
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
+        for batch in range(2, 6):
+            of = Workload(batch=batch, seq_len=40, q_heads=2, head_dim=32, new_tokens=2)
+            run = Run(configured(of, "flex fp32 concat"), CPU, SEED)
+            run.layer._backend._call = torch.compile(
+                flex_attention, backend="eager", fullgraph=True, dynamic=True
+            )
+            assert run.step(0).shape[0] == batch
