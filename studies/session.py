@@ -322,6 +322,10 @@ class Session:
                 if trial is not None:
                     self._abandon(trial, PAUSED)
                 continue
+            except UpdateFinishedTrialError:
+                # A process that was paused and does not know yet that it lost the lock gave the
+                # trial up: it had no owner when that process looked.
+                continue
             with self._own:
                 self.abandoned += recovered
             return trial

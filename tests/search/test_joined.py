@@ -101,12 +101,13 @@ def check_that_nothing_is_lost_or_tried_twice(
     states = Counter(trial.state for trial in study.trials)
     assert states.keys() <= {TrialState.COMPLETE, TrialState.FAIL}
     # Who was killed left at most the trial in flight; who lives may have lost one without a word,
-    # while it asked.
+    # while it asked, and one without an owner to the one that was paused, which did not know yet
+    # that it had lost the lock.
     abandoned = Counter[str]()
     for trial in study.get_trials(states=(TrialState.FAIL,)):
         assert trial.user_attrs["outcome"] == "ABANDONED"
         abandoned[str(trial.user_attrs.get(OWNER, {}).get("pid"))] += 1
-    assert sum(abandoned[str(pid)] for pid in (None, *killed)) <= len(killed)
+    assert sum(abandoned[str(pid)] for pid in (None, *killed)) <= len(killed) + 1
     lost = Counter(line.split()[0] for line in lines_of(log) if line.endswith(LOST))
     assert lost <= abandoned
     print(f"{size.trials} trials in {seconds:.1f} s, {abandoned.total()} abandoned")

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -20,7 +21,7 @@ import studies.storage
 from studies.claim import ClaimLock, ClaimLostError
 from studies.session import PAUSED, Session
 from studies.storage import engine_of, was_cut_off
-from studies.study import ask, open_storage, tell
+from studies.study import ask, open_storage, recover, tell
 from tests.studies.test_session import session
 
 SILENCE_S = 1
@@ -127,6 +128,26 @@ def test_who_loses_the_lock_while_it_asks_asks_again(
     states = [trial.state for trial in paused.study.trials]
     assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert paused.study.trials[0].user_attrs["reason"] == why
+
+
+def test_who_is_given_up_while_it_asks_asks_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process that was paused between taking the lock and looking at who runs goes on as if it
+    # had the lock still. It finds a trial that has no owner yet.
+    paused, other = joins(url), joins(url)
+    list(other.measure_defaults())
+    looks = [lambda running: recover(paused.study, running)]
+
+    def begin_slowly(storage: BaseStorage, trial_id: int) -> None:
+        if looks:
+            assert looks.pop()(paused.study.get_trials(states=(TrialState.RUNNING,))) == 1
+
+    monkeypatch.setattr("studies.study.lease.begin", begin_slowly)
+    other.trial()
+    assert looks == []
+    states = [trial.state for trial in other.study.trials]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def cut_off(of: Session, meanwhile: Callable[[], object] = lambda: None) -> None:
