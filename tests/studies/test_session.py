@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 
@@ -22,12 +23,13 @@ from studies.presets import preset_path
 from studies.results import as_table, read_results
 from studies.samplers import OWN, SAMPLERS
 from studies.session import LIKELY, Session
-from studies.space import SpaceExhausted, fill_defaults, survey
+from studies.space import SearchSpace, SpaceExhausted, Survey, fill_defaults, survey
 from studies.stock import STOCK
 from studies.study import EVALUATION, OWNER, Plan, StudyError, told
 from tests.fake_bench import FakeBench
 from variants.axes import Choice
 from variants.configuration import Configuration
+from variants.device import Device
 
 SMALL: Mapping[str, tuple[Choice, ...]] = {"batch": (1, 4), "seq_len": (512,)}
 
@@ -46,7 +48,20 @@ def session(
     space = fill_defaults(axes, DEFAULT_AXES["cuda"])
     plan = Plan(space=space, limits=Limits(), sampler=sampler, seed=seed)
     study = open_study(storage, name, plan, bench.environment())
-    return Session(study, plan, survey(space, bench.device()), bench, take_over=take_over)
+    surveyed = survey_of(space.model_dump_json(), bench.device().model_dump_json())
+    return Session(study, plan, surveyed, bench, take_over=take_over)
+
+
+@functools.cache
+def survey_of(space: str, device: str) -> Survey:
+    """Surveyed once for all sessions of a space; in the larger ones it takes seconds."""
+    return survey(SearchSpace.model_validate_json(space), Device.model_validate_json(device))
+
+
+@pytest.fixture
+def memory() -> BaseStorage:
+    """Where nothing but the proposals matters: a hundred trials in a database take seconds."""
+    return optuna.storages.InMemoryStorage()
 
 
 def run(of: Session, trials: int) -> list[str]:
@@ -56,9 +71,9 @@ def run(of: Session, trials: int) -> list[str]:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_all_proposals_are_possible_new_and_fair_to_workloads(
-    storage: BaseStorage, sampler: str
+    memory: BaseStorage, sampler: str
 ) -> None:
-    of = session(storage, sampler=sampler)
+    of = session(memory, sampler=sampler)
     keys = run(of, 60)
     assert len(set(keys)) == 60
     possible = {
@@ -77,9 +92,9 @@ def test_all_proposals_are_possible_new_and_fair_to_workloads(
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_small_space_is_swept_and_then_exhausted(storage: BaseStorage, sampler: str) -> None:
+def test_a_small_space_is_swept_and_then_exhausted(memory: BaseStorage, sampler: str) -> None:
     of = session(
-        storage, axes={**SMALL, "score_mod": ("none",), "precision": ("bf16",)}, sampler=sampler
+        memory, axes={**SMALL, "score_mod": ("none",), "precision": ("bf16",)}, sampler=sampler
     )
     assert (
         of.budget(1000) == of.survey.size == 2 * (6 * 3 + 1 + 5)
@@ -103,10 +118,10 @@ def test_a_resumed_run_proposes_what_an_uninterrupted_one_does(
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_looking_ahead_sees_what_comes_and_changes_nothing(
-    storage: BaseStorage, sampler: str
+    memory: BaseStorage, sampler: str
 ) -> None:
-    plain = run(session(storage, sampler=sampler, name="plain"), 24)
-    of = session(storage, sampler=sampler, name="looking")
+    plain = run(session(memory, sampler=sampler, name="plain"), 24)
+    of = session(memory, sampler=sampler, name="looking")
     seen: list[list[str]] = []
     of.on_likely = lambda likely: seen.append([one.key for one in likely])
     assert run(of, 24) == plain
@@ -121,8 +136,8 @@ def test_looking_ahead_sees_what_comes_and_changes_nothing(
         assert met >= 8
 
 
-def test_probes_are_seen_ahead(storage: BaseStorage) -> None:
-    of = session(storage)  # whose own sampler is not foreseen
+def test_probes_are_seen_ahead(memory: BaseStorage) -> None:
+    of = session(memory)  # whose own sampler is not foreseen
     of.add_probes(10)
     seen: list[list[str]] = []
     of.on_likely = lambda likely: seen.append([one.key for one in likely])
@@ -131,9 +146,9 @@ def test_probes_are_seen_ahead(storage: BaseStorage) -> None:
     assert seen[-1] == []
 
 
-def test_no_sampler_is_another_one_by_another_name(storage: BaseStorage) -> None:
+def test_no_sampler_is_another_one_by_another_name(memory: BaseStorage) -> None:
     proposed = {
-        sampler: tuple(run(session(storage, sampler=sampler, name=sampler), 45))
+        sampler: tuple(run(session(memory, sampler=sampler, name=sampler), 45))
         for sampler in SAMPLERS
     }
     assert len(set(proposed.values())) == len(SAMPLERS)
@@ -141,10 +156,10 @@ def test_no_sampler_is_another_one_by_another_name(storage: BaseStorage) -> None
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_axes_that_are_inactive_here_and_active_there_are_searched(
-    storage: BaseStorage, sampler: str
+    memory: BaseStorage, sampler: str
 ) -> None:
     axes = choices_from_toml(preset_path("goldilocks"))
-    of = session(storage, axes={**axes, "kv_heads": (4, 16)}, sampler=sampler)
+    of = session(memory, axes={**axes, "kv_heads": (4, 16)}, sampler=sampler)
     keys = run(of, 60)
     assert len(set(keys)) == 60
     read = [Configuration.model_validate(c.evaluation.configuration) for c in told(of.study)]
@@ -154,16 +169,16 @@ def test_axes_that_are_inactive_here_and_active_there_are_searched(
         assert {None, "native"} <= {c.variant.gqa for c in read}
 
 
-def test_other_seeds_propose_otherwise(storage: BaseStorage) -> None:
-    one = run(session(storage, name="one"), 20)
-    two = run(session(storage, name="two", seed=1), 20)
+def test_other_seeds_propose_otherwise(memory: BaseStorage) -> None:
+    one = run(session(memory, name="one"), 20)
+    two = run(session(memory, name="two", seed=1), 20)
     assert one != two
 
 
-def test_tpe_learns_from_failures_as_pruned(storage: BaseStorage) -> None:
+def test_tpe_learns_from_failures_as_pruned(memory: BaseStorage) -> None:
     # One backend of six always runs out of memory. Told as FAIL, TPE would seek it out.
     bench = FakeBench(fails={"math": Outcome.OUT_OF_MEMORY})
-    of = session(storage, bench, axes={"seq_len": (512, 1024, 2048, 4096)})
+    of = session(memory, bench, axes={"seq_len": (512, 1024, 2048, 4096)})
     run(of, 120)
     hits = sum("math/" in key for key in bench.calls[len(of.survey.workloads) :])
     assert hits / 120 < 0.2
