@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 
 from variants.configuration import Configuration
+
+_LARGEST = math.log(sys.float_info.max)
 
 
 class Route:
@@ -24,7 +27,8 @@ class Route:
             for of in measured
         ]
         bounds, owners = lowest_parabolas(points)
-        self.bounds = [math.exp(bound) for bound in bounds]
+        # Nearly equal lengths of different batches may change places where no length is.
+        self.bounds = [math.exp(bound) if bound < _LARGEST else math.inf for bound in bounds]
         self.configurations = [measured[owner] for owner in owners]
         batches = [of.workload.batch for of in measured]
         self.shortest = min(of.workload.seq_len for of in measured)

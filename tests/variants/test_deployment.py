@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -255,6 +255,7 @@ def test_what_was_not_measured_is_said_once() -> None:
     st.integers(1, 64),
     st.integers(1, 8192),
 )
+@example([(1, 1349), (2, 1348)], 3, 1)
 def test_a_route_finds_the_nearest(points: list[tuple[int, int]], batch: int, length: int) -> None:
     measured = [
         configured(Workload.model_validate(SHAPE | {"batch": b, "seq_len": s}), "math fp32 static")
