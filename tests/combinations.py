@@ -58,19 +58,26 @@ Factors = Mapping[str, str]
 def configure(factors: Factors, shape: Mapping[str, Any]) -> Configuration:
     """Factors that are left out are the simplest."""
     mode = factors["mode"]
-    decodes = mode in CACHES
     kv_heads, gqa = HEADS[factors.get("heads", "mha")]
-    workload = Workload(
-        phase=Phase.DECODE if decodes else Phase(mode),
+    workload = _workload(mode, kv_heads, factors["score_mod"], tuple(shape.items()))
+    axes = ("backend", "precision", "quantization", "kv_dtype", "execution")
+    choices = {axis: factors[axis] for axis in axes if axis in factors}
+    cache = mode if mode in CACHES else None
+    return Configuration.of(workload, choices | {"cache": cache, "gqa": gqa})
+
+
+@functools.cache
+def _workload(
+    mode: str, kv_heads: int, score_mod: str, shape: tuple[tuple[str, Any], ...]
+) -> Workload:
+    return Workload(
+        phase=Phase.DECODE if mode in CACHES else Phase(mode),
         q_heads=Q_HEADS,
         kv_heads=kv_heads,
         hidden_size=HIDDEN_SIZE,
-        score_mod=factors["score_mod"],
-        **shape,
+        score_mod=score_mod,
+        **dict(shape),
     )
-    axes = ("backend", "precision", "quantization", "kv_dtype", "execution")
-    choices = {axis: factors[axis] for axis in axes if axis in factors}
-    return Configuration.of(workload, choices | {"cache": mode if decodes else None, "gqa": gqa})
 
 
 def product(factors: Mapping[str, Iterable[str]]) -> Iterator[dict[str, str]]:
@@ -109,21 +116,20 @@ def _every_supported(device_json: str) -> dict[str, Configuration]:
     Other choices than the simplest only add reasons, so what the core refuses is not asked again.
     """
     device = Device.model_validate_json(device_json)
-    core = CORE | {"heads": tuple(HEADS)}
-    partial = [row for row in product(core) if _runs(row, device)]
+    rows: Iterable[dict[str, str]] = product(CORE | {"heads": tuple(HEADS)})
+    running = _running(rows, device)
     for axis in ("quantization", "kv_dtype", "execution"):
         # One axis at a time: each of its values must go with the core before all are combined.
-        partial = [
-            row | {axis: value}
-            for row in partial
-            for value in FACTORS[axis]
-            if _runs(row | {axis: value}, device)
-        ]
-    return {c.key: c for c in (configure(row, WIDE) for row in partial)}
+        rows = (row | {axis: value} for row, _ in running for value in FACTORS[axis])
+        running = _running(rows, device)
+    return {c.key: c for _, c in running}
 
 
-def _runs(factors: Factors, device: Device) -> bool:
-    return not unsupported_reasons(configure(factors, WIDE), device)
+def _running(
+    rows: Iterable[dict[str, str]], device: Device
+) -> list[tuple[dict[str, str], Configuration]]:
+    configured = ((row, configure(row, WIDE)) for row in rows)
+    return [(row, c) for row, c in configured if not unsupported_reasons(c, device)]
 
 
 @dataclass(frozen=True)
