@@ -53,7 +53,7 @@ def flex_space() -> SearchSpace:
         "phase": ("decode", "prefill"),
         "seq_len": (512, 1024, 2048) if cuda else (64, 128, 192),
         "q_heads": (16,) if cuda else (2,),
-        "head_dim": (128,) if cuda else (16,),
+        "head_dim": (128,) if cuda else (32,),
         "score_mod": ("none", "alibi", "softcap"),
         "backend": ("flex",),
         "precision": ("bf16", "fp16"),
@@ -104,19 +104,26 @@ def main(
         int | None, typer.Option(min=1, help="Processes that compile ahead. [default: up to 8]")
     ] = None,
     sampler: Annotated[str, typer.Option(help="Whose order.")] = "random",
+    ways: Annotated[
+        str, typer.Option(help="Which to measure, in this order; one alone where time is short.")
+    ] = "without,ahead",
     minutes: Minutes = 20.0,
 ) -> None:
-    """Measure the same `count` configurations of FlexAttention both ways, without first."""
+    """Measure the same `count` configurations of FlexAttention both ways."""
     asked = helpers or max(1, min(8, most_helpers(Lane(""))))
-    found = []
-    for number in (0, asked):
-        found.append(search(count, number, sampler, minutes / 2))
-        seconds = found[-1].seconds
+    found = {}
+    for way in ways.split(","):
+        number = {"without": 0, "ahead": asked}[way]
+        found[way] = search(count, number, sampler, minutes / len(ways.split(",")))
+        seconds = found[way].seconds
         print(f"with {number} helpers: {sum(seconds):.1f} s for {len(seconds)} trials", flush=True)
-    print(f"  {found[1].tally.line()}")
-    both = min(len(one.seconds) for one in found)
-    without, ahead = (sum(one.seconds[:both]) for one in found)
-    compare(found[0].measured, found[1].measured, count)
+        if number:
+            print(f"  {found[way].tally.line()}")
+    if len(found) < 2:
+        return
+    both = min(len(one.seconds) for one in found.values())
+    without, ahead = (sum(found[way].seconds[:both]) for way in ("without", "ahead"))
+    compare(found["without"].measured, found["ahead"].measured, count)
     print(f"{both} configurations: {without:.1f} s, ahead {ahead:.1f} s, {without / ahead:.2f} ×")
 
 
