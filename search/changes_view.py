@@ -30,8 +30,8 @@ def print_changes(console: Console, report: SensitivityReport) -> None:
     objectives = report.sensitivity.objectives
     ranked = [name for name, objective in objectives.items() if objective.shares]
     table = make_table("one choice instead of another, all else the same")
-    table.add_column("axis")
-    table.add_column("choice ← instead of")
+    table.add_column("axis", no_wrap=True)
+    table.add_column("choice ← instead of", overflow="fold")
     for name in ranked:
         table.add_column(LABELS[name], justify="right")
     if ranked:

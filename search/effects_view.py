@@ -165,7 +165,7 @@ def print_workloads(console: Console, report: SensitivityReport) -> None:
         if objective.by_workload is None:
             continue
         table = make_table(f"{LABELS[objective.name]}, workload by workload: share with others")
-        table.add_column("workload")
+        table.add_column("workload", overflow="fold")
         axes = [share.axis for share in objective.decisions]
         for axis in axes:
             table.add_column(axis, justify="right")

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from search.choices import UsageError, choices_from_options
+from search.layout import number_table
 from search.options import DEFAULT_STORAGE, Execution, Storage, StudyName
 from search.plugins import PluginOption
 from search.terminal import make_console
@@ -83,15 +82,14 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
     single = document.single[name]
     by_key = {c.configuration.workload.key: c for c in single.choices}
     regrets = dict(zip(by_key, single.regrets, strict=True))
-    table = Table(
-        title=f"to load: pick {document.pick}, prefer {document.prefer}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+    numbers = ("latency ms", "faster", "peak MiB", "smaller")
+    table = number_table(
+        console,
+        f"to load: pick {document.pick}, prefer {document.prefer}",
+        "workload",
+        18,
+        (*numbers, *(("regret",) if document.pick == "single" else ())),
     )
-    headings = ("workload", "variant", "latency ms", "faster", "peak MiB", "smaller")
-    for heading in (*headings, *(("regret",) if document.pick == "single" else ())):
-        table.add_column(heading, justify="left" if heading in headings[:2] else "right")
     varying = set(results.plan.space.searched)
     by_workload = {result.workload.key: result for result in results.workloads}
     for entry in document.workloads:

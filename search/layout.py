@@ -1,6 +1,8 @@
-"""How the tables of `search sensitivity` look."""
+"""How tables look, in wide terminals and in narrow ones."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -10,11 +12,38 @@ from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY
 
 LABELS = {MEMORY: "memory", LATENCY: "latency", FAILURE: "failure"}
 NONE = "–"
+NARROW = 100  # columns of a terminal, below which there is no room for what is only pleasant
+_WORD = 7  # as "unclear"
 
 
 def make_table(title: str) -> Table:
     """Return an empty table."""
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def number_table(
+    console: Console, title: str, name: str, width: int, numbers: Sequence[str], words: str = ""
+) -> Table:
+    """Return an empty table: a name and a variant with numbers beside them.
+
+    Where the terminal is narrow, no number is cut: headings are folded, names to `width`, variants
+    to what is left, and so is `words`, that of the `numbers` whose cells are a word and a number.
+    """
+    narrow = console.width < NARROW
+    table = make_table(title)
+    if narrow:
+        table.padding, table.show_edge = (0, 0, 0, 0), False
+    table.add_column(name, overflow="fold", width=width if narrow else None)
+    table.add_column("variant", overflow="fold")
+    for heading in numbers:
+        folded = narrow and heading == words
+        table.add_column(
+            heading.replace(" ", "\n") if narrow else heading,
+            justify="right",
+            no_wrap=not folded,
+            width=_WORD if folded else None,
+        )
+    return table
 
 
 def print_note(console: Console, text: str) -> None:

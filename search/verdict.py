@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from objectives.evaluation import Evaluation
 from objectives.limits import Limits
+from search.layout import number_table
 from studies.finalists import Finalist
 from studies.front import Candidate, WorkloadResult
 from studies.results import Results
@@ -63,19 +63,16 @@ def print_space(console: Console, survey: Survey) -> None:
 def print_verdict(console: Console, results: Results) -> None:
     """Print, for each workload, the default against the winners."""
     varying = set(results.plan.space.searched)
-    table = Table(
-        title="verdict: each workload's default against its winners",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("workload and choice", "variant"):
-        # Where the terminal is narrow, names are folded before a number is cut.
-        table.add_column(heading, no_wrap=heading != "variant")
     retimed = any(result.finals is not None for result in results.workloads)
     faster = "verdict" if retimed else "faster"
-    for heading in ("latency ms", "gpu ms", faster, "peak MiB", "smaller", "error"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = number_table(
+        console,
+        "verdict: each workload's default against its winners",
+        "workload and choice",
+        18,
+        ("latency ms", "gpu ms", faster, "peak MiB", "smaller", "error"),
+        words="verdict",
+    )
     remarks = []
     for result in results.workloads:
         label = workload_label(result.workload, varying)
@@ -211,13 +208,13 @@ def print_time(
 
 def print_front(console: Console, result: WorkloadResult, varying: set[str]) -> None:
     """Print the front of one workload, by rising memory."""
-    table = Table(
-        title=f"front of {workload_label(result.workload, varying)}", title_justify="left"
+    table = number_table(
+        console,
+        f"front of {workload_label(result.workload, varying)}",
+        "trial",
+        7,
+        ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error", "roofline"),
     )
-    table.add_column("trial", justify="right")
-    table.add_column("variant")
-    for heading in ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error", "roofline"):
-        table.add_column(heading, justify="right")
     for candidate in result.front:
         number = "default" if candidate.number is None else str(candidate.number)
         roofline = candidate.measurements.roofline

@@ -66,7 +66,7 @@ def _print_workloads(console: Console, report: SensitivityReport) -> None:
     zone, varying = report.zone, set(report.evidence.catalogue.choices)
     expected = zone.part.expected is not None
     table = make_table("the zone of each workload")
-    table.add_column("workload")
+    table.add_column("workload", overflow="fold")
     headings = ["possible", "tried", "front points", "inside", "trials inside"]
     if expected:
         headings.insert(4, "untried, expected inside")
@@ -94,8 +94,9 @@ def _print_next(console: Console, report: SensitivityReport, where: str) -> None
         for w in report.evidence.workloads
     }
     table = make_table("where to look next: the untried configurations that promise most")
-    for heading in ("workload", "variant", "expected gain"):
-        table.add_column(heading, justify="right" if heading == "expected gain" else "left")
+    for heading in ("workload", "variant"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("expected gain", justify="right")
     for proposal in zone.proposals:
         table.add_row(labels[proposal.workload], proposal.variant, f"{proposal.gain:.1%}")
     console.print(table)

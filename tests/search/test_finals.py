@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 
+import pytest
 from optuna.storages import InMemoryStorage
 from rich.console import Console
 
+from search.export import print_pick
 from search.finals import retime_finalists
 from search.runner import Interrupt
-from search.verdict import print_verdict
+from search.verdict import print_front, print_verdict
+from studies.export import build_export
 from studies.results import read_results
 from studies.session import Session
 from studies.text import interval
@@ -68,9 +73,6 @@ def test_the_verdict_shows_words_and_how_sure_they_are() -> None:
     results = read_results(of.study)
     after = console()
     print_verdict(after, results)
-    narrow = Console(file=io.StringIO(), width=105)
-    print_verdict(narrow, results)
-    assert "…" not in narrow.file.getvalue()  # type: ignore[attr-defined] # every number is whole
     (result,) = results.workloads
     winner = result.winners["lowest_latency"].candidate
     again = result.retimed(winner.key)
@@ -79,3 +81,29 @@ def test_the_verdict_shows_words_and_how_sure_they_are() -> None:
     assert "verdict: from times taken again" in said(after)
     assert f"{again.latency.word} " in said(after)
     assert f"in turns with the default: {interval(again.latency)} as fast" in said(after)
+
+
+@pytest.mark.parametrize("width", [80, 99, 105])
+@pytest.mark.parametrize("finals", [False, True])
+def test_in_a_narrow_terminal_no_number_is_cut_and_names_can_be_read(
+    width: int, finals: bool
+) -> None:
+    of = session(InMemoryStorage(), axes={"batch": (1, 64), "seq_len": (512, 65536)})
+    run(of, 60)
+    if finals:
+        retime(of)
+    results = read_results(of.study)
+    wide, narrow = console(), Console(file=io.StringIO(), width=width)
+    for each in (wide, narrow):
+        print_verdict(each, results)
+        for result in results.workloads:
+            print_front(each, result, {"batch", "seq_len"})
+        print_pick(each, build_export(results), results)
+    assert max(map(len, said(narrow).splitlines())) <= width
+    assert "…" not in said(narrow)
+    assert said(narrow).count("  lowest latency ") == said(wide).count("  lowest latency ")
+    # Where a cell is folded, its words are in the lines below.
+    numbers = re.compile(r"\d[\d.]*(?:e-\d\d|×|%)?(?=\s|$)")
+    assert Counter(numbers.findall(said(narrow))) >= Counter(
+        found for found in numbers.findall(said(wide)) if "×" in found or "e-" in found
+    )
