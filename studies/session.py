@@ -150,18 +150,23 @@ class Session:
         ]
 
     def coverage(self) -> dict[str, dict[Choice, tuple[int, int]]]:
-        """Return how many configurations of each choice were tried, and are possible."""
+        """Return how many configurations of each choice were tried, and are possible.
+
+        Axes that mean nothing in this space (a cache where nothing decodes) are left out.
+        """
         catalogue = self._sampler.catalogue
         tried = np.array(sorted(self._sampler.told(self.study).tried), dtype=np.int64)
         found: dict[str, dict[Choice, tuple[int, int]]] = {}
         for column, (name, choices) in enumerate(catalogue.choices.items()):
             all_of = np.bincount(catalogue.codes[:, column], minlength=len(choices) + 1)
             of_tried = np.bincount(catalogue.codes[tried, column], minlength=len(choices) + 1)
-            found[name] = {
+            of = {
                 choice: (int(of_tried[code]), int(all_of[code]))
                 for code, choice in enumerate(choices, 1)
                 if all_of[code]
             }
+            if of:
+                found[name] = of
         return found
 
     def begin(self, post: Post) -> AnchorPoint | None:

@@ -349,6 +349,9 @@ def test_coverage_counts_what_was_tried_of_each_choice(storage: BaseStorage) -> 
     covered = of.coverage()
     assert sum(tried for tried, _ in covered["batch"].values()) == 12
     assert sum(possible for _, possible in covered["batch"].values()) == of.survey.size
+    assert "cache" in covered
+    without = session(storage, axes={**SMALL, "phase": ("prefill",)}, name="prefill")
+    assert "cache" not in without.coverage()
     gains = of.expected_gains()
     assert len(gains) + 1 >= 12  # of all but a probe
     assert all(gain >= 0 for gain in gains)
