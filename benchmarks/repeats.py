@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import statistics
+from collections.abc import Mapping
 
 import typer
 
@@ -51,26 +53,61 @@ def one_process(number: int, count: int, orders: int, minutes: float) -> list[tu
 def main(count: Count = 44, orders: int = 3, processes: int = 2, minutes: Minutes = 9.0) -> None:
     """Evaluate each configuration some times in shuffled orders in each of some processes."""
     seen: dict[str, list[Latency]] = {}
+    apart: list[Mapping[str, list[Latency]]] = []
     for number in range(processes):
+        of_process: dict[str, list[Latency]] = {}
         for key, latency in in_a_process(one_process, number, count, orders, minutes / processes):
+            of_process.setdefault(key, []).append(latency)
             seen.setdefault(key, []).append(latency)
+        apart.append(of_process)
     repeated = {key: taken for key, taken in seen.items() if len(taken) > 1}
     if not repeated:
         print("nothing was measured twice: give it more minutes or a smaller --count")
         return
+    gpu = {
+        key: spread([one.gpu.value for one in taken if one.gpu is not None])
+        for key, taken in repeated.items()
+        if taken[0].gpu is not None
+    }
     for bound in ("gpu", "host"):
-        gpu = [
-            spread([one.gpu.value for one in taken if one.gpu is not None])
-            for taken in repeated.values()
-            if taken[0].gpu is not None and taken[0].bound == bound
-        ]
-        if gpu:
-            say_spreads(f"gpu_ms of those that the {bound} binds", gpu, 0.03, 0.015)
+        found = [each for key, each in gpu.items() if repeated[key][0].bound == bound]
+        if found:
+            say_spreads(f"gpu_ms of those that the {bound} binds", found, 0.03, None)
+    if gpu:
+        say_spreads("gpu_ms of all", list(gpu.values()), 0.03, 0.015)
+    for number in range(1, processes):
+        say_shift(number, apart[0], apart[number])
     host = [spread([one.host.value for one in taken]) for taken in repeated.values()]
     say_spreads("host_ms", host, 0.15, None)
     flips = [taken for taken in repeated.values() if len({one.bound for one in taken}) > 1]
     far = sum(max(_apart(one) for one in taken) > 0.2 for taken in flips)
     print(f"bound flips: {len(flips)} of {len(repeated)}, {far} where the two are 20 % apart")
+
+
+def say_shift(
+    number: int, first: Mapping[str, list[Latency]], other: Mapping[str, list[Latency]]
+) -> None:
+    """Say how much slower another process measures everything than the first one did."""
+    for name, time_of in (("gpu_ms", _gpu_ms), ("host_ms", _host_ms)):
+        ratios = [
+            statistics.median(map(time_of, other[key])) / statistics.median(map(time_of, taken))
+            for key, taken in first.items()
+            if key in other and (name == "host_ms" or taken[0].gpu is not None)
+        ]
+        if ratios:
+            print(
+                f"{name} of process {number} over that of process 0: median "
+                f"{statistics.median(ratios):.4f}, {min(ratios):.4f} to {max(ratios):.4f}"
+            )
+
+
+def _gpu_ms(latency: Latency) -> float:
+    assert latency.gpu is not None
+    return latency.gpu.value
+
+
+def _host_ms(latency: Latency) -> float:
+    return latency.host.value
 
 
 def _apart(latency: Latency) -> float:
