@@ -29,6 +29,9 @@ from studies.database_url import database_url, without_passwords
 T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database, or create its tables
 CREATION_PAUSE_S = 0.2  # between looks at whether it has created them
+LOCK_PAUSE_S = (
+    0.02  # between looks at whether it holds the lock, where SQLite itself does not wait
+)
 HEARTBEAT_S, LEASE_S = 20, 60  # between signs of life of a trial; after which silence is death
 # A thread for each device asks and tells, another keeps its lease; most wait for their GPU.
 # PostgreSQL serves 100 connections if nothing else is configured.
@@ -200,11 +203,27 @@ def _make_sqlite_fast(engine: sqlalchemy.Engine) -> None:
     """
 
     def set_pragmas(connection: Any, record: object) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
 
     sqlalchemy.event.listen(engine, "connect", set_pragmas)
     engine.dispose()
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Have a file written ahead, once the other processes that just opened it let it.
+
+    SQLite waits for who holds a lock, but not here: it would upgrade one of its own.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(LOCK_PAUSE_S)
 
 
 def _watch(engine: sqlalchemy.Engine, path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 import subprocess
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,39 @@ def test_a_locked_database_is_waited_for_and_then_says_so(
     other.close()
     run(of, 2)
     assert of.tried() >= 4
+
+
+def test_a_new_database_that_another_process_reads_is_waited_for(tmp_path: Path) -> None:
+    # SQLite does not wait itself where it begins to write ahead.
+    path = tmp_path / "new.db"
+    RDBStorage(f"sqlite:///{path}").engine.dispose()
+    reads = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    reads.execute("BEGIN")
+    reads.execute("SELECT * FROM studies").fetchall()
+    assert reads.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    ends = threading.Timer(0.3, lambda: reads.execute("COMMIT"))
+    ends.start()
+    opened = open_storage(f"sqlite:///{path}")
+    assert opened.get_all_studies() == []
+    ends.join()
+    reads.close()
+    with closing(sqlite3.connect(path)) as again:
+        assert again.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_new_database_that_stays_locked_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
+    path = tmp_path / "new.db"
+    RDBStorage(f"sqlite:///{path}").engine.dispose()
+    reads = sqlite3.connect(path, isolation_level=None)
+    reads.execute("BEGIN")
+    reads.execute("SELECT * FROM studies").fetchall()
+    with pytest.raises(STORAGE_FAILURES) as raised:
+        open_storage(f"sqlite:///{path}").get_all_studies()
+    assert failure_text(raised.value) == "database is locked"
+    reads.close()
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
