@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -27,6 +27,7 @@ from studies.space import SearchSpace, survey
 from studies.study import Plan, open_storage
 from variants.axes import Choice
 
+Way = Literal["without", "ahead"]
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
@@ -104,17 +105,18 @@ def main(
         int | None, typer.Option(min=1, help="Processes that compile ahead. [default: up to 8]")
     ] = None,
     sampler: Annotated[str, typer.Option(help="Whose order.")] = "random",
-    ways: Annotated[
-        str, typer.Option(help="Which to measure, in this order; one alone where time is short.")
-    ] = "without,ahead",
+    only: Annotated[
+        Way | None, typer.Option(help="One way alone, where time is short. [default: both]")
+    ] = None,
     minutes: Minutes = 20.0,
 ) -> None:
     """Measure the same `count` configurations of FlexAttention both ways."""
     asked = helpers or max(1, min(8, most_helpers(Lane(""))))
     found = {}
-    for way in ways.split(","):
-        number = {"without": 0, "ahead": asked}[way]
-        found[way] = search(count, number, sampler, minutes / len(ways.split(",")))
+    ways = (only,) if only else get_args(Way)
+    for way in ways:
+        number = 0 if way == "without" else asked
+        found[way] = search(count, number, sampler, minutes / len(ways))
         seconds = found[way].seconds
         print(f"with {number} helpers: {sum(seconds):.1f} s for {len(seconds)} trials", flush=True)
         if number:

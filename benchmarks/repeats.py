@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import typer
 
@@ -55,11 +55,10 @@ def main(count: Count = 44, orders: int = 3, processes: int = 2, minutes: Minute
     seen: dict[str, list[Latency]] = {}
     apart: list[Mapping[str, list[Latency]]] = []
     for number in range(processes):
-        of_process: dict[str, list[Latency]] = {}
-        for key, latency in in_a_process(one_process, number, count, orders, minutes / processes):
-            of_process.setdefault(key, []).append(latency)
-            seen.setdefault(key, []).append(latency)
-        apart.append(of_process)
+        found = in_a_process(one_process, number, count, orders, minutes / processes)
+        apart.append(by_key(found))
+        for key, taken in apart[-1].items():
+            seen.setdefault(key, []).extend(taken)
     repeated = {key: taken for key, taken in seen.items() if len(taken) > 1}
     if not repeated:
         print("nothing was measured twice: give it more minutes or a smaller --count")
@@ -70,9 +69,9 @@ def main(count: Count = 44, orders: int = 3, processes: int = 2, minutes: Minute
         if taken[0].gpu is not None
     }
     for bound in ("gpu", "host"):
-        found = [each for key, each in gpu.items() if repeated[key][0].bound == bound]
-        if found:
-            say_spreads(f"gpu_ms of those that the {bound} binds", found, 0.03, None)
+        bound_by = [each for key, each in gpu.items() if repeated[key][0].bound == bound]
+        if bound_by:
+            say_spreads(f"gpu_ms of those that the {bound} binds", bound_by, 0.03, None)
     if gpu:
         say_spreads("gpu_ms of all", list(gpu.values()), 0.03, 0.015)
     for number in range(1, processes):
@@ -82,6 +81,14 @@ def main(count: Count = 44, orders: int = 3, processes: int = 2, minutes: Minute
     flips = [taken for taken in repeated.values() if len({one.bound for one in taken}) > 1]
     far = sum(max(_apart(one) for one in taken) > 0.2 for taken in flips)
     print(f"bound flips: {len(flips)} of {len(repeated)}, {far} where the two are 20 % apart")
+
+
+def by_key(found: Iterable[tuple[str, Latency]]) -> dict[str, list[Latency]]:
+    """Return all latencies of each configuration."""
+    taken: dict[str, list[Latency]] = {}
+    for key, latency in found:
+        taken.setdefault(key, []).append(latency)
+    return taken
 
 
 def say_shift(

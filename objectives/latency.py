@@ -236,7 +236,7 @@ def measure_cuda(
         summarise(gpu, stopped, layers=layers),
         summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
         passes.held,
-        not full,
+        passes.held and not full,
     )
 
 

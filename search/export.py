@@ -87,7 +87,6 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
         console,
         f"to load: pick {document.pick}, prefer {document.prefer}",
         "workload",
-        18,
         (*numbers, *(("regret",) if document.pick == "single" else ())),
     )
     varying = set(results.plan.space.searched)

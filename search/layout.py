@@ -13,7 +13,7 @@ from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY
 LABELS = {MEMORY: "memory", LATENCY: "latency", FAILURE: "failure"}
 NONE = "–"
 NARROW = 100  # columns of a terminal, below which there is no room for what is only pleasant
-_WORD = 7  # as "unclear"
+_NAME, _WORD = 18, 7  # as "sliding_window:256" and "unclear"
 
 
 def make_table(title: str) -> Table:
@@ -22,7 +22,13 @@ def make_table(title: str) -> Table:
 
 
 def number_table(
-    console: Console, title: str, name: str, width: int, numbers: Sequence[str], words: str = ""
+    console: Console,
+    title: str,
+    name: str,
+    numbers: Sequence[str],
+    *,
+    words: str = "",
+    width: int = _NAME,
 ) -> Table:
     """Return an empty table: a name and a variant with numbers beside them.
 

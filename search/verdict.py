@@ -69,7 +69,6 @@ def print_verdict(console: Console, results: Results) -> None:
         console,
         "verdict: each workload's default against its winners",
         "workload and choice",
-        18,
         ("latency ms", "gpu ms", faster, "peak MiB", "smaller", "error"),
         words="verdict",
     )
@@ -212,8 +211,8 @@ def print_front(console: Console, result: WorkloadResult, varying: set[str]) -> 
         console,
         f"front of {workload_label(result.workload, varying)}",
         "trial",
-        7,
         ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error", "roofline"),
+        width=len("default"),
     )
     for candidate in result.front:
         number = "default" if candidate.number is None else str(candidate.number)

@@ -160,14 +160,12 @@ class Session:
         for column, (name, choices) in enumerate(catalogue.choices.items()):
             all_of = np.bincount(catalogue.codes[:, column], minlength=len(choices) + 1)
             of_tried = np.bincount(catalogue.codes[tried, column], minlength=len(choices) + 1)
-            of = {
+            found[name] = {
                 choice: (int(of_tried[code]), int(all_of[code]))
                 for code, choice in enumerate(choices, 1)
                 if all_of[code]
             }
-            if of:
-                found[name] = of
-        return found
+        return {name: of_axis for name, of_axis in found.items() if of_axis}
 
     def begin(self, post: Post) -> AnchorPoint | None:
         """Start a post's process, and measure the anchor there.
@@ -305,12 +303,13 @@ class Session:
 
     def _claim(self, post: Post, budget: int | None) -> Trial:
         """Ask for a trial that nobody else measures."""
+        recovered = 0
         while True:
             trial = None
             try:
                 with self._claims.held():
                     count = self._tally.read()
-                    recovered = recover(self.study, count.running)
+                    recovered += recover(self.study, count.running)
                     if count.running:  # some may be no more
                         count = self._tally.read()
                     running = len(count.running)

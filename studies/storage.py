@@ -29,9 +29,7 @@ from studies.database_url import database_url, without_passwords
 T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database, or create its tables
 CREATION_PAUSE_S = 0.2  # between looks at whether it has created them
-LOCK_PAUSE_S = (
-    0.02  # between looks at whether it holds the lock, where SQLite itself does not wait
-)
+LOCK_PAUSE_S = 0.02  # between looks at whether it holds it, where SQLite does not wait
 HEARTBEAT_S, LEASE_S = 20, 60  # between signs of life of a trial; after which silence is death
 # A thread for each device asks and tells, another keeps its lease; most wait for their GPU.
 # PostgreSQL serves 100 connections if nothing else is configured.
