@@ -46,9 +46,9 @@ def summary_note(results: Results) -> str:
         f"{_escaped(device.name)}, {', '.join(software)}. {len(results.told)} trials told so far"
         + (f": {outcomes}." if outcomes else "."),
         _table(results),
-        "Faster, smaller: the default's number divided by the winner's. Trials without values "
-        "(PRUNED) did not measure, or were not accurate or usable: their `outcome` and `reason` "
-        "say why.",
+        "Faster, smaller: the default's number divided by the winner's; faster from times taken "
+        "in turns, where there are such, latency from the trial. Trials without values (PRUNED) "
+        "did not measure, or were not accurate or usable: their `outcome` and `reason` say why.",
         f"```bash\n{in_lines(run_command(results))}\n```",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -86,7 +86,7 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
             variant_label(winner.evaluation.configuration.variant, measured.backend_ran),
             "default" if winner.number is None else str(winner.number),
             milliseconds(winner.latency),
-            factor(winner.latency / result.unit.latency_ms),
+            factor(result.latency_ratio(winner)),
             mebibytes(winner.memory),
             factor(winner.memory / result.unit.peak_memory_mib),
             f"{measured.relative_error:.2g}",

@@ -247,7 +247,7 @@ def _heatmap(one: ZoneMap, choice: Choice) -> go.Heatmap:
 def _gain(result: WorkloadResult | None, choice: Choice) -> float | None:
     if result is None or not result.winners:
         return None
-    return -math.log2(result.winners[choice].candidate.latency / result.unit.latency_ms)
+    return -math.log2(result.latency_ratio(result.winners[choice].candidate))
 
 
 def _cell(result: WorkloadResult | None, choice: Choice) -> str:
@@ -259,7 +259,7 @@ def _cell(result: WorkloadResult | None, choice: Choice) -> str:
     winner = result.winners[choice].candidate
     backend = winner.evaluation.configuration.variant.backend
     name = "default" if winner.number is None else html.escape(backend)
-    return f"{factor(winner.latency / result.unit.latency_ms)}<br>{name}"
+    return f"{factor(result.latency_ratio(winner))}<br>{name}"
 
 
 def _hover(result: WorkloadResult | None, choice: Choice) -> str:

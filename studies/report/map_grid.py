@@ -43,7 +43,7 @@ def map_grids(results: Results) -> list[MapGrid]:
         if not result.winners:
             return MapCell(place, "nothing usable", "", "", "worse")
         winner = result.winners["balanced"].candidate
-        latency = winner.latency / result.unit.latency_ms
+        latency = result.latency_ratio(winner)
         return MapCell(
             place=place,
             winner="the default"

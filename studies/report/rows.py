@@ -172,7 +172,7 @@ def _row(
         latency=milliseconds(latency.latency_ms),
         interval=f"{milliseconds(latency.low_ms)} to {milliseconds(latency.high_ms)}",
         gpu="" if latency.gpu is None else milliseconds(latency.gpu.value),
-        faster=factor(latency.latency_ms / unit.latency_ms),
+        faster=factor(result.latency_ratio(Candidate(number, evaluation))),
         memory=mebibytes(memory),
         smaller=factor(memory / unit.peak_memory_mib),
         error=f"{measured.relative_error:.1e}",

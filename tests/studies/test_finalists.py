@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from optuna.storages import BaseStorage
@@ -12,12 +13,18 @@ from objectives.evaluation import Outcome
 from studies.export import build_export
 from studies.finalists import Finals, judge
 from studies.front import MOST_FINALISTS, Candidate, finalists, winners
+from studies.note import summary_note
+from studies.plots import map_figure
+from studies.report.map_grid import map_grids
+from studies.report.rows import workload_sections
 from studies.results import read_results
 from studies.study import Unit
+from studies.text import factor
 from tests.configurations import configured
 from tests.fake_bench import FakeBench
 from tests.studies.test_front import candidate
 from tests.studies.test_session import run, session
+from variants.configuration import Configuration
 from variants.workload import Workload
 
 UNIT = Unit(1.0, 1.0, True)
@@ -139,3 +146,49 @@ def test_finals_are_stored_read_back_and_exported(storage: BaseStorage) -> None:
     assert finals.after_trial == 29
     (exported,) = build_export(read_results(of.study)).workloads
     assert exported.finals == finals
+
+
+class UnluckyTrials(FakeBench):
+    """Everything but the default takes half as long in turns as in its trial."""
+
+    def compare(self, configurations: Sequence[Configuration]) -> Comparison:
+        said = super().compare(configurations)
+        ((default, *others),) = said.groups
+        shorter = (
+            one.model_copy(
+                update={
+                    "gpu_ms": tuple(ms / 2 for ms in one.gpu_ms),
+                    "host_ms": tuple(ms / 2 for ms in one.host_ms),
+                }
+            )
+            for one in others
+        )
+        return said.model_copy(update={"groups": ((default, *shorter),)})
+
+
+def test_pages_say_the_gains_that_the_verdict_does(storage: BaseStorage) -> None:
+    of = session(storage, UnluckyTrials(), axes=ONE | {"batch": (1, 4)}, sampler="random")
+    run(of, 30)
+    for result in read_results(of.study).workloads:
+        assert of.compare_finalists(result) is not None
+    results = read_results(of.study)
+    shown = dict[str, str]()
+    for result in results.workloads:
+        winner = result.winners["balanced"].candidate
+        trial = "default" if winner.number is None else str(winner.number)
+        shown[trial] = factor(result.latency_ratio(winner))
+        if winner.number is not None:
+            assert shown[trial] != factor(winner.latency / result.unit.latency_ms)
+    assert set(shown) != {"default"}
+    said = [cells.split(" | ") for cells in summary_note(results).splitlines()]
+    in_note = {cells[3]: cells[5] for cells in said if len(cells) > 8}
+    rows = [row for section in workload_sections(results) for row in section.verdict]
+    cells = [one for grid in map_grids(results) for _, row in grid.rows for one in row if one]
+    figure = map_figure(results)
+    assert figure is not None
+    on_map = [text.split("<br>")[0] for trace in figure.data for row in trace.text for text in row]
+    for trial, gain in shown.items():
+        assert in_note[trial] == gain
+        assert gain in {row.faster for row in rows if row.trial == trial}
+        assert gain in {one.faster for one in cells}
+        assert gain in on_map
