@@ -22,7 +22,6 @@ class Outcome(StrEnum):
     CRASHED = "CRASHED"
     IMPLAUSIBLE = "IMPLAUSIBLE"  # faster than physics allows
     THROTTLED = "THROTTLED"  # no sample was taken at the device's usual clock
-    ABANDONED = "ABANDONED"  # its process died; it may be proposed again
 
 
 class Samples(BaseModel):

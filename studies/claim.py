@@ -2,9 +2,9 @@
 
 Nothing home-made: PostgreSQL's advisory locks, and the kernel's file locks beside an SQLite file.
 Both are released when their holder dies. A holder that is merely paused (a stopped process, a host
-that lost its network) would keep PostgreSQL's for ever: those who wait end its connection, and it
-learns that it has lost its claim when it goes on. What it wrote to in a transaction is freed by
-the server itself (`storage`).
+that lost its network) would keep PostgreSQL's for ever: those who wait end its connection once it
+is silent for too long, and it learns that it has lost its claim when it goes on. What it wrote to
+in a transaction is freed by the server itself (`storage`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ _SPACE = 0x676F6C64  # of our advisory locks, by study
 _TAKE = sqlalchemy.text("SELECT pg_advisory_lock(:space, :study)")
 _RELEASE = sqlalchemy.text("SELECT pg_advisory_unlock(:space, :study)")
 _WAIT = sqlalchemy.text("SELECT set_config('lock_timeout', :milliseconds, false)")
-_END_HOLDER = sqlalchemy.text(
-    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted "
-    "AND classid = :space AND objid = :study AND objsubid = 2 AND database = "
-    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+# The last that a holder's connection did was to take the lock. Not the wait says how long it is
+# silent: others may have held the lock in turns since then.
+_END_SILENT_HOLDER = sqlalchemy.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+    "WHERE locktype = 'advisory' AND granted AND classid = :space AND objid = :study "
+    "AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = "
+    "current_database()) AND state_change < clock_timestamp() - make_interval(secs => :seconds)"
 )
 
 
@@ -114,7 +117,7 @@ class ClaimLock:
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                     raise
-            connection.execute(_END_HOLDER, key)
+            connection.execute(_END_SILENT_HOLDER, key | {"seconds": WAIT_S})
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 
 from objectives.bench import Bench
 from objectives.evaluation import Evaluation
@@ -271,10 +271,12 @@ class Session:
         try:
             uncut(lambda: tell(self.study, trial, evaluation, unit))
         except UpdateFinishedTrialError:
-            raise TrialLostError(
-                f"trial {trial.number} was given up by others, who heard nothing of this process "
-                "for too long"
-            ) from None
+            # Or they told it, from what was stored here.
+            if self.study._storage.get_trial(trial._trial_id).state is TrialState.FAIL:
+                raise TrialLostError(
+                    f"trial {trial.number} was given up by others, who heard nothing of this "
+                    "process for too long"
+                ) from None
         self._add("storage", time.monotonic() - before)
         if post.since_anchor is not None:
             post.since_anchor += 1

@@ -45,6 +45,7 @@ PLAN, ENVIRONMENT, DEFAULT = "goldilocks:plan", "goldilocks:environment", "goldi
 FINALS, PEAKS = "goldilocks:finals:", "goldilocks:peaks"
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
 EVALUATION, OWNER, MEASURED_ON = "evaluation", "owner", "measured_on"
+ABANDONED = "abandoned"  # why, of a trial in state FAIL
 RAW_OBJECTIVES = ("peak_memory_mib", "latency_ms")
 RATIO_OBJECTIVES = ("peak_memory_vs_default", "latency_vs_default")
 
@@ -280,10 +281,16 @@ def _refuse_other_hosts(study: optuna.Study, running: Sequence[FrozenTrial]) -> 
 
 
 def abandon(study: optuna.Study, trial: Trial, reason: str) -> None:
-    """Tell that a trial was given up; its configuration may be proposed again."""
-    trial.set_user_attr("outcome", Outcome.ABANDONED.value)
-    trial.set_user_attr("reason", reason)
-    study.tell(trial, state=TrialState.FAIL)
+    """Tell that a trial was given up; its configuration may be proposed again.
+
+    Whoever measures it may live after all and tell at this moment. The state says which of the two
+    was first, and neither writes what the other does.
+
+    Raises:
+        UpdateFinishedTrialError: Others finished it.
+    """
+    trial.set_user_attr(ABANDONED, reason)
+    _finish(study, trial, TrialState.FAIL)
 
 
 def tell(study: optuna.Study, trial: Trial, evaluation: Evaluation, unit: Unit) -> None:
@@ -291,6 +298,9 @@ def tell(study: optuna.Study, trial: Trial, evaluation: Evaluation, unit: Unit) 
 
     The evaluation is written first, and alone holds everything: a process that dies between two
     writes loses nothing. The scalars beside it are for the dashboard's columns.
+
+    Raises:
+        UpdateFinishedTrialError: Others finished it.
     """
     trial.set_user_attr(EVALUATION, evaluation.model_dump(mode="json"))
     trial.set_user_attr("outcome", evaluation.outcome.value)
@@ -304,9 +314,22 @@ def tell(study: optuna.Study, trial: Trial, evaluation: Evaluation, unit: Unit) 
         trial.set_user_attr("relative_error", error if math.isfinite(error) else "Infinity")
     if measured is not None and evaluation.outcome is Outcome.MEASURED:
         memory = measured.memory.peak_mib / unit.peak_memory_mib
-        study.tell(trial, values=[memory, measured.latency.latency_ms / unit.latency_ms])
+        latency = measured.latency.latency_ms / unit.latency_ms
+        _finish(study, trial, TrialState.COMPLETE, [memory, latency])
     else:
-        study.tell(trial, state=TrialState.PRUNED)
+        _finish(study, trial, TrialState.PRUNED)
+
+
+def _finish(
+    study: optuna.Study, trial: Trial, state: TrialState, values: list[float] | None = None
+) -> None:
+    """Set the state of a trial; UpdateFinishedTrialError where others did, at whatever moment."""
+    try:
+        study.tell(trial, values, state)
+    except ValueError:  # what Optuna raises where it looks before it writes
+        if not study._storage.get_trial(trial._trial_id).state.is_finished():
+            raise
+        raise UpdateFinishedTrialError(f"trial {trial.number} is finished") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from studies.anchor import NEWEST, anchors_of
 from studies.post import Post
 from studies.session import NothingNowError, Session
 from studies.space import SpaceExhausted
-from studies.study import MEASURED_ON, OWNER, StudyError, load_study, open_storage, told
+from studies.study import ABANDONED, MEASURED_ON, OWNER, StudyError, load_study, open_storage, told
 from tests.fake_bench import FakeBench
 from tests.search import fake_cli
 from tests.studies.test_session import session
@@ -256,7 +256,7 @@ def test_a_device_that_is_gone_is_left_out_and_the_run_goes_on(lasts: int) -> No
     keys = [trial.evaluation.configuration.key for trial in told(of.study)]
     assert len(keys) == len(set(keys)) == 30
     failed = of.study.get_trials(states=(TrialState.FAIL, TrialState.RUNNING))
-    assert [trial.user_attrs["outcome"] for trial in failed] == ["ABANDONED"] * len(failed)
+    assert [trial.user_attrs[ABANDONED] for trial in failed] == ["interrupted"] * len(failed)
     assert len(failed) <= 1
 
 

@@ -21,7 +21,7 @@ import studies.storage
 from studies.claim import ClaimLock, ClaimLostError
 from studies.session import PAUSED, Session
 from studies.storage import engine_of, was_cut_off
-from studies.study import ask, open_storage, recover, tell
+from studies.study import ABANDONED, ask, open_storage, recover, tell
 from tests.studies.test_session import session
 
 SILENCE_S = 1
@@ -104,6 +104,24 @@ def test_a_holder_that_is_silent_loses_the_lock_and_learns_of_it(
     assert left == []  # done again
 
 
+def test_who_waits_for_several_in_turns_ends_none_of_them(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies.claim, "WAIT_S", 3.0)
+    locks = [ClaimLock(joins(url).study) for _ in range(4)]
+    held = []
+
+    def hold(lock: ClaimLock) -> None:
+        with lock.held():
+            held.append(lock)
+            time.sleep(1.5)
+
+    with ThreadPoolExecutor(len(locks)) as pool:
+        for done in [pool.submit(hold, lock) for lock in locks]:
+            done.result(60)  # no claim was lost, though the last waited for 4.5 s
+    assert len(held) == len(locks)
+
+
 @pytest.mark.parametrize(("lease_s", "why"), [(60, PAUSED), (SILENCE_S, "its process died")])
 def test_who_loses_the_lock_while_it_asks_asks_again(
     lease_s: int,
@@ -127,7 +145,7 @@ def test_who_loses_the_lock_while_it_asks_asks_again(
     paused.trial()
     states = [trial.state for trial in paused.study.trials]
     assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert paused.study.trials[0].user_attrs["reason"] == why
+    assert paused.study.trials[0].user_attrs[ABANDONED] == why
 
 
 def test_who_is_given_up_while_it_asks_asks_again(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
@@ -22,10 +24,21 @@ from studies.owner import this_process
 from studies.presets import preset_path
 from studies.results import as_table, read_results
 from studies.samplers import OWN, SAMPLERS
-from studies.session import LIKELY, Session
+from studies.session import LIKELY, Session, TrialLostError
 from studies.space import SearchSpace, SpaceExhausted, Survey, fill_defaults, survey
 from studies.stock import STOCK
-from studies.study import EVALUATION, OWNER, Plan, StudyError, told
+from studies.study import (
+    ABANDONED,
+    EVALUATION,
+    OWNER,
+    Plan,
+    StudyError,
+    Unit,
+    abandon,
+    ask,
+    tell,
+    told,
+)
 from tests.fake_bench import FakeBench
 from variants.axes import Choice
 from variants.configuration import Configuration
@@ -184,7 +197,7 @@ def test_tpe_learns_from_failures_as_pruned(memory: BaseStorage) -> None:
     assert hits / 120 < 0.2
 
 
-@pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.ABANDONED])
+@pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_has_its_state(storage: BaseStorage, outcome: Outcome) -> None:
     backends = ("eager", "math", "flash", "efficient", "cudnn", "flex", "auto")
     of = session(storage, FakeBench(fails=dict.fromkeys(backends, outcome)))
@@ -254,7 +267,7 @@ def test_an_interrupt_abandons_the_trial_in_flight_alone(storage: BaseStorage) -
         run(of, 20)
     done = [record.evaluation.configuration.key for record in told(of.study)]
     assert of.study.trials[-1].state is TrialState.FAIL
-    assert of.study.trials[-1].user_attrs["outcome"] == Outcome.ABANDONED
+    assert of.study.trials[-1].user_attrs[ABANDONED] == "interrupted"
     again = session(storage)
     assert done + run(again, 20 - len(done)) == whole
 
@@ -281,8 +294,6 @@ def test_a_dead_runs_trial_is_abandoned_and_a_live_ones_is_left_alone(
 def test_an_evaluation_that_was_stored_but_not_told_is_told(storage: BaseStorage) -> None:
     of = session(storage)
     run(of, 3)
-    from studies.study import ask
-
     trial = ask(of.study)
     evaluation = of.bench.evaluate(of.plan.space.configuration(trial.params))
     trial.set_user_attr(EVALUATION, evaluation.model_dump(mode="json"))
@@ -290,6 +301,62 @@ def test_an_evaluation_that_was_stored_but_not_told_is_told(storage: BaseStorage
     assert session(storage).abandoned == 0
     assert of.study.trials[-1].state is TrialState.COMPLETE
     assert of.study.trials[-1].values is not None
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_trial_that_is_told_while_it_is_given_up_is_one_of_the_two(
+    memory: BaseStorage, monkeypatch: pytest.MonkeyPatch, told_first: bool
+) -> None:
+    of = session(memory)
+    list(of.measure_defaults())
+    trial = ask(of.study)
+    evaluation = of.bench.evaluate(of.plan.space.configuration(trial.params))
+    whole: Callable[..., object] = optuna.Study.tell
+    givings_up: list[Callable[[], object]] = []
+
+    def finish(
+        study: optuna.Study, trial: Trial, values: list[float] | None, state: TrialState
+    ) -> None:
+        own = functools.partial(whole, study, trial, values, state)
+        if state is TrialState.FAIL:  # all is written but this
+            givings_up.append(own)
+            tell(study, trial, evaluation, Unit(1.0, 1.0, True))
+            return
+        for each in [own, *givings_up] if told_first else [*givings_up, own]:
+            each()
+
+    monkeypatch.setattr(optuna.Study, "tell", finish)
+    with pytest.raises(UpdateFinishedTrialError):
+        abandon(of.study, trial, "it was silent")
+    [found] = of.study.trials
+    assert found.state is (TrialState.COMPLETE if told_first else TrialState.FAIL)
+    assert found.user_attrs["outcome"] == evaluation.outcome
+    assert found.user_attrs[ABANDONED] == "it was silent"
+    results = read_results(of.study)
+    assert (len(results.told), results.abandoned) == ((1, 0) if told_first else (0, 1))
+
+
+def test_what_others_told_for_a_process_is_not_lost_and_what_they_gave_up_is(
+    memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = session(memory)
+    list(of.measure_defaults())
+
+    def others_first(others: Callable[..., None], *args: Any) -> None:
+        others(*args)
+        tell(*args)
+
+    monkeypatch.setattr("studies.session.tell", functools.partial(others_first, tell))
+    found = of.trial()
+    assert [trial.evaluation for trial in told(of.study)] == [found]
+
+    def give_up(study: optuna.Study, trial: Trial, *rest: object) -> None:
+        abandon(study, trial, "it was silent")
+
+    monkeypatch.setattr("studies.session.tell", functools.partial(others_first, give_up))
+    with pytest.raises(TrialLostError, match="trial 1 was given up by others"):
+        of.trial()
+    assert len(list(told(of.study))) == 1
 
 
 def test_resume_refuses_another_plan_or_environment_by_name(storage: BaseStorage) -> None:
