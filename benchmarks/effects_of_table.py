@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 
 from benchmarks.tables import ProfileName, Seeds, TablePath, prior_of, searched
 from studies import surrogate_sampler
-from studies.proposer import Told
+from studies.matrix import Matrix
 from studies.recorded import RecordedTable, read_table
 from studies.sensitivity.analysis import LATENCY, MEMORY, Sensitivity, analyse
 from studies.sensitivity.evidence import Evidence, log_numbers, references_of
-from studies.surrogate import Matrix
+from studies.told import Told
 from variants.device import DEVICE_PROFILES
 
 

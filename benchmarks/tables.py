@@ -11,10 +11,10 @@ import typer
 
 from studies.catalogue import expected
 from studies.joint import JointSampler
+from studies.matrix import Matrix
 from studies.recorded import RecordedTable
 from studies.samplers import OWN, make_sampler
 from studies.study import Unit, ask, tell
-from studies.surrogate import Matrix
 from variants.device import DEVICE_PROFILES
 
 TablePath = Annotated[Path, typer.Argument(metavar="TABLE.csv", help="A recorded table.")]

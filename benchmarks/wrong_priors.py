@@ -11,10 +11,10 @@ import numpy as np
 import typer
 
 from benchmarks.tables import Prior, ProfileName, Seeds, TablePath, prior_of, searched
+from studies.matrix import Matrix
 from studies.recorded import RecordedTable, read_table
 from studies.replay import Scorer
 from studies.study import told
-from studies.surrogate import Matrix
 
 
 def renamed(table: RecordedTable, axis: str, seed: int) -> RecordedTable:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from search.layout import LABELS, NONE, make_table, print_note
+from search.effects_view import LABELS
+from search.layout import NONE, make_table, print_note
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY
 from studies.sensitivity.changes import Change
 from studies.sensitivity.report import SensitivityReport

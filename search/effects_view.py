@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from search.layout import LABELS, NONE, make_table, print_note
-from studies.sensitivity.analysis import FAILURE, Objective
+from search.layout import NONE, make_table, print_note
+from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, Objective
 from studies.sensitivity.effects import LEAST_SHARE, Share
 from studies.sensitivity.importances import MOST_TRIALS
 from studies.sensitivity.quality import FLOOR, LEAST_PROBES, Interval
 from studies.sensitivity.report import SensitivityReport
 from studies.text import workload_label
 
+LABELS = {MEMORY: "memory", LATENCY: "latency", FAILURE: "failure"}
 MOST_INTERACTIONS = 5
 
 

@@ -8,9 +8,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY
-
-LABELS = {MEMORY: "memory", LATENCY: "latency", FAILURE: "failure"}
 NONE = "–"
 NARROW = 100  # columns of a terminal, below which there is no room for what is only pleasant
 _NAME, _WORD = 18, 7  # as "sliding_window:256" and "unclear"

@@ -13,9 +13,6 @@ from search.plugins import PluginOption
 from search.terminal import make_console
 from studies.artifacts import artifact_store, attach
 from studies.export import write_atomically
-from studies.report.page import render_report
-from studies.report.sensitivity_panel import sensitivity_panel
-from studies.sensitivity.assess import assess
 from studies.study import load_study, open_storage
 
 console = make_console()
@@ -33,6 +30,11 @@ def report(
     plugin: PluginOption = None,
 ) -> None:
     """Write a study's report: one HTML file that opens without a network."""
+    # These take seconds to import, which `search --help` need not wait for.
+    from studies.report.page import render_report
+    from studies.report.sensitivity_panel import sensitivity_panel
+    from studies.sensitivity.assess import assess
+
     chosen = load_study(open_storage(storage), study)
     text = render_report(chosen, [sensitivity_panel(assess(chosen))])
     page = text.encode()

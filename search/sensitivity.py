@@ -10,15 +10,10 @@ from typing import Annotated
 
 import typer
 
-from search.changes_view import print_changes
 from search.choices import UsageError
-from search.effects_view import print_effects, print_importances, print_workloads
 from search.options import DEFAULT_STORAGE, Storage, StudyName, storage_words
 from search.terminal import make_console
-from search.zone_view import print_zone
-from studies.sensitivity.assess import TOLERANCE, assess
-from studies.sensitivity.figures import figures, save_figures, write_html
-from studies.sensitivity.report import as_rows
+from studies.defaults import ZONE_TOLERANCE
 from studies.study import load_study, open_storage
 
 console = make_console()
@@ -35,7 +30,7 @@ def sensitivity(
         typer.Option(
             min=0.0, help="How far behind a front point, in memory and in latency, the zone goes."
         ),
-    ] = TOLERANCE,
+    ] = ZONE_TOLERANCE,
     prior: Annotated[bool, typer.Option(help="Start from what the roofline expects.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[
@@ -48,6 +43,14 @@ def sensitivity(
     """Say which axes drive memory and latency, where both are good, and what to try next."""
     if as_json and as_csv:
         raise UsageError("--json and --csv must not both be given")
+    # These take seconds to import, which `search --help` need not wait for.
+    from search.changes_view import print_changes
+    from search.effects_view import print_effects, print_importances, print_workloads
+    from search.zone_view import print_zone
+    from studies.sensitivity.assess import assess
+    from studies.sensitivity.figures import figures, save_figures, write_html
+    from studies.sensitivity.report import as_rows
+
     chosen = load_study(open_storage(storage), study)
     report = assess(chosen, prior=prior, by_workload=by_workload, tolerance=tolerance)
     drawn = figures(report)

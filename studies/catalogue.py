@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.prior import predict
+from studies.matrix import Matrix
 from studies.space import Survey
-from studies.surrogate import Matrix
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration
 from variants.device import Device

@@ -10,7 +10,6 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
-from optuna_dashboard import wsgi
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -28,6 +27,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 def application(storage: BaseStorage, store: FileSystemArtifactStore) -> Callable[..., Any]:
     """Return the dashboard as a WSGI application."""
+    from optuna_dashboard import wsgi  # takes seconds to import
+
     made: Callable[..., Any] = wsgi(storage, artifact_store=store)
     return made
 

@@ -11,6 +11,7 @@ from variants.kv_dtypes import KV_DTYPES
 from variants.quantizations import QUANTIZATIONS
 
 _SCORE_MODS = ("none", "alibi", "softcap:50", "sliding_window:256")
+ZONE_TOLERANCE = 0.1  # how far behind a front point the zone of `sensitivity` goes
 # Both factors of a float8 product have three bits of mantissa: 0.075 was measured.
 EIGHT_BIT_MAX_ERROR = 0.1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from studies.surrogate import Matrix
+from studies.matrix import Matrix
 
 
 def staircase(points: Matrix) -> Matrix:

@@ -22,12 +22,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.catalogue import Catalogue
 from studies.probes import probe_order
-from studies.proposer import Told
 from studies.settled import Settled
 from studies.space import SpaceExhausted
+from studies.told import Told
 
 PROBES = "goldilocks:probes"  # of a study: how many configurations of the probe order to try
 LATENCY, MEMORY = "latency_ms", "peak_memory_mib"  # of a trial
+EXPECTED_GAIN = "goldilocks:expected_gain"  # of a trial whose sampler says: see `Proposal`
 FIXED = "fixed_params"  # what Optuna calls the parameters of an enqueued trial
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import optuna
-from optuna_dashboard import get_note, save_note
 
 from studies.front import CHOICES, WorkloadResult
 from studies.reproduce import in_lines, run_command
@@ -22,6 +21,8 @@ _WORKLOADS = 40  # in the table; the report shows all of a larger study
 
 def save_summary(study: optuna.Study, results: Results) -> None:
     """Store the note, if it differs from the one that is there."""
+    from optuna_dashboard import get_note, save_note  # takes seconds to import
+
     before = get_note(study)
     _, separator, own = before.partition(END)
     body = summary_note(results) + "\n\n" + END + (own if separator else _kept(before))

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from studies.catalogue import Catalogue
 from studies.joint import JointSampler
 from studies.probes import probe_order
-from studies.proposer import Told
+from studies.told import Told
 
 # What an expert tries first on each axis; a choice that is not listed comes after those that are.
 RECIPE: Mapping[str, tuple[str, ...]] = {

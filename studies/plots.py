@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import optuna
 import plotly.graph_objects as go
-from optuna_dashboard import save_plotly_graph_object
 from plotly.subplots import make_subplots
 
 from studies.front import Candidate, Choice, WorkloadResult
@@ -272,6 +271,8 @@ def _hover(result: WorkloadResult | None, choice: Choice) -> str:
 
 def save_plots(study: optuna.Study, results: Results) -> None:
     """Attach the figures to the study; optuna-dashboard shows them below its own."""
+    from optuna_dashboard import save_plotly_graph_object  # takes seconds to import
+
     save_plotly_graph_object(study, front_figure(results), graph_object_id=FRONT_PLOT_ID)
     save_plotly_graph_object(study, history_figure(results), graph_object_id=HISTORY_PLOT_ID)
     map_of = map_figure(results)

@@ -10,8 +10,8 @@ import numpy as np
 
 from studies.front import Candidate, WorkloadResult
 from studies.hypervolume import hypervolume, staircase
+from studies.matrix import Matrix
 from studies.results import Results
-from studies.surrogate import Matrix
 
 MARGIN = 0.05  # log10 units behind the default and the front's ends, so that these count too
 

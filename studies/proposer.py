@@ -8,17 +8,17 @@ several fronts and one surrogate. All is a function of the seed and of what was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, qmc
 
 from studies.hypervolume import gains, hypervolume
-from studies.surrogate import Axes, Matrix, Surrogate, spread
+from studies.matrix import Matrix
+from studies.surrogate import Axes, Surrogate, spread
 from studies.threads import one_thread
+from studies.told import Told
 
 # What is expensive is done anew when trials have grown by this share, but not at every trial:
 # hyperparameters and the shortlist change slowly.
@@ -47,35 +47,6 @@ class Candidates:
     axes: Axes
     workloads: NDArray[np.int64]  # (n,)
     prior: Matrix | None  # (n, 2): expected log10 memory and log10 latency
-
-
-@dataclass(frozen=True)
-class Told:
-    """What is known about candidates that were tried, in the order of telling."""
-
-    values: Mapping[int, tuple[float, float]]  # log10 memory and log10 latency, where measured
-    failed: frozenset[int]  # no candidate of a front, measured or not
-    running: frozenset[int] = frozenset()
-
-    @cached_property
-    def tried(self) -> frozenset[int]:
-        """All that will not be proposed again."""
-        return self.failed | self.running | self.values.keys()
-
-    @cached_property
-    def indexes(self) -> NDArray[np.int64]:
-        """The same as an array, in no order."""
-        return np.fromiter(self.tried, dtype=np.int64, count=len(self.tried))
-
-    @cached_property
-    def known(self) -> NDArray[np.int64]:
-        """The candidates with values, in the order of telling."""
-        return np.fromiter(self.values, dtype=np.int64, count=len(self.values))
-
-    @cached_property
-    def numbers(self) -> Matrix:
-        """Their values, `(known, 2)`."""
-        return np.array(list(self.values.values()), dtype=np.float64).reshape(-1, 2)
 
 
 @dataclass(frozen=True, slots=True)

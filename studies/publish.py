@@ -28,6 +28,8 @@ class Publisher:
 
     def __init__(self, study: optuna.Study) -> None:
         """Publish nothing yet."""
+        import optuna_dashboard  # noqa: F401 (takes seconds: now, not between two trials)
+
         self._study = study
         self._due = 0.0
 

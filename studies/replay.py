@@ -15,10 +15,10 @@ import plotly.graph_objects
 from objectives.evaluation import Evaluation, Outcome
 from studies.catalogue import expected
 from studies.hypervolume import hypervolume
+from studies.matrix import Matrix
 from studies.recorded import RecordedTable
 from studies.samplers import make_sampler
 from studies.study import Unit, ask, tell
-from studies.surrogate import Matrix
 from variants.device import Device
 
 MARGIN = 0.05  # log10 units behind a workload's worst measurement

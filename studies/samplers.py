@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 from studies.catalogue import Catalogue
 from studies.joint import JointSampler
+from studies.matrix import Matrix
 from studies.ordered import ORDERS, OrderedSampler
 from studies.stock import STOCK, StockSampler
-from studies.surrogate import Matrix
-from studies.surrogate_sampler import SurrogateSampler
 
 OWN = "goldilocks"
 SAMPLERS = (OWN, *STOCK, *ORDERS)
@@ -27,6 +26,9 @@ def make_sampler(
         seed: Of everything that it draws.
     """
     if name == OWN:
+        # Takes a second to import, which no other command and no mistake need wait for.
+        from studies.surrogate_sampler import SurrogateSampler
+
         return SurrogateSampler(catalogue, None if prior is None else prior(), seed)
     if name in ORDERS:
         return OrderedSampler(catalogue, name, seed)

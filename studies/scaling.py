@@ -10,8 +10,8 @@ from statistics import fmean
 import numpy as np
 import plotly.graph_objects
 
+from studies.matrix import Matrix
 from studies.replay import Scorer, add_band
-from studies.surrogate import Matrix
 from studies.virtual_time import Finished
 
 TARGETS = (0.9, 0.95, 0.98, 0.99)  # dispatch scores

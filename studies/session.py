@@ -29,7 +29,7 @@ from studies.catalogue import catalogue_of, expected
 from studies.claim import ClaimLock, ClaimLostError
 from studies.finalists import Finals, judge
 from studies.front import WorkloadResult, finalists
-from studies.joint import PROBES
+from studies.joint import EXPECTED_GAIN, PROBES
 from studies.post import Post
 from studies.probes import probed
 from studies.samplers import make_sampler
@@ -55,7 +55,6 @@ from studies.study import (
     set_first_peaks,
     tell,
 )
-from studies.surrogate_sampler import EXPECTED_GAIN
 from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload

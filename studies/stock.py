@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.catalogue import Catalogue
 from studies.joint import JointSampler
-from studies.proposer import Told
+from studies.told import Told
 
 # Proposals of the stock sampler that may fall on something impossible or tried, before one of
 # the remaining variants is drawn at random.

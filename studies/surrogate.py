@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 
-Matrix = NDArray[np.float64]
+from studies.matrix import Matrix
 
 FEW_LEVELS = 64
 OCTAVES = 4.0  # powers of two between numbers that resemble each other as two names do

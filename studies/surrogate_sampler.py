@@ -11,14 +11,15 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from studies.catalogue import Catalogue
-from studies.joint import JointSampler
-from studies.proposer import Candidates, Proposer, Told
-from studies.surrogate import Axes, Matrix
+from studies.joint import EXPECTED_GAIN, JointSampler
+from studies.matrix import Matrix
+from studies.proposer import Candidates, Proposer
+from studies.surrogate import Axes
+from studies.told import Told
 
 # Trials of which one is a probe, once every workload has been served: what the others found is
 # judged by them, and they find what the surrogate would never look at.
 PROBE_EVERY = 8
-EXPECTED_GAIN = "goldilocks:expected_gain"  # of a trial: see `Proposal`
 
 
 class SurrogateSampler(JointSampler):

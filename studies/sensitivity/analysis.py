@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.matrix import Matrix
 from studies.sensitivity.changes import Change, Level, changes_of, levels_of
 from studies.sensitivity.effects import (
     Interaction,
@@ -24,7 +25,7 @@ from studies.sensitivity.extent import MOST_CONFIGURATIONS, Extent, extent_of
 from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
 from studies.sensitivity.quality import Interval, Quality, judge, learnt
-from studies.surrogate import Axes, Matrix
+from studies.surrogate import Axes
 from studies.threads import one_thread
 
 DRAWS = 64

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import optuna
 
+from studies.defaults import ZONE_TOLERANCE
 from studies.sensitivity.analysis import analyse
 from studies.sensitivity.evidence import read_evidence
 from studies.sensitivity.importances import optuna_importances
 from studies.sensitivity.report import SensitivityReport
 from studies.sensitivity.zone import find_zone
-
-TOLERANCE = 0.1  # how far behind a front point the zone goes
 
 
 def assess(
@@ -18,7 +17,7 @@ def assess(
     *,
     prior: bool = True,
     by_workload: bool = False,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ZONE_TOLERANCE,
 ) -> SensitivityReport:
     """Return which choices matter, where both objectives are good, and what to try next.
 

@@ -17,9 +17,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.matrix import Matrix
 from studies.sensitivity.population import Population
 from studies.sensitivity.quality import Interval
-from studies.surrogate import Matrix
 
 TAILS = (0.025, 0.975)
 # Shares below cannot be told from none: the process believes that no axis is quite without effect.

@@ -14,13 +14,13 @@ from optuna.trial import TrialState
 
 from objectives.evaluation import Evaluation, Outcome
 from studies.catalogue import Catalogue, catalogue_of, expected
+from studies.matrix import Matrix
 from studies.probes import probed
-from studies.proposer import Told
 from studies.snapshot import Snapshot
 from studies.space import survey
 from studies.study import default_of, environment_of, plan_of
-from studies.surrogate import Matrix
 from studies.surrogate_sampler import SurrogateSampler
+from studies.told import Told
 from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.hypervolume import staircase
+from studies.matrix import Matrix
 from studies.proposer import Proposer
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, Sensitivity
 from studies.sensitivity.effects import TAILS
 from studies.sensitivity.evidence import Evidence
 from studies.sensitivity.quality import Interval
-from studies.surrogate import Matrix
 from studies.surrogate_sampler import candidates_of
 from variants.axes import Choice
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from studies.hypervolume import gains, hypervolume, staircase
-from studies.proposer import Candidates, Proposer, Told
+from studies.proposer import Candidates, Proposer
 from studies.surrogate import Axes, AxesKernel, Surrogate
+from studies.told import Told
 
 AXES = Axes(np.array([True, True, False]), (np.arange(4.0), np.arange(3.0), None))
 POINTS = st.lists(

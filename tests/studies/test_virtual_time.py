@@ -17,14 +17,15 @@ from optuna.trial import FrozenTrial
 from search.cli import main
 from studies.catalogue import Catalogue
 from studies.durations import Durations, durations_of
+from studies.matrix import Matrix
 from studies.ordered import OrderedSampler
-from studies.proposer import Told
 from studies.recorded import RecordedTable, read_table
 from studies.replay import Scorer, replay, study_of
 from studies.samplers import SAMPLERS
 from studies.scaling import Course, course_of, scaling_of, speed_ups
 from studies.study import Unit, ask, tell
-from studies.surrogate import Matrix, Surrogate
+from studies.surrogate import Surrogate
+from studies.told import Told
 from studies.virtual_time import Finished, replay_in_virtual_time
 from tests.recorded_tables import with_columns
 from variants.device import DEVICE_PROFILES
