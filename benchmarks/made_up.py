@@ -34,6 +34,7 @@ from objectives.roofline import DATASHEET, Peaks, under_roofline
 from studies.anchor import ANCHORS, EVERY, AnchorPoint
 from studies.catalogue import Catalogue, catalogue_of
 from studies.front import WorkloadResult
+from studies.joint import EXPECTED_GAIN
 from studies.opening import open_study
 from studies.owner import this_process
 from studies.probes import probe_order
@@ -42,7 +43,7 @@ from studies.session import Session
 from studies.space import SearchSpace, Survey, survey
 from studies.storage import engine_of
 from studies.study import Plan, default_of, open_storage, unit_of
-from studies.surrogate_sampler import EXPECTED_GAIN, PROBE_EVERY
+from studies.surrogate_sampler import PROBE_EVERY
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
 

@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
+import optuna_dashboard  # noqa: F401 (here, so that its import is in no figure)
 import typer
 
 from benchmarks.made_up import HOST, MadeUpBench, fill, made_up_plan

@@ -24,18 +24,21 @@ from studies.storage import engine_of, was_cut_off
 
 T = TypeVar("T")
 WAIT_S = 60.0  # that a holder may be silent; an ask takes a few seconds in the largest spaces
+_LEAST_WAIT_S = 0.1  # between two looks at a holder; 0 would wait for ever
 _LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code for lock_timeout
 _SPACE = 0x676F6C64  # of our advisory locks, by study
 _TAKE = sqlalchemy.text("SELECT pg_advisory_lock(:space, :study)")
 _RELEASE = sqlalchemy.text("SELECT pg_advisory_unlock(:space, :study)")
 _WAIT = sqlalchemy.text("SELECT set_config('lock_timeout', :milliseconds, false)")
-# The last that a holder's connection did was to take the lock. Not the wait says how long it is
-# silent: others may have held the lock in turns since then.
+# The last thing a holder's connection did was to take the lock: `state_change` says since when it
+# is silent. How long we waited does not: others may have held the lock in turns.
 _END_SILENT_HOLDER = sqlalchemy.text(
-    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid) "
-    "WHERE locktype = 'advisory' AND granted AND classid = :space AND objid = :study "
-    "AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = "
-    "current_database()) AND state_change < clock_timestamp() - make_interval(secs => :seconds)"
+    "SELECT silent_s, CASE WHEN silent_s >= :limit_s THEN pg_terminate_backend(pid) END FROM ("
+    "SELECT pid, EXTRACT(epoch FROM clock_timestamp() - state_change)::float8 AS silent_s "
+    "FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE state = 'idle' "
+    "AND locktype = 'advisory' AND granted AND classid = :space AND objid = :study "
+    "AND objsubid = 2 AND database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database())) AS holder"
 )
 
 
@@ -109,15 +112,17 @@ class ClaimLock:
         return kept
 
     def _take(self, connection: sqlalchemy.Connection, key: dict[str, int]) -> None:
-        connection.execute(_WAIT, {"milliseconds": str(int(WAIT_S * 1000))})
+        wait_s = WAIT_S
         while True:
+            connection.execute(_WAIT, {"milliseconds": str(int(wait_s * 1000))})
             try:
                 connection.execute(_TAKE, key)
                 return
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                     raise
-            connection.execute(_END_SILENT_HOLDER, key | {"seconds": WAIT_S})
+            silent_s = connection.scalar(_END_SILENT_HOLDER, key | {"limit_s": WAIT_S})
+            wait_s = WAIT_S if silent_s is None else max(_LEAST_WAIT_S, WAIT_S - silent_s)
 
 
 @contextmanager

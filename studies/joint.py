@@ -28,7 +28,7 @@ from studies.told import Told
 
 PROBES = "goldilocks:probes"  # of a study: how many configurations of the probe order to try
 LATENCY, MEMORY = "latency_ms", "peak_memory_mib"  # of a trial
-EXPECTED_GAIN = "goldilocks:expected_gain"  # of a trial whose sampler says: see `Proposal`
+EXPECTED_GAIN = "goldilocks:expected_gain"  # of a trial; see `proposer.Proposal`
 FIXED = "fixed_params"  # what Optuna calls the parameters of an enqueued trial
 
 

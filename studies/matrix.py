@@ -1,4 +1,4 @@
-"""The type of what is computed with."""
+"""The matrix that numerical modules share, in a file of its own: naming it imports no SciPy."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ PLAN, ENVIRONMENT, DEFAULT = "goldilocks:plan", "goldilocks:environment", "goldi
 FINALS, PEAKS = "goldilocks:finals:", "goldilocks:peaks"
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
 EVALUATION, OWNER, MEASURED_ON = "evaluation", "owner", "measured_on"
-ABANDONED = "abandoned"  # why, of a trial in state FAIL
+ABANDONED = "abandoned"  # why a trial was given up; means something in state FAIL alone
 RAW_OBJECTIVES = ("peak_memory_mib", "latency_ms")
 RATIO_OBJECTIVES = ("peak_memory_vs_default", "latency_vs_default")
 
@@ -239,7 +239,7 @@ def recover(
 ) -> int:
     """Settle those `running` trials that a dead process left; those of a live one are left alone.
 
-    A trial whose evaluation was stored is told; any other is ABANDONED and may be proposed
+    A trial whose evaluation was stored is told; any other is abandoned and may be proposed
     again. Returns how many were abandoned. Call it under the claim lock: a trial without an
     owner is one whose process died while it asked. With `take_over`, other hosts count as dead.
 
@@ -283,8 +283,8 @@ def _refuse_other_hosts(study: optuna.Study, running: Sequence[FrozenTrial]) -> 
 def abandon(study: optuna.Study, trial: Trial, reason: str) -> None:
     """Tell that a trial was given up; its configuration may be proposed again.
 
-    Whoever measures it may live after all and tell at this moment. The state says which of the two
-    was first, and neither writes what the other does.
+    Whoever measures it may live after all and tell at this moment. Neither writes what the other
+    does, and the state alone says which of the two it was.
 
     Raises:
         UpdateFinishedTrialError: Others finished it.

@@ -114,11 +114,11 @@ def test_who_waits_for_several_in_turns_ends_none_of_them(
     def hold(lock: ClaimLock) -> None:
         with lock.held():
             held.append(lock)
-            time.sleep(1.5)
+            time.sleep(1.2)
 
     with ThreadPoolExecutor(len(locks)) as pool:
         for done in [pool.submit(hold, lock) for lock in locks]:
-            done.result(60)  # no claim was lost, though the last waited for 4.5 s
+            done.result(60)  # no claim was lost, though the last waited for 3.6 s
     assert len(held) == len(locks)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import optuna
@@ -318,15 +319,21 @@ def test_a_trial_that_is_told_while_it_is_given_up_is_one_of_the_two(
         study: optuna.Study, trial: Trial, values: list[float] | None, state: TrialState
     ) -> None:
         own = functools.partial(whole, study, trial, values, state)
-        if state is TrialState.FAIL:  # all is written but this
-            givings_up.append(own)
-            tell(study, trial, evaluation, Unit(1.0, 1.0, True))
+        if state is not TrialState.FAIL:
+            for each in [*givings_up, own]:
+                each()
             return
-        for each in [own, *givings_up] if told_first else [*givings_up, own]:
-            each()
+        # The reason why it was given up is written, and the state is not.
+        if told_first:
+            tell(study, trial, evaluation, Unit(1.0, 1.0, True))
+            own()
+            return
+        givings_up.append(own)
+        with pytest.raises(UpdateFinishedTrialError):
+            tell(study, trial, evaluation, Unit(1.0, 1.0, True))
 
     monkeypatch.setattr(optuna.Study, "tell", finish)
-    with pytest.raises(UpdateFinishedTrialError):
+    with pytest.raises(UpdateFinishedTrialError) if told_first else nullcontext():
         abandon(of.study, trial, "it was silent")
     [found] = of.study.trials
     assert found.state is (TrialState.COMPLETE if told_first else TrialState.FAIL)
