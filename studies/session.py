@@ -343,7 +343,7 @@ class Session:
 
     def _abandon(self, trial: Trial, reason: str) -> None:
         try:
-            abandon(self.study, trial, reason)
+            uncut(lambda: abandon(self.study, trial, reason))
         except UpdateFinishedTrialError:
             return  # others have
 
@@ -373,7 +373,7 @@ class Session:
                 (c.number for c in result.measured if c.number is not None), default=-1
             ),
         )
-        set_finals(self.study, result.workload, finals)
+        uncut(lambda: set_finals(self.study, result.workload, finals))
         self._add("finalists", comparison.seconds)
         return finals
 

@@ -44,7 +44,7 @@ _TCP = {
 }
 _LIMITED = "goldilocks_limited"  # of a connection: whether its transaction has a time limit
 _WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE)\b|.*\bFOR UPDATE\b", re.DOTALL)
-_CUT_OFF = "25P03"  # PostgreSQL's code for idle_in_transaction_session_timeout
+MOST_CUTS = 5  # connections that are lost in one piece of work, before that is an error
 # What reading raises that is not as Optuna wrote it.
 _GARBLED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -70,20 +70,28 @@ def failure_text(error: BaseException) -> str:
 
 
 def was_cut_off(error: BaseException) -> bool:
-    """Tell whether the server ended a transaction in which this process was silent for a lease."""
+    """Tell whether a connection was lost that had been made.
+
+    The server ends a transaction in which this process was silent for a lease, and may not get to
+    say so: what it sent is gone where the connection is reset. A network that failed looks alike.
+    """
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _CUT_OFF
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def uncut(work: Callable[[], T]) -> T:
-    """Do some work in the storage that may be done twice; again where it was cut off."""
-    while True:
+    """Do some work in the storage that may be done twice; again where it was cut off.
+
+    Where the server is gone, so is the next connection, and that is an error.
+    """
+    for _ in range(MOST_CUTS):
         try:
             return work()
         except STORAGE_FAILURES as error:
             if not was_cut_off(error):
                 raise
+    return work()
 
 
 def open_database(address: str) -> BaseStorage:

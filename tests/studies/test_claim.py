@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ import studies.claim
 import studies.storage
 from studies.claim import ClaimLock, ClaimLostError
 from studies.session import PAUSED, Session
-from studies.storage import engine_of, was_cut_off
+from studies.storage import engine_of, uncut, was_cut_off
 from studies.study import ABANDONED, ask, open_storage, recover, tell
 from tests.studies.test_session import session
 
@@ -203,12 +205,29 @@ def test_who_only_reads_may_take_longer_than_the_lease(url: str) -> None:
         assert connection.scalar(count) == 1
 
 
+def terminate(of: Session) -> None:
+    """Lose a connection as to a server that is restarted."""
+    with engine(of).connect() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+def reset(of: Session) -> None:
+    """Lose a connection, and with it whatever the server sent."""
+    with engine(of).connect() as connection:
+        connection.execute(text("SELECT 1"))
+        wire = socket.socket(fileno=os.dup(connection.connection.dbapi_connection.fileno()))
+        wire.shutdown(socket.SHUT_RDWR)
+        wire.close()
+        connection.execute(text("SELECT 1"))
+
+
+@pytest.mark.parametrize("lose", [cut_off, terminate, reset])
 def test_a_trial_that_was_cut_off_while_it_was_told_is_told_again(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    lose: Callable[[Session], None], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = joins(url)
     list(of.measure_defaults())
-    pauses = [lambda: cut_off(of)]
+    pauses = [lambda: lose(of)]
 
     def tell_slowly(*told: Any) -> None:
         if pauses:
@@ -218,3 +237,9 @@ def test_a_trial_that_was_cut_off_while_it_was_told_is_told_again(
     monkeypatch.setattr("studies.session.tell", tell_slowly)
     of.trial()
     assert [trial.state for trial in of.study.trials] == [TrialState.COMPLETE]
+
+
+def test_a_connection_that_is_lost_again_and_again_is_an_error(url: str) -> None:
+    of = joins(url)
+    with pytest.raises(DBAPIError):
+        uncut(lambda: terminate(of))
