@@ -20,7 +20,7 @@ import optuna
 import sqlalchemy
 from sqlalchemy.exc import DBAPIError
 
-from studies.storage import engine_of, was_cut_off
+from studies.storage import engine_of, uncut, was_cut_off
 
 T = TypeVar("T")
 WAIT_S = 60.0  # that a holder may be silent; an ask takes a few seconds in the largest spaces
@@ -30,15 +30,18 @@ _SPACE = 0x676F6C64  # of our advisory locks, by study
 _TAKE = sqlalchemy.text("SELECT pg_advisory_lock(:space, :study)")
 _RELEASE = sqlalchemy.text("SELECT pg_advisory_unlock(:space, :study)")
 _WAIT = sqlalchemy.text("SELECT set_config('lock_timeout', :milliseconds, false)")
+_HOLDER = sqlalchemy.text(
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = :space "
+    "AND objid = :study AND objsubid = 2 AND database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 # The last thing a holder's connection did was to take the lock: `state_change` says since when it
-# is silent. How long we waited does not: others may have held the lock in turns.
-_END_SILENT_HOLDER = sqlalchemy.text(
+# is silent. How long we waited does not: others may have held the lock in turns. Asked after who
+# holds it: a connection that was idle before it took the lock would seem to be silent.
+_END_SILENT = sqlalchemy.text(
     "SELECT silent_s, CASE WHEN silent_s >= :limit_s THEN pg_terminate_backend(pid) END FROM ("
     "SELECT pid, EXTRACT(epoch FROM clock_timestamp() - state_change)::float8 AS silent_s "
-    "FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE state = 'idle' "
-    "AND locktype = 'advisory' AND granted AND classid = :space AND objid = :study "
-    "AND objsubid = 2 AND database = "
-    "(SELECT oid FROM pg_database WHERE datname = current_database())) AS holder"
+    "FROM pg_stat_activity WHERE pid = :pid AND state = 'idle') AS holder"
 )
 
 
@@ -86,9 +89,7 @@ class ClaimLock:
     @contextmanager
     def _advisory(self, engine: sqlalchemy.Engine) -> Iterator[None]:
         key = {"space": _SPACE, "study": self._study_id}
-        with engine.connect() as opened:
-            connection = opened.execution_options(isolation_level="AUTOCOMMIT")
-            self._take(connection, key)
+        with uncut(lambda: self._taken(engine, key)) as connection:
             try:
                 yield
             except Exception as error:
@@ -100,6 +101,17 @@ class ClaimLock:
                 raise
             if not self._release(connection, key):
                 raise ClaimLostError
+
+    def _taken(self, engine: sqlalchemy.Engine, key: dict[str, int]) -> sqlalchemy.Connection:
+        """Return a connection that holds the lock."""
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            self._take(connection, key)
+        except BaseException:
+            connection.invalidate()  # it may have the lock, or get it
+            connection.close()
+            raise
+        return connection
 
     def _release(self, connection: sqlalchemy.Connection, key: dict[str, int]) -> bool:
         """Give the lock back. Tells whether it was still held."""
@@ -121,7 +133,9 @@ class ClaimLock:
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                     raise
-            silent_s = connection.scalar(_END_SILENT_HOLDER, key | {"limit_s": WAIT_S})
+            connection.execute(_RELEASE, key)  # it may be granted while the wait is given up
+            of = {"pid": connection.scalar(_HOLDER, key), "limit_s": WAIT_S}
+            silent_s = connection.scalar(_END_SILENT, of)
             wait_s = WAIT_S if silent_s is None else max(_LEAST_WAIT_S, WAIT_S - silent_s)
 
 
