@@ -124,6 +124,29 @@ def test_who_waits_for_several_in_turns_ends_none_of_them(
     assert len(held) == len(locks)
 
 
+def test_who_loses_its_connection_while_it_waits_waits_over_another(
+    url: str, others: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies.claim, "WAIT_S", 60.0)
+    first, second = joins(url), joins(url)
+
+    def take() -> None:
+        with ClaimLock(second.study).held():
+            pass
+
+    end_who_waits = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks "
+        "WHERE locktype = 'advisory' AND NOT granted"
+    )
+    with ClaimLock(first.study).held():
+        taken = others.submit(take)
+        with engine(first).connect() as connection:
+            while not connection.scalar(end_who_waits):
+                connection.rollback()
+                time.sleep(0.05)
+    taken.result(30)
+
+
 @pytest.mark.parametrize(("lease_s", "why"), [(60, PAUSED), (SILENCE_S, "its process died")])
 def test_who_loses_the_lock_while_it_asks_asks_again(
     lease_s: int,
