@@ -130,9 +130,9 @@ def test_who_loses_its_connection_while_it_waits_waits_over_another(
     monkeypatch.setattr(studies.claim, "WAIT_S", 60.0)
     first, second = joins(url), joins(url)
 
-    def take() -> None:
+    def take() -> str:
         with ClaimLock(second.study).held():
-            pass
+            return "taken"
 
     end_who_waits = text(
         "SELECT pg_terminate_backend(pid) FROM pg_locks "
@@ -144,7 +144,7 @@ def test_who_loses_its_connection_while_it_waits_waits_over_another(
             while not connection.scalar(end_who_waits):
                 connection.rollback()
                 time.sleep(0.05)
-    taken.result(30)
+    assert taken.result(30) == "taken"
 
 
 @pytest.mark.parametrize(("lease_s", "why"), [(60, PAUSED), (SILENCE_S, "its process died")])
