@@ -9,16 +9,8 @@ import torch
 import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, in_a_process, spread, within
-from objectives.cores import Cores
-from objectives.latency import (
-    HeldPasses,
-    HeldStream,
-    StepTime,
-    first_visits,
-    host_times,
-    later_visits,
-    on_full_core,
-)
+from objectives.evaluate import Evaluator
+from objectives.latency import HeldPasses, StepTime, first_visits, later_visits, on_full_core
 from objectives.sampling import quantile_of
 from variants.run import Run
 
@@ -48,11 +40,20 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
-Burst = tuple[str, bool, list[float]]  # of a configuration, whether on full cores, host times
+# What a burst's host time is divided by: what stands for the yardsticks beside its steps.
+DIVISORS: dict[str, Estimator] = {
+    "as it is": lambda values: 1.0,
+    "by its yardstick, 5 %": lambda values: quantile_of(values, 0.05),
+    "by its yardstick, 10 %": lambda values: quantile_of(values, 0.10),
+    "by its yardstick, lower quartile": lambda values: quantile_of(values, 0.25),
+    "by its yardstick, median": statistics.median,
+}
+
+Burst = tuple[str, list[StepTime]]  # of a configuration
 
 
 def one_process(number: int, count: int, bursts: int, samples: int, minutes: float) -> list[Burst]:
-    """Return bursts, the configurations visited in turns, each where it is and on full cores."""
+    """Return bursts, the configurations visited in turns."""
     of = evaluator(0.1)
     runs = [Run(c, torch.device(of.device.kind), 0) for c in cases(of.device, count)]
     for run in runs:
@@ -60,27 +61,20 @@ def one_process(number: int, count: int, bursts: int, samples: int, minutes: flo
         first_visits(run, lambda results: None)
     found: list[Burst] = []
     for run in within((run for _ in range(bursts) for run in runs), minutes):
-        found.append((run.configuration.key, False, _burst(run, of.stream, samples)))
-        if of.cores is not None:
-            with of.cores:
-                found.append(
-                    (run.configuration.key, True, _burst(run, of.stream, samples, of.cores))
-                )
+        found.append((run.configuration.key, _burst(run, of, samples)))
     print(f"process {number}: {len(found)} bursts of {samples}", flush=True)
     return found
 
 
-def _burst(
-    run: Run, stream: HeldStream | None, samples: int, cores: Cores | None = None
-) -> list[float]:
-    """Return host times; on `cores` as of full speed, fewer or none where cores are not."""
-    if stream is None:
+def _burst(run: Run, of: Evaluator, samples: int) -> list[StepTime]:
+    if of.stream is None:  # a CPU, which is all timed
         passes = range(-(-samples // run.steps))
-        return [ms for _ in passes for ms in later_visits(run)][:samples]
-    held, taken = HeldPasses(run, stream), list[StepTime]()
-    while sum(step.full for step in taken) < samples and len(taken) < 4 * samples:
-        taken += held() if cores is None else on_full_core(held, cores)
-    return host_times(taken)[:samples]
+        return [StepTime(ms, ms) for _ in passes for ms in later_visits(run)][:samples]
+    held, taken = HeldPasses(run, of.stream, of.stream.yardstick), list[StepTime]()
+    with of.stream.cores as cores:
+        while len(taken) < samples:
+            taken += on_full_core(held, cores)
+    return taken[:samples]
 
 
 def main(
@@ -91,28 +85,35 @@ def main(
     minutes: Minutes = 9.0,
 ) -> None:
     """Print how far each estimator differs between bursts, by the number of samples it gets."""
-    seen: dict[bool, dict[str, list[list[float]]]] = {False: {}, True: {}}
+    seen: dict[str, list[list[StepTime]]] = {}
     for number in range(processes):
-        for key, full, taken in in_a_process(
+        for key, taken in in_a_process(
             one_process, number, count, bursts, samples, minutes / processes
         ):
-            seen[full].setdefault(key, []).append(taken)
+            seen.setdefault(key, []).append(taken)
+    repeated = [taken for taken in seen.values() if len(taken) > 1]
+    if not repeated:
+        print("nothing was measured twice: give it more minutes or a smaller --count")
+        return
     print("spread between bursts: median over configurations, and the largest")
-    for full, where in ((False, "wherever the thread is"), (True, "on cores at full speed")):
-        least = min(samples, 96)
-        enough = [[one for one in taken if len(one) >= least] for taken in seen[full].values()]
-        repeated = [taken for taken in enough if len(taken) > 1]
-        if not repeated:  # on a CPU, which is all timed, nothing is moved
-            continue
-        print(where)
-        for size in (16, 96, samples):
+    measured = all(step.yardstick_ms is not None for step in repeated[0][0])
+    for divided, divisor in DIVISORS.items() if measured else [("as it is", DIVISORS["as it is"])]:
+        for size in (64, 128, samples):
             for name, estimate in ESTIMATORS.items():
-                spreads = [spread([estimate(one[:size]) for one in taken]) for taken in repeated]
+                spreads = [
+                    spread([_estimated(one[:size], estimate, divisor) for one in taken])
+                    for taken in repeated
+                ]
                 print(
-                    f"{size:>4} samples  {name:20} {statistics.median(spreads):7.1%} "
-                    f"{max(spreads):7.1%}",
+                    f"{divided:32} {size:>4} samples  {name:20} "
+                    f"{statistics.median(spreads):7.1%} {max(spreads):7.1%}",
                     flush=True,
                 )
+
+
+def _estimated(taken: Sequence[StepTime], estimate: Estimator, divisor: Estimator) -> float:
+    by = divisor([step.yardstick_ms or 0.0 for step in taken])
+    return estimate([step.host_ms for step in taken]) / by
 
 
 if __name__ == "__main__":

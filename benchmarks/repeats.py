@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import typer
 
@@ -43,6 +43,7 @@ def one_process(number: int, count: int, orders: int, minutes: float) -> list[tu
             gpu += f"{conditions.sm_mhz[0]} MHz  "
         print(
             f"process {number}  {gpu}host {latency.host.value:.4f} ms  {latency.bound}  "
+            f"yardstick {latency.yardstick_ms or 0:.4f} ms  "
             f"{latency.host.count} samples  {configuration.key}",
             flush=True,
         )
@@ -51,12 +52,17 @@ def one_process(number: int, count: int, orders: int, minutes: float) -> list[tu
 
 
 def main(count: Count = 44, orders: int = 3, processes: int = 2, minutes: Minutes = 9.0) -> None:
-    """Evaluate each configuration some times in shuffled orders in each of some processes."""
+    """Evaluate each configuration some times in shuffled orders in each of some processes.
+
+    Host times are compared as of the same host, as they are in a study.
+    """
     seen: dict[str, list[Latency]] = {}
     apart: list[Mapping[str, list[Latency]]] = []
+    usual_ms = None
     for number in range(processes):
         found = in_a_process(one_process, number, count, orders, minutes / processes)
-        apart.append(by_key(found))
+        usual_ms = usual_ms or usual_yardstick_ms(found)
+        apart.append(by_key(at_speed(found, usual_ms)))
         for key, taken in apart[-1].items():
             seen.setdefault(key, []).extend(taken)
     repeated = {key: taken for key, taken in seen.items() if len(taken) > 1}
@@ -81,6 +87,23 @@ def main(count: Count = 44, orders: int = 3, processes: int = 2, minutes: Minute
     flips = [taken for taken in repeated.values() if len({one.bound for one in taken}) > 1]
     far = sum(max(_apart(one) for one in taken) > 0.2 for taken in flips)
     print(f"bound flips: {len(flips)} of {len(repeated)}, {far} where the two are 20 % apart")
+
+
+def usual_yardstick_ms(found: Iterable[tuple[str, Latency]]) -> float | None:
+    """Return what the yardstick usually takes; None on a CPU."""
+    taken = [one.yardstick_ms for _, one in found if one.yardstick_ms is not None]
+    return statistics.median(taken) if taken else None
+
+
+def at_speed(
+    found: Iterable[tuple[str, Latency]], usual_ms: float | None
+) -> Iterator[tuple[str, Latency]]:
+    """Yield the latencies as of a host on which the yardstick takes `usual_ms`."""
+    for key, latency in found:
+        if usual_ms is None or latency.yardstick_ms is None:
+            yield key, latency
+        else:
+            yield key, latency.at_host_speed(usual_ms / latency.yardstick_ms)
 
 
 def by_key(found: Iterable[tuple[str, Latency]]) -> dict[str, list[Latency]]:

@@ -3,18 +3,20 @@
 A core whose sibling thread is busy, with another process or another virtual machine, runs at half
 its speed, for seconds or for minutes, and everything that is launched from it takes twice as
 long. Which cores those are changes all the time; on a machine of several cores some are free.
-How long a fixed piece of work takes tells which: on an H100's host it and the launches beside it
-rose and fell together, by a factor of two.
+How long a fixed loop takes tells which. What slows all cores down, `objectives.yardstick` tells.
+
+A backward pass is launched from a thread of autograd's, which goes where this one goes.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import resource
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 FULL = 0.925  # of full speed: what clocks differ by usually, and no busy sibling
@@ -24,6 +26,7 @@ REST = 10.0  # after a look that found no core at full speed, for so many times 
 REMEMBERED = 4096  # pieces of work, of some twenty trials
 FASTEST = 0.05  # of those: what they took at most is full speed. One alone may be a burst of clock
 REFRESH = 32  # pieces of work between two looks at what is remembered
+AUTOGRAD = "pt_autograd_"  # begins the names of its threads
 
 
 def _work() -> float:
@@ -37,9 +40,14 @@ def _work() -> float:
     return least
 
 
-def _times_displaced() -> int:
-    """Return how often another process has taken the core from this thread."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+def _launching() -> tuple[int, ...]:
+    """Return the threads from which steps are launched: this one, which is 0, and autograd's."""
+    found = [0]
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended
+            if (thread / "comm").read_text().startswith(AUTOGRAD):
+                found.append(int(thread.name))
+    return tuple(found)
 
 
 class Cores:
@@ -54,7 +62,7 @@ class Cores:
         near: frozenset[int] = frozenset(),
         work: Callable[[], float] = _work,
         now: Callable[[], float] = time.monotonic,
-        displaced: Callable[[], int] = _times_displaced,
+        launching: Callable[[], tuple[int, ...]] = _launching,
     ) -> None:
         """Nothing is known of the cores yet.
 
@@ -63,21 +71,23 @@ class Cores:
                 thread may run on any of these.
             work: Returns the seconds of a fixed piece of it.
             now: The clock.
-            displaced: Returns how often another process took the core.
+            launching: Returns the threads that go along, as the operating system calls them.
         """
-        self._near, self._work, self._now, self._displaced = near, work, now, displaced
+        self._near, self._work, self._now = near, work, now
+        self._launching = launching
+        self._threads: tuple[int, ...] = ()
         self._seconds: deque[float] = deque(maxlen=REMEMBERED)  # of the work, lately
         self._count = 0
         self._full_s: float | None = None  # it takes at full speed, once a look has shown that
         self._home: set[int] = set()
         self._settled = False  # on one core
-        self._displaced_before = 0
         self._resting_until = 0.0
         self._order = random.Random()  # of its own: two processes should not meet on each core
 
     def __enter__(self) -> Cores:
-        """Remember where the thread may run."""
+        """Remember where the threads may run."""
         self._home, self._settled = os.sched_getaffinity(0), False
+        self._threads = self._launching()
         return self
 
     def settle(self) -> float:
@@ -91,20 +101,13 @@ class Cores:
         begin = self._now()
         if not self._settled or (share < FULL and begin >= self._resting_until):
             share = self._look(begin)
-        self._displaced_before = self._displaced()
         return share
-
-    def kept(self) -> float:
-        """Return the speed now of the core that `settle` chose, 0 if others ran on it since."""
-        if len(self._home) < 2:
-            return 1.0
-        return 0.0 if self._displaced() > self._displaced_before else self._speed()
 
     def _look(self, begin: float) -> float:
         cores = sorted(self._home & self._near or self._home)
         known, seconds = self._full_s is not None, dict[int, float]()
         for core in self._order.sample(cores, min(LOOKED_AT, len(cores))):
-            if not _moved_to({core}):
+            if not self._moved_to({core}):
                 continue  # not allowed any more
             seconds[core] = self._timed()
             if known and self._share(seconds[core]) >= FULL:
@@ -114,7 +117,7 @@ class Cores:
             self._home = set()
             return 1.0
         best = min(seconds, key=seconds.__getitem__)
-        self._settled = _moved_to({best})
+        self._settled = self._moved_to({best})
         share = self._share(seconds[best])
         if share < FULL:
             self._resting_until = self._now() + REST * (self._now() - begin)
@@ -150,13 +153,16 @@ class Cores:
     ) -> None:
         """Let the thread run wherever it could before."""
         if len(self._home) > 1:
-            _moved_to(self._home)
+            self._moved_to(self._home)
 
-
-def _moved_to(cores: set[int]) -> bool:
-    """Let the calling thread run on these cores alone. Returns whether that is allowed."""
-    try:
-        os.sched_setaffinity(0, cores)
-    except OSError:
-        return False
-    return True
+    def _moved_to(self, cores: set[int]) -> bool:
+        """Let the threads run on these cores alone. Returns whether that is allowed."""
+        try:
+            for thread in self._threads:
+                os.sched_setaffinity(thread, cores)
+        except ProcessLookupError:  # autograd's has ended
+            self._threads = self._launching()
+            return self._moved_to(cores)
+        except OSError:
+            return False
+        return True

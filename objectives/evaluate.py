@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,15 +31,17 @@ from objectives.latency import (
     HeldStream,
     first_visits,
     later_visits,
+    measure_cuda,
     measure_latency,
     new_length_ms,
 )
 from objectives.limits import Limits
 from objectives.memory import Baseline, cuda_baseline, measure_memory, settle
+from objectives.peaks import measure_peaks
 from objectives.profile import Profile
 from objectives.profiling import profile_configuration
 from objectives.quiet import Quiet
-from objectives.roofline import bound
+from objectives.roofline import Peaks, bound
 from objectives.sampling import Throttled, Trusting
 from variants.backends import BACKENDS, backend_that_ran
 from variants.caches import CACHES
@@ -47,8 +50,15 @@ from variants.device import Device
 from variants.graph import capture_stream
 from variants.quantizations import QUANTIZATIONS
 from variants.run import Run
+from variants.workload import Workload
 
 IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
+# The yardsticks that tell a host's usual speed are taken beside steps of this.
+BESIDE = Configuration.of(
+    Workload(batch=1, seq_len=512, q_heads=16),
+    {"backend": "math", "precision": "fp32", "cache": "static"},
+)
+YARDSTICK_TRIALS = 5
 LONG_COLLECTION_S = 0.02  # of garbage: longer, and it visited much that stays
 
 
@@ -167,6 +177,32 @@ class Evaluator:
             )
         finally:
             self.free(compiled=configuration.variant.compiles)
+
+    def peaks(self) -> Peaks:
+        """Measure what the device reaches at its best, and how fast its host is.
+
+        Raises:
+            torch.OutOfMemoryError: Something else fills the device.
+        """
+        measured = measure_peaks(self._torch_device)
+        if self.stream is not None:
+            measured = replace(measured, yardstick_ms=self._usual_yardstick_ms(self.stream))
+        settle()
+        return measured
+
+    def _usual_yardstick_ms(self, stream: HeldStream) -> float | None:
+        """Return what a yardstick takes beside the steps of a trial, the least of some trials.
+
+        Beside steps, which leave other things in the caches, as in any trial.
+        """
+        run = Run(BESIDE, self._torch_device, self.seed)
+        first_visits(run, lambda results: None)
+        trials = [
+            measure_cuda(run, stream, budget_s=self.limits.sampling_s, watch=Trusting())
+            for _ in range(YARDSTICK_TRIALS)
+        ]
+        taken = [timed.yardstick_ms for timed in trials if timed.yardstick_ms is not None]
+        return min(taken, default=None)
 
     def _measure(
         self, configuration: Configuration, quiet: Quiet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,6 +38,11 @@ class Samples(BaseModel):
     # Why sampling ended; throttled: further samples would have been discarded.
     stopped: Literal["precise", "time", "count", "throttled"]
 
+    def times(self, factor: float) -> Self:
+        """Return the samples as if each were so many times as long."""
+        names = ("value", "low", "high", "iqr")
+        return self.model_copy(update={name: getattr(self, name) * factor for name in names})
+
 
 class Latency(BaseModel):
     """What one step costs in a loop that keeps the GPU fed, for all layers, in milliseconds."""
@@ -51,10 +56,32 @@ class Latency(BaseModel):
     gpu: Samples | None  # cold L2, without launch gaps; None on CPU
     held: bool | None  # False: the stream could not be held, so launch gaps are in `gpu`
     host: Samples  # time to enqueue the step; on CPU, to compute it
-    slow_host: bool = False  # too few of `host` were on a core at full speed: it is of all
+    yardstick_ms: float | None = None  # how fast the host was, see `objectives.yardstick`
+    host_speed: float | None = None  # by which `host` was multiplied, 1.0 at the usual speed
     first_step_ms: float  # one-time compile and warm-up included
     # What the first visit to a length costs beyond a later one; None outside decode.
     new_length_ms: float | None
+
+    @classmethod
+    def of(cls, gpu: Samples | None, host: Samples, **others: Any) -> Self:
+        """Return the latency that the larger of its parts binds."""
+        binding = gpu if gpu is not None and gpu.value >= host.value else host
+        return cls(
+            latency_ms=binding.value,
+            low_ms=binding.low,
+            high_ms=binding.high,
+            bound="gpu" if binding is gpu else "host",
+            gpu=gpu,
+            host=host,
+            **others,
+        )
+
+    def at_host_speed(self, speed: float) -> Self:
+        """Return the latency as of a host at its usual speed; it was taken at `speed` of that."""
+        others = self.model_dump(
+            include={"held", "yardstick_ms", "first_step_ms", "new_length_ms"}
+        )
+        return self.of(self.gpu, self.host.times(speed), host_speed=speed, **others)
 
 
 class Memory(BaseModel):

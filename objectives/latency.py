@@ -11,16 +11,15 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from objectives.cores import FULL, Cores
+from objectives.cores import Cores
 from objectives.evaluation import Latency, Samples
 from objectives.sampling import (
-    MIN_COUNT,
     Trusting,
     Watcher,
     median_known,
@@ -28,6 +27,7 @@ from objectives.sampling import (
     sample_until,
     summarise,
 )
+from objectives.yardstick import Yardstick, yardstick_of
 from variants.run import Run
 
 HOLD_RETRIES = 4
@@ -35,9 +35,10 @@ HOLD_MARGIN_MS = 0.15
 MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
 # Host noise is one-sided: something else ran.
 HOST_QUANTILE = 0.05
-# Samples on a core at full speed: a low quantile of few is a minimum. Fewer where the GPU takes
-# far longer than the host, so that it does not matter.
-HOST_COUNT, HOST_COUNT_UNBOUND = 96, 32
+# A low quantile of few samples is a minimum. Fewer where the GPU takes far longer than the host,
+# so that it does not matter.
+HOST_COUNT, HOST_COUNT_UNBOUND = 128, 64
+STEPS_A_YARDSTICK = 4
 # An idle device lowers its clock (345 MHz where 1980 are usual, on an H200).
 WARM_SHARE = 0.97  # of the clock that was calibrated
 WARM_S = 0.1  # at most, before a step is timed
@@ -71,6 +72,7 @@ class HeldStream:
         `cores` are those that steps are launched from.
         """
         self.cores = Cores() if cores is None else cores
+        self.yardstick = Yardstick(torch.device("cuda"))
         self._flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
         self._cycles_per_ms = self._calibrate()
 
@@ -171,16 +173,18 @@ class StepTime(NamedTuple):
 
     gpu_ms: float
     host_ms: float
-    speed: float = 1.0  # of the host's core, as a share of full speed
-    full: bool = True  # it was at full speed before and after the step's pass
+    yardstick_ms: float | None = None  # shortly before
 
 
 class HeldPasses:
     """Passes over all steps of one run, each step behind a hold as long as it needs."""
 
-    def __init__(self, run: Run, stream: HeldStream) -> None:
-        """Nothing is known of the steps yet."""
+    def __init__(
+        self, run: Run, stream: HeldStream, yardstick: Callable[[], float] | None = None
+    ) -> None:
+        """Nothing is known of the steps yet. Every few of them `yardstick` is taken, if given."""
         self._run, self._stream, self._hold = run, stream, Hold()
+        self._yardstick = yardstick
         self._missed = 0  # passes without a sample that was held, one after the other
 
     @property
@@ -194,11 +198,14 @@ class HeldPasses:
             self._hold.let_go()
         self._run.restart()
         counted: list[StepTime] = []
+        beside = None
         for index in range(self._run.steps):
+            if self._yardstick is not None and index % STEPS_A_YARDSTICK == 0:
+                beside = self._yardstick()
             step = functools.partial(self._run.step, index)
             gpu_ms, host_ms, held = self._stream.sample(step, self._hold)
             if held or not self.held:
-                counted.append(StepTime(gpu_ms, host_ms))
+                counted.append(StepTime(gpu_ms, host_ms, beside))
             if held:
                 self._hold.expect(host_ms)
             elif self.held:
@@ -208,70 +215,51 @@ class HeldPasses:
         return counted
 
 
-def measure_cuda(
-    run: Run, stream: HeldStream, *, budget_s: float, watch: Watcher
-) -> tuple[Samples, Samples, bool, bool]:
-    """Return GPU and host samples of a step in ms; whether the stream was held, the host slow.
+class Timed(NamedTuple):
+    """What was sampled of a run's steps."""
+
+    gpu: Samples
+    host: Samples
+    held: bool
+    yardstick_ms: float | None  # None where the stream was not held: a step waits for the GPU
+
+
+def measure_cuda(run: Run, stream: HeldStream, *, budget_s: float, watch: Watcher) -> Timed:
+    """Return GPU and host samples of a step in ms, and the yardstick beside them.
 
     Raises:
         Throttled: No sample counts.
     """
-    passes = HeldPasses(run, stream)
+    passes = HeldPasses(run, stream, stream.yardstick)
     stream.warm()
-    # A backward pass is launched from a thread of autograd's, which goes where it likes.
-    cores = None if run.configuration.workload.trains else stream.cores
-    with cores or nullcontext():
+    with stream.cores as cores:
         steps, stopped = sample_until(
-            passes if cores is None else lambda: on_full_core(passes, cores),
-            steps_known,
-            budget_s=budget_s,
-            watch=watch,
+            lambda: on_full_core(passes, cores), steps_known, budget_s=budget_s, watch=watch
         )
     layers = run.configuration.workload.layers
-    gpu = [step.gpu_ms for step in steps]
-    # Where the stream is not held, a step may wait for the GPU: its core explains nothing.
-    full = host_times(steps) if passes.held else []
-    host = full or [step.host_ms for step in steps]
-    return (
-        summarise(gpu, stopped, layers=layers),
-        summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
-        passes.held,
-        passes.held and not full,
+    host = [step.host_ms for step in steps]
+    beside = [step.yardstick_ms for step in steps if step.yardstick_ms is not None]
+    return Timed(
+        gpu=summarise([step.gpu_ms for step in steps], stopped, layers=layers),
+        host=summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
+        held=passes.held,
+        yardstick_ms=yardstick_of(beside) if passes.held and beside else None,
     )
 
 
-def on_full_core(passes: Callable[[], Sequence[StepTime]], cores: Cores) -> list[StepTime]:
-    """Return the steps of a pass with the speed of the core from which they were launched."""
-    before = cores.settle()
-    steps = passes()
-    after = cores.kept()
-    speed, full = (before + after) / 2, min(before, after) >= FULL
-    return [step._replace(speed=speed, full=full) for step in steps]
-
-
-def host_times(steps: Sequence[StepTime]) -> list[float]:
-    """Return host times on cores at full speed, in ms; none where they would be too few.
-
-    The clock of a core changes by some percent with what the other cores do. The median of that
-    is taken into account, and not pass by pass: a piece of work that was disturbed would make
-    the steps beside it too fast, and a low quantile would choose them.
-    """
-    full = [step for step in steps if step.full]
-    if len(full) < MIN_COUNT:
-        return []
-    speed = quantile_of([step.speed for step in full], 0.5)
-    return [step.host_ms * speed for step in full]
+def on_full_core(passes: HeldPasses, cores: Cores) -> list[StepTime]:
+    """Return the steps of a pass, launched from a core at full speed if there is one."""
+    cores.settle()
+    return passes()
 
 
 def steps_known(steps: Sequence[StepTime]) -> bool:
     """Tell whether GPU time is known to within 1 %, and host time as well as it can be."""
     gpu = [step.gpu_ms for step in steps]
-    if not median_known(gpu):
+    if not median_known(gpu) or len(steps) < HOST_COUNT_UNBOUND:
         return False
-    host = [step.host_ms for step in steps if step.full]
-    if len(host) < HOST_COUNT_UNBOUND:
-        return False
-    return len(host) >= HOST_COUNT or 2 * quantile_of(host, HOST_QUANTILE) < quantile_of(gpu, 0.5)
+    host_ms = quantile_of([step.host_ms for step in steps], HOST_QUANTILE)
+    return len(steps) >= HOST_COUNT or 2 * host_ms < quantile_of(gpu, 0.5)
 
 
 def measure_cpu(run: Run, *, budget_s: float) -> Samples:
@@ -296,21 +284,10 @@ def measure_latency(
     Raises:
         Throttled: No sample counts.
     """
-    gpu, held, slow = None, None, False
+    others = {"first_step_ms": first_step_ms, "new_length_ms": new_length}
     if stream is None:
-        host = measure_cpu(run, budget_s=budget_s)
-    else:
-        gpu, host, held, slow = measure_cuda(run, stream, budget_s=budget_s, watch=watch)
-    binding = gpu if gpu is not None and gpu.value >= host.value else host
-    return Latency(
-        latency_ms=binding.value,
-        low_ms=binding.low,
-        high_ms=binding.high,
-        bound="gpu" if binding is gpu else "host",
-        gpu=gpu,
-        held=held,
-        host=host,
-        slow_host=slow,
-        first_step_ms=first_step_ms,
-        new_length_ms=new_length,
+        return Latency.of(None, measure_cpu(run, budget_s=budget_s), held=None, **others)
+    timed = measure_cuda(run, stream, budget_s=budget_s, watch=watch)
+    return Latency.of(
+        timed.gpu, timed.host, held=timed.held, yardstick_ms=timed.yardstick_ms, **others
     )

@@ -32,6 +32,7 @@ class Peaks:
     fp32_tflops: float
     bandwidth_gb_s: float
     launch_us: float | None = None  # host time to launch an operation; None in a datasheet
+    yardstick_ms: float | None = None  # see `objectives.yardstick`; of CUDA devices alone
 
     def tflops(self, precision: str) -> float:
         """Return the rate of products at a precision."""

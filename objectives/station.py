@@ -14,9 +14,7 @@ import torch
 from objectives.environment import read_environment
 from objectives.evaluate import Evaluator
 from objectives.limits import Limits
-from objectives.memory import settle
 from objectives.messages import Message
-from objectives.peaks import measure_peaks
 from objectives.quiet import Quiet
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError, detect_device
@@ -49,8 +47,7 @@ class DeviceStation:
             return profile
         if "peaks" in job:
             with quiet:
-                peaks = measure_peaks(torch.device(self._evaluator.device.kind))
-            settle()
+                peaks = self._evaluator.peaks()
             return dataclasses.asdict(peaks)
         if "compare" in job:
             several = [Configuration.model_validate(each) for each in job["compare"]]

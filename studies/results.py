@@ -158,7 +158,7 @@ def _row(number: int | None, evaluation: Evaluation) -> dict[str, object]:
             "gpu_ms": None if latency.gpu is None else latency.gpu.value,
             "host_ms": latency.host.value,
             "held": latency.held,
-            "slow_host": latency.slow_host,
+            "host_speed": latency.host_speed,
             "first_step_ms": latency.first_step_ms,
             "new_length_ms": latency.new_length_ms,
             **memory.model_dump(),

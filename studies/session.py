@@ -15,6 +15,7 @@ from optuna.trial import Trial, TrialState
 
 from objectives.bench import Bench
 from objectives.evaluation import Evaluation
+from objectives.host_speed import at_usual_speed
 from objectives.roofline import Peaks, under_roofline
 from studies import lease
 from studies.anchor import (
@@ -395,7 +396,8 @@ class Session:
         evaluation = post.bench.evaluate(configuration)
         for stage, spent in evaluation.seconds.items():
             self._add(stage, spent)
-        return under_roofline(evaluation, self._device, self._measured_peaks(post))
+        peaks = self._measured_peaks(post)
+        return under_roofline(at_usual_speed(evaluation, peaks), self._device, peaks)
 
     def _measured_peaks(self, post: Post) -> Peaks | None:
         """Return the study's rates, measured when they are first needed."""

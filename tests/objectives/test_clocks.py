@@ -22,13 +22,14 @@ from objectives.evaluate import Evaluator
 from objectives.evaluation import Outcome
 from objectives.latency import (
     HOLD_RETRIES,
+    HOST_COUNT,
+    HOST_COUNT_UNBOUND,
+    STEPS_A_YARDSTICK,
     WARM_SHARE,
     HeldPasses,
     Hold,
     StepTime,
-    host_times,
     measure_cuda,
-    on_full_core,
     raise_clock,
     steps_known,
 )
@@ -192,94 +193,61 @@ def test_passes_that_are_missed_now_and_then_do_not_end_the_hold() -> None:
         assert all(step.host_ms < stream.holds[-1] for step in taken)
 
 
-def test_host_time_needs_more_samples_than_gpu_time_and_from_full_cores() -> None:
-    assert not steps_known([StepTime(1.0, 1.5)] * 64)
-    assert steps_known([StepTime(1.0, 1.5)] * 96)
-    assert not steps_known([StepTime(1.0, 1.5, full=False)] * 300)
-    assert steps_known([StepTime(1.0, 1.5, full=False)] * 300 + [StepTime(1.0, 1.5)] * 96)
-    assert not steps_known([StepTime(float(i), 0.1) for i in range(96)])
+def test_host_time_needs_more_samples_than_gpu_time() -> None:
+    assert not steps_known([StepTime(1.0, 1.5)] * (HOST_COUNT - 1))
+    assert steps_known([StepTime(1.0, 1.5)] * HOST_COUNT)
+    assert not steps_known([StepTime(float(i), 0.1) for i in range(HOST_COUNT)])
 
 
 def test_host_time_that_does_not_matter_needs_fewer() -> None:
-    assert not steps_known([StepTime(1.0, 0.4)] * 16)
-    assert steps_known([StepTime(1.0, 0.4)] * 32)
-    assert not steps_known([StepTime(1.0, 0.6)] * 32)
+    assert not steps_known([StepTime(1.0, 0.4)] * (HOST_COUNT_UNBOUND - 1))
+    assert steps_known([StepTime(1.0, 0.4)] * HOST_COUNT_UNBOUND)
+    assert not steps_known([StepTime(1.0, 0.6)] * HOST_COUNT_UNBOUND)
 
 
-class Speeds:
-    """Cores whose speed is told."""
-
-    def __init__(self, before: float, after: float) -> None:
-        self.before, self.after = before, after
-
-    def settle(self) -> float:
-        return self.before
-
-    def kept(self) -> float:
-        return self.after
+def test_a_yardstick_is_taken_every_few_steps_and_goes_with_them() -> None:
+    yardsticks = iter((0.3, 0.5, 0.4))
+    steps = Steps(2 * STEPS_A_YARDSTICK + 1)
+    passes = HeldPasses(steps, ScriptedStream(0.2), lambda: next(yardsticks))  # type: ignore[arg-type]
+    found = [step.yardstick_ms for step in passes()]
+    assert found == [0.3] * STEPS_A_YARDSTICK + [0.5] * STEPS_A_YARDSTICK + [0.4]
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "speed", "full"),
-    [
-        (1.0, 1.0, 1.0, True),
-        (0.96, 0.98, 0.97, True),
-        (1.0, 0.5, 0.75, False),
-        (0.6, 1, 0.8, False),
-    ],
-)
-def test_steps_are_of_a_core_that_was_at_full_speed_before_and_after(
-    before: float, after: float, speed: float, full: bool
-) -> None:
-    steps = on_full_core(lambda: [StepTime(1.0, 2.0)] * 2, Speeds(before, after))  # type: ignore[arg-type]
-    assert steps == [StepTime(1.0, 2.0, pytest.approx(speed), full)] * 2
-
-
-def test_host_times_are_those_of_full_cores_at_their_usual_clock() -> None:
-    full = [StepTime(1.0, 2.0, 0.95)] * 20
-    slow = [StepTime(1.0, 4.0, 0.5, full=False)] * 100
-    disturbed = [StepTime(1.0, 2.0, 0.93)]  # the work, not the step: it is not the fastest
-    assert host_times([*slow, *full, *disturbed]) == pytest.approx([1.9] * 21)
-
-
-class OneSpeed(Speeds):
+class OneCore:
     """Cores, as a context, that are entered and left."""
 
-    inside = 0
+    inside, settled = 0, 0
 
-    def __enter__(self) -> OneSpeed:
+    def __enter__(self) -> OneCore:
         self.inside += 1
         return self
+
+    def settle(self) -> None:
+        assert self.inside == 1
+        self.settled += 1
 
     def __exit__(self, *error: object) -> None:
         self.inside += 100
 
 
+@pytest.mark.parametrize("of", ["decode", "train"])
 @pytest.mark.parametrize(
-    ("of", "speed", "needs_ms", "expected", "held", "slow"),
-    [
-        ("decode", 0.95, 0.2, 0.19, True, False),  # as of full speed
-        ("decode", 0.5, 0.2, 0.2, True, True),  # never on such a core: as it is
-        ("decode", 0.95, 1e9, 1e9, False, False),  # it waits for the GPU, as `held` says
-        ("train", 0.5, 0.2, 0.2, True, False),  # wherever its threads are
-    ],
+    ("needs_ms", "held", "yardstick_ms"),
+    [(0.2, True, 0.31), (1e9, False, None)],  # the latter waits for the GPU, not for the host
 )
 def test_what_a_trial_says_of_its_host(
-    of: str, speed: float, needs_ms: float, expected: float, held: bool, slow: bool
+    of: str, needs_ms: float, held: bool, yardstick_ms: float | None
 ) -> None:
-    stream = ScriptedStream(needs_ms)
-    stream.cores = OneSpeed(speed, speed)  # type: ignore[attr-defined]
-    gpu, host, was_held, was_slow = measure_cuda(
+    stream, cores = ScriptedStream(needs_ms), OneCore()
+    stream.cores = cores  # type: ignore[attr-defined]
+    # Nine of ten are disturbed.
+    stream.yardstick = iter([0.31, *[0.9] * 9] * 1000).__next__  # type: ignore[attr-defined]
+    timed = measure_cuda(
         Steps(8, of),  # type: ignore[arg-type]
         stream,  # type: ignore[arg-type]
         budget_s=60.0,
         watch=Trusting(),
     )
-    assert (gpu.value, host.value) == pytest.approx((2 * 0.05, 2 * expected))  # of two layers
-    assert (was_held, was_slow) == (held, slow)
-    assert stream.cores.inside == (0 if of == "train" else 101)  # type: ignore[attr-defined]
-
-
-def test_of_too_few_on_full_cores_nothing_is_said() -> None:
-    slow = [StepTime(1.0, 4.0, 0.5, full=False)] * 100
-    assert host_times([*slow, *([StepTime(1.0, 2.0)] * 15)]) == []
+    assert (timed.gpu.value, timed.host.value) == pytest.approx((2 * 0.05, 2 * needs_ms))  # layers
+    assert (timed.held, timed.yardstick_ms) == (held, yardstick_ms)
+    assert (cores.inside, cores.settled > 1) == (101, True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Collection
+from pathlib import Path
 
 import pytest
+import torch
 
-from objectives.cores import REFRESH, REMEMBERED, Cores, _times_displaced, _work
+from objectives.cores import AUTOGRAD, REFRESH, REMEMBERED, Cores, _launching, _work
 
 
 class Machine:
@@ -16,7 +19,8 @@ class Machine:
     def __init__(self, seconds: dict[int, float]) -> None:
         self.seconds, self.allowed = seconds, set(seconds)
         self.refused: set[int] = set()
-        self.looks, self.time, self.displaced = 0, 0.0, 0
+        self.looks, self.time = 0, 0.0
+        self.others: dict[int, set[int]] = {}  # where threads beside this one may run
 
     @property
     def core(self) -> int:
@@ -28,10 +32,17 @@ class Machine:
         return self.seconds[self.core]
 
     def move(self, pid: int, cores: Collection[int]) -> None:
-        assert pid == 0
         if self.refused & set(cores):
             raise OSError
-        self.allowed = set(cores)
+        if pid == 0:
+            self.allowed = set(cores)
+        elif pid in self.others:
+            self.others[pid] = set(cores)
+        else:
+            raise ProcessLookupError
+
+    def launching(self) -> tuple[int, ...]:
+        return (0, *self.others)
 
 
 @pytest.fixture
@@ -43,7 +54,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def cores(machine: Machine, near: frozenset[int] = frozenset()) -> Cores:
-    return Cores(near, machine.work, lambda: machine.time, lambda: machine.displaced)
+    return Cores(near, machine.work, lambda: machine.time, machine.launching)
 
 
 def test_the_thread_goes_to_the_fastest_core_and_home_again(machine: Machine) -> None:
@@ -89,10 +100,8 @@ def test_a_core_that_has_become_slow_is_left(machine: Machine) -> None:
     with cores(machine) as found:
         found.settle()
         machine.seconds[2] = 2.0
-        assert found.kept() == 0.5
         assert found.settle() == pytest.approx(1 / 1.05)
         assert machine.allowed == {3}
-        assert found.kept() == pytest.approx(1 / 1.05)
 
 
 def test_what_was_learnt_outlives_the_context(machine: Machine) -> None:
@@ -124,10 +133,10 @@ def test_a_short_burst_of_clock_is_not_full_speed(machine: Machine) -> None:
         machine.seconds = dict.fromkeys(range(4), 0.8)
         found.settle()
         machine.seconds = dict.fromkeys(range(4), 1.0)
-        assert found.kept() == pytest.approx(0.8)
+        assert found.settle() == pytest.approx(0.8)
         for _ in range(10 * REFRESH):
             found.settle()
-        assert found.kept() == 1.0
+        assert found.settle() == 1.0
 
 
 def test_full_speed_is_found_where_all_were_slow_at_first_or_will_be_for_good(
@@ -140,26 +149,54 @@ def test_full_speed_is_found_where_all_were_slow_at_first_or_will_be_for_good(
         for _ in range(2 * REFRESH):
             found.settle()
         machine.seconds = dict.fromkeys(range(4), 2.0)
-        assert found.kept() == 0.5
+        assert found.settle() == 0.5
         for _ in range(2 * REMEMBERED):
             found.settle()
-        assert found.kept() == 1.0
+        assert found.settle() == 1.0
 
 
-def test_a_core_that_another_process_has_used_was_not_at_full_speed(machine: Machine) -> None:
+def test_threads_that_launch_for_this_one_go_along_and_home_again(machine: Machine) -> None:
+    machine.others = {7: {0, 1, 2, 3}, 8: {0, 1, 2, 3}}
     with cores(machine) as found:
         found.settle()
-        assert found.kept() == 1.0
-        machine.displaced += 1
-        assert found.kept() == 0.0
-        assert found.settle() == 1.0
-        assert found.kept() == 1.0
+        assert machine.allowed == machine.others[7] == machine.others[8] == {2}
+        del machine.others[8]
+        machine.seconds[2] = 2.0
+        found.settle()
+        assert machine.allowed == machine.others[7] == {3}
+    assert machine.allowed == machine.others[7] == {0, 1, 2, 3}
+
+
+def test_autograds_threads_are_told_by_their_names() -> None:
+    told, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        Path("/proc/thread-self/comm").write_text(f"{AUTOGRAD}0")
+        told.set()
+        end.wait()
+
+    thread = threading.Thread(target=work)
+    before = _launching()
+    thread.start()
+    try:
+        assert told.wait(10)
+        assert set(_launching()) == {*before, thread.native_id}
+        assert before[0] == 0
+    finally:
+        end.set()
+        thread.join()
+
+
+@pytest.mark.cuda
+def test_a_backward_pass_on_cuda_has_such_a_thread() -> None:
+    torch.ones(2, device="cuda", requires_grad=True).sum().backward()
+    assert len(_launching()) > 1
 
 
 def test_one_core_is_not_looked_at(machine: Machine) -> None:
     machine.allowed = {1}
     with cores(machine) as found:
-        assert found.settle() == found.kept() == 1.0
+        assert found.settle() == 1.0
     assert (machine.allowed, machine.looks) == ({1}, 0)
 
 
@@ -173,7 +210,7 @@ def test_a_core_that_is_taken_away_is_left_out(machine: Machine) -> None:
 def test_a_thread_that_may_not_choose_stays(machine: Machine) -> None:
     machine.refused = {0, 1, 2, 3}
     with cores(machine) as found:
-        assert found.settle() == found.kept() == 1.0
+        assert found.settle() == 1.0
     assert machine.allowed == {0, 1, 2, 3}
 
 
@@ -184,4 +221,3 @@ def test_the_real_work_is_timed_and_the_thread_comes_home() -> None:
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before
     assert _work() > 0
-    assert _times_displaced() >= 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from optuna.storages import InMemoryStorage
 
 from objectives.evaluation import Evaluation, Outcome
+from objectives.roofline import DATASHEET, Peaks
 from studies.anchor import (
     EVERY,
     AnchorPoint,
@@ -201,3 +204,23 @@ def test_rates_are_measured_once_for_a_study_and_every_trial_is_placed_under_the
         assert evaluation.measurements is not None
         assert evaluation.measurements.roofline is not None
         assert evaluation.measurements.roofline.rates == "measured"
+
+
+def test_host_times_of_trials_are_those_of_the_studys_usual_speed() -> None:
+    class Slow(FakeBench):
+        def peaks(self) -> Peaks:
+            return replace(DATASHEET["NVIDIA H100"], yardstick_ms=0.3)
+
+        def _answer(self, configuration: Configuration) -> Evaluation:
+            answer = super()._answer(configuration)
+            assert answer.measurements is not None
+            latency = answer.measurements.latency.model_copy(update={"yardstick_ms": 0.6})
+            measured = answer.measurements.model_copy(update={"latency": latency})
+            return answer.model_copy(update={"measurements": measured})
+
+    of = session(InMemoryStorage(), Slow(), axes=ONE)
+    run(of, 3)
+    table = as_table(read_results(of.study))
+    assert len(table) > 3
+    assert (table["host_speed"] == 0.5).all()
+    assert table["host_ms"].tolist() == pytest.approx((0.5 * table["gpu_ms"]).tolist())

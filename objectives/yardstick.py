@@ -1,0 +1,47 @@
+"""How fast the host launches at the moment: a fixed piece of what launching a step is made of.
+
+Launches from the same core take a tenth more or twice as long when others work on the machine:
+its clocks fall, and caches, memory and the way to the device are shared. A loop of Python shows
+the clocks alone. What shows the rest is work of the same kind: on an H100's host this piece and
+the steps launched beside it slowed down together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from objectives.sampling import quantile_of
+
+LAUNCHES, OPERATIONS, ADDITIONS = 16, 30, 2000  # on the device, on the CPU, of Python numbers
+# Of the yardsticks beside the steps of a trial, which are fewer than the steps.
+YARDSTICK_QUANTILE = 0.1
+
+
+class Yardstick:
+    """Launches, small operations on the CPU, and plain Python, always the same."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Allocate what is worked on, some bytes."""
+        self._there = torch.ones(64, device=device)
+        self._here = tuple(torch.ones(4) for _ in range(3))
+        self()
+
+    def __call__(self) -> float:
+        """Do the work once. Returns the milliseconds until all of it is launched."""
+        there, (one, other, out) = self._there, self._here
+        before, total = time.perf_counter_ns(), 0
+        for number in range(ADDITIONS):
+            total += number & 3
+        for _ in range(OPERATIONS):
+            torch.add(one, other, out=out)
+        for _ in range(LAUNCHES):
+            there.add_(1)
+        return (time.perf_counter_ns() - before) / 1e6
+
+
+def yardstick_of(taken_ms: Sequence[float]) -> float:
+    """Return what stands for the yardsticks of one trial."""
+    return quantile_of(taken_ms, YARDSTICK_QUANTILE)
