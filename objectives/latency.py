@@ -37,7 +37,7 @@ MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
 HOST_QUANTILE = 0.05
 # A low quantile of few samples is a minimum. Fewer where the GPU takes far longer than the host,
 # so that it does not matter.
-HOST_COUNT, HOST_COUNT_UNBOUND = 128, 64
+HOST_COUNT, HOST_COUNT_UNBOUND = 256, 128
 STEPS_A_YARDSTICK = 4
 # An idle device lowers its clock (345 MHz where 1980 are usual, on an H200).
 WARM_SHARE = 0.97  # of the clock that was calibrated
