@@ -45,4 +45,8 @@ def compare(
         say_spreads("gpu_ms", gpu, 0.02, None)
     if host:
         say_spreads("host_ms", host, 0.15, None)
+    firsts = [
+        sum(each[key].latency.first_step_ms for key in common) / 1e3 for each in (one, other)
+    ]
+    print(f"first steps, compilation included: {firsts[0]:.1f} s and {firsts[1]:.1f} s")
     print(f"peak bytes: the same in {same} of {len(common)} (wanted: all, of {count})")

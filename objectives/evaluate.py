@@ -187,7 +187,7 @@ class Evaluator:
         measured = measure_peaks(self._torch_device)
         if self.stream is not None:
             measured = replace(measured, yardstick_ms=self._usual_yardstick_ms(self.stream))
-        settle()
+        self.free(compiled=False)
         return measured
 
     def _usual_yardstick_ms(self, stream: HeldStream) -> float | None:
