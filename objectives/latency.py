@@ -35,7 +35,8 @@ HOLD_MARGIN_MS = 0.15
 MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
 # Host noise is one-sided: something else ran.
 HOST_QUANTILE = 0.05
-# A low quantile of few samples is a minimum. Fewer where the GPU takes far longer than the host,
+# Between visits of an H100, host time by its yardstick differed by 6.0 % (standard deviation) with
+# 56 samples, 3.0 % with 112, 1.8 % with 224. Fewer where the GPU takes far longer than the host,
 # so that it does not matter.
 HOST_COUNT, HOST_COUNT_UNBOUND = 256, 128
 STEPS_A_YARDSTICK = 4
