@@ -156,13 +156,13 @@ class Cores:
             self._moved_to(self._home)
 
     def _moved_to(self, cores: set[int]) -> bool:
-        """Let the threads run on these cores alone. Returns whether that is allowed."""
+        """Let the threads run on these cores alone. Returns whether this one may."""
+        this, *others = self._threads
         try:
-            for thread in self._threads:
-                os.sched_setaffinity(thread, cores)
-        except ProcessLookupError:  # autograd's has ended
-            self._threads = self._launching()
-            return self._moved_to(cores)
+            os.sched_setaffinity(this, cores)
         except OSError:
             return False
+        for thread in others:
+            with suppress(OSError):  # it has ended
+                os.sched_setaffinity(thread, cores)
         return True

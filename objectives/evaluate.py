@@ -53,7 +53,7 @@ from variants.run import Run
 from variants.workload import Workload
 
 IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
-# The yardsticks that tell a host's usual speed are taken beside steps of this.
+# The yardsticks that tell a host's full speed are taken beside steps of this.
 BESIDE = Configuration.of(
     Workload(batch=1, seq_len=512, q_heads=16),
     {"backend": "math", "precision": "fp32", "cache": "static"},
@@ -184,13 +184,15 @@ class Evaluator:
         Raises:
             torch.OutOfMemoryError: Something else fills the device.
         """
-        measured = measure_peaks(self._torch_device)
-        if self.stream is not None:
-            measured = replace(measured, yardstick_ms=self._usual_yardstick_ms(self.stream))
-        self.free(compiled=False)
-        return measured
+        try:
+            measured = measure_peaks(self._torch_device)
+            if self.stream is None:
+                return measured
+            return replace(measured, yardstick_ms=self._least_yardstick_ms(self.stream))
+        finally:
+            self.free(compiled=False)
 
-    def _usual_yardstick_ms(self, stream: HeldStream) -> float | None:
+    def _least_yardstick_ms(self, stream: HeldStream) -> float | None:
         """Return what a yardstick takes beside the steps of a trial, the least of some trials.
 
         Beside steps, which leave other things in the caches, as in any trial.

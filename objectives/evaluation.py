@@ -57,7 +57,7 @@ class Latency(BaseModel):
     held: bool | None  # False: the stream could not be held, so launch gaps are in `gpu`
     host: Samples  # time to enqueue the step; on CPU, to compute it
     yardstick_ms: float | None = None  # how fast the host was, see `objectives.yardstick`
-    host_speed: float | None = None  # by which `host` was multiplied, 1.0 at the usual speed
+    host_speed: float | None = None  # by which `host` was multiplied; 1.0 at full speed
     first_step_ms: float  # one-time compile and warm-up included
     # What the first visit to a length costs beyond a later one; None outside decode.
     new_length_ms: float | None
@@ -77,10 +77,9 @@ class Latency(BaseModel):
         )
 
     def at_host_speed(self, speed: float) -> Self:
-        """Return the latency as of a host at its usual speed; it was taken at `speed` of that."""
-        others = self.model_dump(
-            include={"held", "yardstick_ms", "first_step_ms", "new_length_ms"}
-        )
+        """Return the latency as of a host at full speed; it was taken at `speed` of that."""
+        parts = {"latency_ms", "low_ms", "high_ms", "bound", "gpu", "host", "host_speed"}
+        others = self.model_dump(exclude=parts)
         return self.of(self.gpu, self.host.times(speed), host_speed=speed, **others)
 
 

@@ -27,19 +27,22 @@ from objectives.sampling import (
     sample_until,
     summarise,
 )
-from objectives.yardstick import Yardstick, yardstick_of
+from objectives.yardstick import Yardstick
 from variants.run import Run
 
 HOLD_RETRIES = 4
 HOLD_MARGIN_MS = 0.15
 MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
-# Host noise is one-sided: something else ran.
+# Host noise is one-sided: something else ran. Of the yardsticks beside the steps the same, so that
+# both are of the same share of them.
 HOST_QUANTILE = 0.05
 # Between visits of an H100, host time by its yardstick differed by 6.0 % (standard deviation) with
-# 56 samples, 3.0 % with 112, 1.8 % with 224. Fewer where the GPU takes far longer than the host,
-# so that it does not matter.
-HOST_COUNT, HOST_COUNT_UNBOUND = 256, 128
-STEPS_A_YARDSTICK = 4
+# 56 samples, 3.0 % with 112, 1.8 % with 224.
+HOST_COUNT = 256
+# Where the GPU takes twice as long as the host, which does not matter then: what it does in so
+# long, but some.
+HOST_COUNT_UNBOUND, UNBOUND_MS, LEAST_COUNT = 128, 128.0, 32
+STEPS_A_YARDSTICK = 4  # at most
 # An idle device lowers its clock (345 MHz where 1980 are usual, on an H200).
 WARM_SHARE = 0.97  # of the clock that was calibrated
 WARM_S = 0.1  # at most, before a step is timed
@@ -244,7 +247,7 @@ def measure_cuda(run: Run, stream: HeldStream, *, budget_s: float, watch: Watche
         gpu=summarise([step.gpu_ms for step in steps], stopped, layers=layers),
         host=summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
         held=passes.held,
-        yardstick_ms=yardstick_of(beside) if passes.held and beside else None,
+        yardstick_ms=quantile_of(beside, HOST_QUANTILE) if passes.held and beside else None,
     )
 
 
@@ -257,10 +260,13 @@ def on_full_core(passes: HeldPasses, cores: Cores) -> list[StepTime]:
 def steps_known(steps: Sequence[StepTime]) -> bool:
     """Tell whether GPU time is known to within 1 %, and host time as well as it can be."""
     gpu = [step.gpu_ms for step in steps]
-    if not median_known(gpu) or len(steps) < HOST_COUNT_UNBOUND:
+    if not median_known(gpu):
         return False
+    gpu_ms = quantile_of(gpu, 0.5)
     host_ms = quantile_of([step.host_ms for step in steps], HOST_QUANTILE)
-    return len(steps) >= HOST_COUNT or 2 * host_ms < quantile_of(gpu, 0.5)
+    if 2 * host_ms >= gpu_ms:
+        return len(steps) >= HOST_COUNT
+    return len(steps) >= min(HOST_COUNT_UNBOUND, max(LEAST_COUNT, UNBOUND_MS / gpu_ms))
 
 
 def measure_cpu(run: Run, *, budget_s: float) -> Samples:

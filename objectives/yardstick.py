@@ -9,15 +9,10 @@ the steps launched beside it slowed down together.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import torch
 
-from objectives.sampling import quantile_of
-
 LAUNCHES, OPERATIONS, ADDITIONS = 16, 30, 2000  # on the device, on the CPU, of Python numbers
-# Of the yardsticks beside the steps of a trial, which are fewer than the steps.
-YARDSTICK_QUANTILE = 0.1
 
 
 class Yardstick:
@@ -40,8 +35,3 @@ class Yardstick:
         for _ in range(LAUNCHES):
             there.add_(1)
         return (time.perf_counter_ns() - before) / 1e6
-
-
-def yardstick_of(taken_ms: Sequence[float]) -> float:
-    """Return what stands for the yardsticks of one trial."""
-    return quantile_of(taken_ms, YARDSTICK_QUANTILE)

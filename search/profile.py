@@ -12,7 +12,7 @@ from rich.table import Table
 
 from objectives.bench import DeviceBench
 from objectives.evaluation import Evaluation
-from objectives.host_speed import at_usual_speed
+from objectives.host_speed import at_full_speed
 from objectives.limits import Limits
 from objectives.profile import Profile
 from objectives.roofline import Peaks, under_roofline
@@ -208,7 +208,8 @@ def profile_one(
     prefix: str,
 ) -> list[Path]:
     """Measure and profile a configuration, print, and return the files that were written."""
-    measured = at_usual_speed(bench.evaluate(configuration), peaks)
+    full_ms = None if peaks is None else peaks.yardstick_ms
+    measured = at_full_speed(bench.evaluate(configuration), full_ms)
     evaluation = under_roofline(measured, here, peaks)
     console.print(trial_line(evaluation, ()), highlight=False, soft_wrap=True, markup=False)
     if evaluation.measurements is None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from objectives.bench import Bench, DeviceBench
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation
+from objectives.host_speed import at_full_speed, full_speed_of, turns_at_full_speed
 from search.choices import UsageError
 from search.options import DeviceOption
 from search.plugins import PluginOption
@@ -105,9 +106,13 @@ def verify_workload(
     configurations = configurations_of(workload)
     if not workload.choices:
         return 0
-    measured = {each: bench.evaluate(each) for each in configurations}
+    stored = [choice.measurements for choice in workload.choices.values()]
+    if workload.default.measurements is not None:
+        stored.append(workload.default.measurements)
+    full_ms = full_speed_of(each.latency for each in stored)
+    measured = {each: at_full_speed(bench.evaluate(each), full_ms) for each in configurations}
     turns = judge(
-        bench.compare(configurations),
+        turns_at_full_speed(bench.compare(configurations), measured.values()),
         reference=workload.default.configuration.variant.key,
         after_trial=-1,
     )

@@ -15,7 +15,7 @@ from optuna.trial import Trial, TrialState
 
 from objectives.bench import Bench
 from objectives.evaluation import Evaluation
-from objectives.host_speed import at_usual_speed
+from objectives.host_speed import at_full_speed, turns_at_full_speed
 from objectives.roofline import Peaks, under_roofline
 from studies import lease
 from studies.anchor import (
@@ -368,7 +368,7 @@ class Session:
             return None
         comparison = (post or self.posts[0]).bench.compare([each.configuration for each in chosen])
         finals = judge(
-            comparison,
+            turns_at_full_speed(comparison, chosen),
             reference=chosen[0].configuration.variant.key,
             after_trial=max(
                 (c.number for c in result.measured if c.number is not None), default=-1
@@ -397,7 +397,8 @@ class Session:
         for stage, spent in evaluation.seconds.items():
             self._add(stage, spent)
         peaks = self._measured_peaks(post)
-        return under_roofline(at_usual_speed(evaluation, peaks), self._device, peaks)
+        full_ms = None if peaks is None else peaks.yardstick_ms
+        return under_roofline(at_full_speed(evaluation, full_ms), self._device, peaks)
 
     def _measured_peaks(self, post: Post) -> Peaks | None:
         """Return the study's rates, measured when they are first needed."""

@@ -24,6 +24,7 @@ from objectives.latency import (
     HOLD_RETRIES,
     HOST_COUNT,
     HOST_COUNT_UNBOUND,
+    LEAST_COUNT,
     STEPS_A_YARDSTICK,
     WARM_SHARE,
     HeldPasses,
@@ -37,7 +38,7 @@ from objectives.limits import Limits
 from objectives.sampling import Throttled, Trusting
 from tests.configurations import configured
 from variants.detect import detect_device
-from variants.workload import Phase, Workload
+from variants.workload import Workload
 
 FINE = Reading(1980, 50, 0)
 CAPPED = Reading(1200, 70, pynvml.nvmlClocksThrottleReasonSwPowerCap)
@@ -156,9 +157,9 @@ class ScriptedStream:
 
 
 class Steps:
-    def __init__(self, steps: int = 3, of: str = "decode") -> None:
+    def __init__(self, steps: int = 3) -> None:
         self.steps = steps
-        workload = Workload(phase=Phase(of), batch=1, seq_len=64, layers=2)
+        workload = Workload(batch=1, seq_len=64, layers=2)
         self.configuration = configured(workload, "math fp32")
 
     def restart(self) -> None:
@@ -199,10 +200,17 @@ def test_host_time_needs_more_samples_than_gpu_time() -> None:
     assert not steps_known([StepTime(float(i), 0.1) for i in range(HOST_COUNT)])
 
 
-def test_host_time_that_does_not_matter_needs_fewer() -> None:
-    assert not steps_known([StepTime(1.0, 0.4)] * (HOST_COUNT_UNBOUND - 1))
-    assert steps_known([StepTime(1.0, 0.4)] * HOST_COUNT_UNBOUND)
-    assert not steps_known([StepTime(1.0, 0.6)] * HOST_COUNT_UNBOUND)
+@pytest.mark.parametrize(
+    ("gpu_ms", "wanted"),
+    [(1.0, HOST_COUNT_UNBOUND), (0.1, HOST_COUNT_UNBOUND), (2.0, 64), (30.0, LEAST_COUNT)],
+)
+def test_host_time_that_does_not_matter_needs_fewer_the_longer_the_gpu_takes(
+    gpu_ms: float, wanted: int
+) -> None:
+    steps = [StepTime(gpu_ms, 0.4 * gpu_ms)] * wanted
+    assert steps_known(steps)
+    assert not steps_known(steps[1:])
+    assert not steps_known([StepTime(gpu_ms, 0.6 * gpu_ms)] * wanted)  # it does matter
 
 
 def test_a_yardstick_is_taken_every_few_steps_and_goes_with_them() -> None:
@@ -230,20 +238,19 @@ class OneCore:
         self.inside += 100
 
 
-@pytest.mark.parametrize("of", ["decode", "train"])
 @pytest.mark.parametrize(
     ("needs_ms", "held", "yardstick_ms"),
     [(0.2, True, 0.31), (1e9, False, None)],  # the latter waits for the GPU, not for the host
 )
 def test_what_a_trial_says_of_its_host(
-    of: str, needs_ms: float, held: bool, yardstick_ms: float | None
+    needs_ms: float, held: bool, yardstick_ms: float | None
 ) -> None:
     stream, cores = ScriptedStream(needs_ms), OneCore()
     stream.cores = cores  # type: ignore[attr-defined]
     # Nine of ten are disturbed.
     stream.yardstick = iter([0.31, *[0.9] * 9] * 1000).__next__  # type: ignore[attr-defined]
     timed = measure_cuda(
-        Steps(8, of),  # type: ignore[arg-type]
+        Steps(8),  # type: ignore[arg-type]
         stream,  # type: ignore[arg-type]
         budget_s=60.0,
         watch=Trusting(),
@@ -251,3 +258,24 @@ def test_what_a_trial_says_of_its_host(
     assert (timed.gpu.value, timed.host.value) == pytest.approx((2 * 0.05, 2 * needs_ms))  # layers
     assert (timed.held, timed.yardstick_ms) == (held, yardstick_ms)
     assert (cores.inside, cores.settled > 1) == (101, True)
+
+
+def test_host_time_and_yardstick_are_of_the_same_share_of_the_steps() -> None:
+    fast = iter([True] * 4 + [False] * 100)  # of yardsticks; each is of four steps
+    stream = ScriptedStream(0.5)
+    stream.cores = OneCore()  # type: ignore[attr-defined]
+
+    def yardstick() -> float:
+        is_fast = next(fast)
+        stream.needs_ms = 0.25 if is_fast else 0.5
+        return 0.3 if is_fast else 0.6
+
+    stream.yardstick = yardstick  # type: ignore[attr-defined]
+    timed = measure_cuda(
+        Steps(8),  # type: ignore[arg-type]
+        stream,  # type: ignore[arg-type]
+        budget_s=60.0,
+        watch=Trusting(),
+    )
+    assert timed.yardstick_ms is not None
+    assert timed.host.value / 2 / timed.yardstick_ms == pytest.approx(0.5 / 0.6)

@@ -18,7 +18,8 @@ class Machine:
 
     def __init__(self, seconds: dict[int, float]) -> None:
         self.seconds, self.allowed = seconds, set(seconds)
-        self.refused: set[int] = set()
+        self.refused: set[int] = set()  # cores
+        self.bound: set[int] = set()  # threads
         self.looks, self.time = 0, 0.0
         self.others: dict[int, set[int]] = {}  # where threads beside this one may run
 
@@ -32,8 +33,8 @@ class Machine:
         return self.seconds[self.core]
 
     def move(self, pid: int, cores: Collection[int]) -> None:
-        if self.refused & set(cores):
-            raise OSError
+        if pid in self.bound or self.refused & set(cores):
+            raise PermissionError
         if pid == 0:
             self.allowed = set(cores)
         elif pid in self.others:
@@ -167,6 +168,15 @@ def test_threads_that_launch_for_this_one_go_along_and_home_again(machine: Machi
     assert machine.allowed == machine.others[7] == {0, 1, 2, 3}
 
 
+def test_a_thread_that_may_not_go_along_keeps_nobody(machine: Machine) -> None:
+    machine.others = {7: {0, 1, 2, 3}}
+    machine.bound = {7}
+    with cores(machine) as found:
+        found.settle()
+        assert (machine.allowed, machine.others[7]) == ({2}, {0, 1, 2, 3})
+    assert machine.allowed == {0, 1, 2, 3}
+
+
 def test_autograds_threads_are_told_by_their_names() -> None:
     told, end = threading.Event(), threading.Event()
 
@@ -188,9 +198,15 @@ def test_autograds_threads_are_told_by_their_names() -> None:
 
 
 @pytest.mark.cuda
-def test_a_backward_pass_on_cuda_has_such_a_thread() -> None:
+def test_the_thread_of_a_backward_pass_on_cuda_goes_along_and_home_again() -> None:
     torch.ones(2, device="cuda", requires_grad=True).sum().backward()
-    assert len(_launching()) > 1
+    _, *others = _launching()
+    assert others
+    before = [os.sched_getaffinity(thread) for thread in others]
+    with Cores() as found:
+        found.settle()
+        assert all(os.sched_getaffinity(thread) == os.sched_getaffinity(0) for thread in others)
+    assert [os.sched_getaffinity(thread) for thread in others] == before
 
 
 def test_one_core_is_not_looked_at(machine: Machine) -> None:

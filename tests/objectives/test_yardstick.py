@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from objectives.comparison import Comparison, Retimed
 from objectives.evaluate import Evaluator
 from objectives.evaluation import Evaluation, Latency, Outcome, Samples
-from objectives.host_speed import at_usual_speed
+from objectives.host_speed import at_full_speed, full_speed_of, turns_at_full_speed
 from objectives.limits import Limits
-from objectives.roofline import DATASHEET, Peaks
-from objectives.yardstick import YARDSTICK_QUANTILE, Yardstick, yardstick_of
+from objectives.yardstick import Yardstick
 from tests.configurations import configured
 from tests.fake_bench import measurements
 from variants.detect import detect_device
 from variants.workload import Workload
 
-CONFIGURATION = configured(Workload(batch=1, seq_len=64), "math fp32")
-PEAKS = replace(DATASHEET["NVIDIA H100"], yardstick_ms=0.2)
+CONFIGURATION, OTHER, THIRD = (
+    configured(Workload(batch=1, seq_len=64), f"{backend} fp32")
+    for backend in ("math", "efficient", "eager")
+)
+FULL_MS = 0.2  # of a yardstick
 
 
 def samples(value: float) -> Samples:
@@ -47,8 +48,8 @@ def taken(gpu_ms: float, host_ms: float, yardstick_ms: float | None) -> Evaluati
     return Evaluation(configuration=CONFIGURATION, outcome=Outcome.MEASURED, measurements=measured)
 
 
-def placed(evaluation: Evaluation, peaks: Peaks | None = PEAKS) -> Latency:
-    found = at_usual_speed(evaluation, peaks).measurements
+def placed(evaluation: Evaluation) -> Latency:
+    found = at_full_speed(evaluation, FULL_MS).measurements
     assert found is not None
     return found.latency
 
@@ -57,10 +58,10 @@ def placed(evaluation: Evaluation, peaks: Peaks | None = PEAKS) -> Latency:
     ("gpu_ms", "host_ms", "latency_ms", "bound"),
     [(0.3, 1.0, 0.5, "host"), (0.7, 1.0, 0.7, "gpu"), (2.0, 1.0, 2.0, "gpu")],
 )
-def test_host_time_is_that_of_the_usual_speed_and_what_binds_is_told_by_it(
+def test_host_time_is_that_of_full_speed_and_what_binds_is_told_by_it(
     gpu_ms: float, host_ms: float, latency_ms: float, bound: str
 ) -> None:
-    latency = placed(taken(gpu_ms, host_ms, yardstick_ms=0.4))  # twice what it usually takes
+    latency = placed(taken(gpu_ms, host_ms, yardstick_ms=0.4))  # twice what it takes at full speed
     assert latency.host_speed == 0.5
     assert latency.host == samples(host_ms).times(0.5)
     assert latency.gpu == samples(gpu_ms)
@@ -71,26 +72,63 @@ def test_host_time_is_that_of_the_usual_speed_and_what_binds_is_told_by_it(
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "peaks"),
+    ("evaluation", "full_ms"),
     [
-        (taken(0.3, 1.0, None), PEAKS),  # as of a CPU, or where the stream was not held
-        (taken(0.3, 1.0, 0.4), DATASHEET["NVIDIA H100"]),
+        (taken(0.3, 1.0, None), FULL_MS),  # as of a CPU, or where the stream was not held
         (taken(0.3, 1.0, 0.4), None),
-        (Evaluation(configuration=CONFIGURATION, outcome=Outcome.CRASHED), PEAKS),
+        (Evaluation(configuration=CONFIGURATION, outcome=Outcome.CRASHED), FULL_MS),
     ],
 )
 def test_where_the_speed_is_not_known_nothing_changes(
-    evaluation: Evaluation, peaks: Peaks | None
+    evaluation: Evaluation, full_ms: float | None
 ) -> None:
-    assert at_usual_speed(evaluation, peaks) == evaluation
+    assert at_full_speed(evaluation, full_ms) == evaluation
 
 
-def test_yardsticks_that_were_disturbed_do_not_count() -> None:
-    assert YARDSTICK_QUANTILE == 0.1
-    assert yardstick_of([0.3] * 3 + [0.9] * 10) == 0.3
+def test_full_speed_is_read_back_from_what_was_put_at_it() -> None:
+    as_it_is = taken(0.3, 1.0, 0.4).measurements
+    assert as_it_is is not None
+    latencies = [as_it_is.latency, placed(taken(0.3, 1.0, 0.4))]
+    assert full_speed_of(latencies) == pytest.approx(FULL_MS)
+    assert full_speed_of(latencies[:1]) is None
 
 
-def test_a_yardstick_takes_time_and_a_cpu_has_no_usual_one() -> None:
+def turns(*host_ms: float, held: bool | None = True) -> Comparison:
+    group = tuple(
+        Retimed(configuration=each, gpu_ms=(0.3,) * 3, host_ms=(0.9 * ms, ms, 5 * ms), held=held)
+        for each, ms in zip((CONFIGURATION, OTHER, THIRD), host_ms, strict=True)
+    )
+    return Comparison(groups=(group,), seconds=1.0)
+
+
+def trials(*host_ms: float) -> list[Evaluation]:
+    found = []
+    for each, ms in zip((CONFIGURATION, OTHER, THIRD), host_ms, strict=True):
+        evaluation = at_full_speed(taken(0.3, ms, FULL_MS), FULL_MS)
+        found.append(evaluation.model_copy(update={"configuration": each}))
+    return found
+
+
+def test_turns_are_put_at_the_speed_of_their_trials_all_of_a_group_alike() -> None:
+    comparison = turns_at_full_speed(turns(2.0, 4.0, 8.0), trials(1.0, 2.2, 3.2))
+    medians = [sorted(one.host_ms)[1] for one in comparison.groups[0]]
+    assert medians == pytest.approx([1.0, 2.0, 4.0])  # twice as slow, whatever one trial says
+    assert comparison.groups[0][0].host_ms == pytest.approx((0.9, 1.0, 5.0))
+    assert all(one.gpu_ms == (0.3,) * 3 for one in comparison.groups[0])
+
+
+@pytest.mark.parametrize(
+    ("held", "of_trials"),
+    [(True, [taken(0.3, 1.0, None)]), (True, []), (False, trials(1.0, 2.0, 3.0))],
+)
+def test_turns_whose_speed_is_not_known_stay_as_they_are(
+    held: bool, of_trials: list[Evaluation]
+) -> None:
+    comparison = turns(2.0, 4.0, 8.0, held=held)
+    assert turns_at_full_speed(comparison, of_trials) == comparison
+
+
+def test_a_yardstick_takes_time_and_of_a_cpu_no_speed_is_told() -> None:
     assert 0 < Yardstick(torch.device("cpu"))() < 1e3
     evaluator = Evaluator(detect_device("cpu"), Limits(sampling_s=0.02), seed=0)
     peaks = evaluator.peaks()
@@ -99,14 +137,15 @@ def test_a_yardstick_takes_time_and_a_cpu_has_no_usual_one() -> None:
 
 
 @pytest.mark.cuda
-def test_the_usual_speed_of_a_gpus_host_is_that_of_its_trials() -> None:
+def test_full_speed_of_a_gpus_host_is_that_of_its_trials_and_leaves_nothing_behind() -> None:
     evaluator = Evaluator(detect_device("cuda"), Limits(), seed=0)
+    configuration = configured(Workload(batch=1, seq_len=512, q_heads=16), "math fp32 static")
+    evaluator.evaluate(configuration)
     before = torch.cuda.memory_allocated()
-    usual_ms = evaluator.peaks().yardstick_ms
+    full_ms = evaluator.peaks().yardstick_ms
     assert torch.cuda.memory_allocated() == before
-    evaluation = evaluator.evaluate(configured(Workload(batch=1, seq_len=512), "math fp32 static"))
-    assert evaluation.measurements is not None
-    beside_ms = evaluation.measurements.latency.yardstick_ms
-    assert usual_ms is not None
-    assert beside_ms is not None
-    assert 0.2 < usual_ms / beside_ms < 5.0  # a busy host, not another piece of work
+    measured = evaluator.evaluate(configuration).measurements
+    assert full_ms is not None
+    assert measured is not None
+    assert measured.latency.yardstick_ms is not None
+    assert 0.4 < full_ms / measured.latency.yardstick_ms < 2.5  # a busy host, not other work

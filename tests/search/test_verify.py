@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.storages import InMemoryStorage
 
 import search.verify
+from objectives.evaluation import Evaluation, Outcome
+from objectives.roofline import DATASHEET, Peaks
 from search.cli import main
+from studies.export import build_export
+from studies.results import read_results
 from tests.fake_bench import FakeBench
-from tests.studies.test_claims import OtherBench, exported
+from tests.studies.test_claims import ONE, OtherBench, exported
+from tests.studies.test_session import run, session
+from variants.configuration import Configuration
 
 
 @pytest.fixture
@@ -61,6 +69,46 @@ def test_another_gpu_is_refused_unless_it_shall_be_anyway(
     assert errors.count("\n") == 1
     assert verify(other, "--anyway") == 0
     assert "differs: device.name" in capsys.readouterr().out
+
+
+class HostBench(FakeBench):
+    """All but the default, which fails, is bound by the host, and that may be slow."""
+
+    def __init__(self, *, step: float = 1.0, yardstick: float = 1.0) -> None:
+        super().__init__(fails={"auto": Outcome.CRASHED})
+        self._step, self._yardstick = step, yardstick
+
+    def peaks(self) -> Peaks:
+        return replace(DATASHEET["NVIDIA H100"], yardstick_ms=0.3)
+
+    def _answer(self, configuration: Configuration) -> Evaluation:
+        found = super()._answer(configuration)
+        if found.measurements is None:
+            return found
+        was = found.measurements.latency
+        latency = was.model_copy(update={"yardstick_ms": 0.3}).at_host_speed(self._step)
+        slow = {"yardstick_ms": 0.3 * self._yardstick, "host_speed": None}
+        latency = latency.model_copy(update=slow)
+        measured = found.measurements.model_copy(update={"latency": latency})
+        return found.model_copy(update={"measurements": measured})
+
+
+@pytest.mark.parametrize(
+    ("bench", "status"),
+    [
+        (HostBench(), 0),
+        (HostBench(step=2.0, yardstick=2.0), 0),  # all of the host is slow
+        (HostBench(step=2.0), 1),
+    ],
+)
+def test_a_slow_host_breaks_no_claim(
+    verify: Callable[..., int], tmp_path: Path, bench: FakeBench, status: int
+) -> None:
+    of = session(InMemoryStorage(), HostBench(), axes=ONE)
+    run(of, 12)
+    document = build_export(read_results(of.study))
+    (tmp_path / "best.json").write_text(document.model_dump_json())
+    assert verify(bench) == status
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 5000, '{"schema_version": 1}', "\udcff"])

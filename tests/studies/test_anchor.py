@@ -206,7 +206,7 @@ def test_rates_are_measured_once_for_a_study_and_every_trial_is_placed_under_the
         assert evaluation.measurements.roofline.rates == "measured"
 
 
-def test_host_times_of_trials_are_those_of_the_studys_usual_speed() -> None:
+def test_host_times_of_trials_are_those_of_the_studys_full_speed() -> None:
     class Slow(FakeBench):
         def peaks(self) -> Peaks:
             return replace(DATASHEET["NVIDIA H100"], yardstick_ms=0.3)
@@ -224,3 +224,9 @@ def test_host_times_of_trials_are_those_of_the_studys_usual_speed() -> None:
     assert len(table) > 3
     assert (table["host_speed"] == 0.5).all()
     assert table["host_ms"].tolist() == pytest.approx((0.5 * table["gpu_ms"]).tolist())
+    (result,) = read_results(of.study).workloads
+    finals = of.compare_finalists(result)
+    assert finals is not None
+    for one in finals.finalists:  # in turns, which have no yardsticks
+        assert one.gpu_ms is not None
+        assert one.host_ms == pytest.approx(0.5 * one.gpu_ms, rel=0.05)
