@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -15,11 +16,13 @@ from objectives.evaluation import Evaluation, Outcome
 from objectives.roofline import DATASHEET, under_roofline
 from search.cli import main
 from search.profile import one_configuration, summary
+from search.terminal import make_console
 from studies.artifacts import artifact_folder
 from studies.study import load_study
 from tests.configurations import configured
 from tests.fake_bench import FakeBench, measurements
 from tests.studies.test_session import run, session
+from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES
 from variants.workload import Workload
 
@@ -88,6 +91,26 @@ def test_what_is_not_named_is_pytorchs_default() -> None:
     chosen = one_configuration({"seq_len": (4096,), "precision": ("fp16",)}, H100)
     assert chosen.workload.seq_len == 4096
     assert chosen.variant.key == "auto/fp16/none/concat/same/eager"
+
+
+def test_host_time_is_that_of_full_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(FakeBench):
+        def _answer(self, configuration: Configuration) -> Evaluation:
+            latency = measurements(0.1, 10.0).latency.model_copy(update={"yardstick_ms": 0.6})
+            measured = measurements(0.1, 10.0).model_copy(
+                update={"latency": latency.at_host_speed(8.0)}
+            )
+            return Evaluation(
+                configuration=configuration, outcome=Outcome.MEASURED, measurements=measured
+            )
+
+    peaks = dataclasses.replace(DATASHEET["NVIDIA H100"], yardstick_ms=0.3)
+    of = Configuration.of(Workload(batch=1, seq_len=64), {"backend": "eager"})
+    monkeypatch.setattr(search.profile, "console", make_console())
+    search.profile.profile_one(Slow(), H100, of, peaks, tmp_path, prefix="")  # type: ignore[arg-type]
+    assert "GPU 0.100 ms, host 0.400 ms a step" in capsys.readouterr().out
 
 
 def test_the_summary_says_what_binds_and_what_launching_costs(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 import search.verify
+from objectives.comparison import Comparison
 from objectives.evaluation import Evaluation, Outcome
 from objectives.roofline import DATASHEET, Peaks
 from search.cli import main
@@ -72,10 +73,12 @@ def test_another_gpu_is_refused_unless_it_shall_be_anyway(
 
 
 class HostBench(FakeBench):
-    """All but the default, which fails, is bound by the host, and that may be slow."""
+    """The GPU binds the default, which may fail, the host all others; and that may be slow."""
 
-    def __init__(self, *, step: float = 1.0, yardstick: float = 1.0) -> None:
-        super().__init__(fails={"auto": Outcome.CRASHED})
+    def __init__(
+        self, *, step: float = 1.0, yardstick: float = 1.0, default: Outcome = Outcome.MEASURED
+    ) -> None:
+        super().__init__(fails={"auto": default})
         self._step, self._yardstick = step, yardstick
 
     def peaks(self) -> Peaks:
@@ -85,30 +88,52 @@ class HostBench(FakeBench):
         found = super()._answer(configuration)
         if found.measurements is None:
             return found
-        was = found.measurements.latency
-        latency = was.model_copy(update={"yardstick_ms": 0.3}).at_host_speed(self._step)
+        latency = found.measurements.latency.at_host_speed(self._host(configuration))
         slow = {"yardstick_ms": 0.3 * self._yardstick, "host_speed": None}
         latency = latency.model_copy(update=slow)
         measured = found.measurements.model_copy(update={"latency": latency})
         return found.model_copy(update={"measurements": measured})
 
+    def _host(self, configuration: Configuration) -> float:
+        return self._step * (0.01 if configuration.variant.backend == "auto" else 1.01)
 
+    def compare(self, configurations: Sequence[Configuration]) -> Comparison:
+        plain = FakeBench(fails=self.fails).compare(configurations)
+        slow = tuple(
+            tuple(
+                one.model_copy(
+                    update={
+                        "host_ms": tuple(self._host(one.configuration) * ms for ms in one.host_ms)
+                    }
+                )
+                for one in group
+            )
+            for group in plain.groups
+        )
+        return plain.model_copy(update={"groups": slow})
+
+
+@pytest.mark.parametrize("default", [Outcome.MEASURED, Outcome.CRASHED])
 @pytest.mark.parametrize(
-    ("bench", "status"),
-    [
-        (HostBench(), 0),
-        (HostBench(step=2.0, yardstick=2.0), 0),  # all of the host is slow
-        (HostBench(step=2.0), 1),
-    ],
+    ("step", "yardstick", "status"),
+    [(1.0, 1.0, 0), (2.0, 2.0, 0), (2.0, 1.0, 1)],
+    ids=["as it was", "all of the host is slow", "the step is slow"],
 )
 def test_a_slow_host_breaks_no_claim(
-    verify: Callable[..., int], tmp_path: Path, bench: FakeBench, status: int
+    verify: Callable[..., int],
+    tmp_path: Path,
+    default: Outcome,
+    step: float,
+    yardstick: float,
+    status: int,
 ) -> None:
-    of = session(InMemoryStorage(), HostBench(), axes=ONE)
+    of = session(InMemoryStorage(), HostBench(default=default), axes=ONE)
     run(of, 12)
+    (result,) = read_results(of.study).workloads
+    of.compare_finalists(result)
     document = build_export(read_results(of.study))
     (tmp_path / "best.json").write_text(document.model_dump_json())
-    assert verify(bench) == status
+    assert verify(HostBench(step=step, yardstick=yardstick, default=default)) == status
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 5000, '{"schema_version": 1}', "\udcff"])
