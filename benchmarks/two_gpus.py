@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -43,21 +44,35 @@ def main(
     seed: int = 0,
     count: Count = 30,
     minutes: Minutes = 120.0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep the studies here; what was run is not run again.")
+    ] = None,
+    once: Annotated[
+        bool, typer.Option(help="One run now. The other by the same call again, with --folder.")
+    ] = False,
     options: Annotated[
         list[str] | None, typer.Argument(help="Behind `--`: more options of `search run`.")
     ] = None,
 ) -> None:
     """Run the study with several workers and with one, in fresh databases, and compare both."""
+    if once and folder is None:
+        raise typer.BadParameter("--once needs --folder, for the other run to be found")
     found, seconds = {}, {}
     more = ["--trials", str(trials), "--device", device, "--seed", str(seed)]
     more += ["--minutes", str(minutes / 2), *(options or [])]
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(folder) if folder else tempfile.TemporaryDirectory() as place:
+        Path(place).mkdir(exist_ok=True)
         for n in (workers, 1):  # in this order: a machine with too few says so at once
-            url = f"sqlite:///{Path(folder) / f'{n}.db'}"
-            wall_s = run(n, url, Path(folder) / f"caches-{n}", more)
+            url, took = f"sqlite:///{Path(place) / f'{n}.db'}", Path(place) / f"{n}.seconds"
+            ran = took.exists()
+            if not ran:
+                took.write_text(str(run(n, url, Path(place) / f"caches-{n}", more)))
+            wall_s = float(took.read_text())
             told, found[n] = measured(load_study(open_storage(url), STUDY))
             seconds[n] = wall_s / told
             print(f"{n} workers: {wall_s:.1f} s for {told} trials", flush=True)
+            if once and not ran and n != 1:
+                return
     compare(found[1], found[workers], count)
     ratio = seconds[1] / seconds[workers]
     wanted = " (wanted: ≥ 1.7)" if workers == 2 else ""

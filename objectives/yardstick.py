@@ -8,7 +8,9 @@ the steps launched beside it slowed down together.
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 
 import torch
 
@@ -35,3 +37,29 @@ class Yardstick:
         for _ in range(LAUNCHES):
             there.add_(1)
         return (time.perf_counter_ns() - before) / 1e6
+
+
+REMEMBERED, LEAST = 15, 5  # trials; fewer than the latter do not show what is usual
+# Where the yardstick took a quarter longer than usual on an H100's host, steps took up to twice as
+# long: what is in the way then is not of the yardstick's kind, and it passes within seconds.
+DISTURBED = 1.15
+
+
+class Usual:
+    """What a yardstick took beside the last trials. Where it is much more, others are in the way.
+
+    A host that has become slower for good is usual again some trials later.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is usual yet."""
+        self._lately: deque[float] = deque(maxlen=REMEMBERED)  # ms
+
+    def is_exceeded(self, taken_ms: float) -> bool:
+        """Tell whether a yardstick of `taken_ms` is far from usual."""
+        enough = len(self._lately) >= LEAST
+        return enough and taken_ms > DISTURBED * statistics.median(self._lately)
+
+    def learn(self, taken_ms: float) -> None:
+        """Take in what was found beside one more trial."""
+        self._lately.append(taken_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -247,6 +248,8 @@ def run(
     ]
     begin = time.monotonic()
     try:
+        if not dry_run:
+            threading.Thread(target=_import_meanwhile, name="imports").start()
         _warn_of_cores(compile_ahead, tracks)
         here = start_together(benches[:1] if dry_run or opened is None else benches)
         _warn_of_neighbours(here, len(tracks))
@@ -283,6 +286,13 @@ def run(
     finally:
         for bench in benches:
             bench.close()
+
+
+def _import_meanwhile() -> None:
+    """Import what takes seconds and is needed once the devices have started."""
+    import optuna_dashboard  # noqa: F401
+
+    import studies.surrogate_sampler  # noqa: F401
 
 
 def _lanes(workers: str, kind: DeviceKind | None) -> list[Lane]:

@@ -60,6 +60,13 @@ class JointSampler(BaseSampler):
     def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
         """Return the next configuration; at least one is untried."""
 
+    def think_ahead(self, study: optuna.Study) -> None:
+        """Prepare the next proposal from what is known now, if that takes long.
+
+        It is kept for who asks next, unless others have asked meanwhile. What is told until then
+        counts as what was expected of it. May be called beside whatever else the sampler does.
+        """
+
     def probes_due(self, told: Told) -> int:
         """Return how many configurations of the probe order should have been tried by now."""
         return 0

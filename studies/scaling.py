@@ -52,7 +52,7 @@ def course_of(scorer: Scorer, finished: Sequence[Finished]) -> Course:
     seconds = tuple(one.ended for one in finished)
     measuring = sum(one.ended - one.begun for one in finished)
     scores = scorer.history(one.evaluation for one in finished)
-    asking = fmean(one.begun - one.asked for one in finished)
+    asking = fmean(one.freed - one.asked for one in finished)
     return Course(seconds, tuple(scores), measuring / seconds[-1], asking)
 
 

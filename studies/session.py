@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -37,7 +39,7 @@ from studies.samplers import make_sampler
 from studies.settled import Tally
 from studies.snapshot import Snapshot
 from studies.space import SpaceExhausted, Survey
-from studies.storage import LEASE_S, uncut
+from studies.storage import LEASE_S, STORAGE_FAILURES, uncut
 from studies.study import (
     Plan,
     StudyError,
@@ -120,6 +122,8 @@ class Session:
             partial(expected, self.survey.configurations(), self._device),
             self.plan.seed,
         )
+        self._thinker = ThreadPoolExecutor(1, "proposals")
+        self._thought: Future[None] | None = None
 
     def tried(self) -> int:
         """Return how many unique configurations the study has told."""
@@ -258,6 +262,7 @@ class Session:
         configuration = self.plan.space.configuration(trial.params)
         self._add("search", time.monotonic() - before)
         try:
+            self._think_ahead()
             with lease.kept(self.study._storage, trial._trial_id):
                 evaluation = self._evaluate(configuration, post)
         except BaseException:
@@ -335,6 +340,21 @@ class Session:
             with self._own:
                 self.abandoned += recovered
             return trial
+
+    def _think_ahead(self) -> None:
+        """Have the next proposal made while this one is measured.
+
+        With one post, nothing of ours runs beside what it measures, and the next proposal knows of
+        everything that was found.
+        """
+        if self._thought is not None and self._thought.done():
+            self._thought.result()  # what went wrong there is not to pass unseen
+        if len(self.posts) > 1 and (self._thought is None or self._thought.done()):
+            self._thought = self._thinker.submit(self._think)
+
+    def _think(self) -> None:
+        with suppress(*STORAGE_FAILURES):  # whoever asks next finds them
+            self._sampler.think_ahead(self.study)
 
     def _look_ahead(self) -> None:
         if self.on_likely is None:

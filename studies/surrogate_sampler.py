@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,7 +14,7 @@ from optuna.trial import FrozenTrial
 from studies.catalogue import Catalogue
 from studies.joint import EXPECTED_GAIN, JointSampler
 from studies.matrix import Matrix
-from studies.proposer import Candidates, Proposer
+from studies.proposer import Candidates, Proposal, Proposer
 from studies.surrogate import Axes
 from studies.told import Told
 
@@ -29,6 +30,9 @@ class SurrogateSampler(JointSampler):
         """Take what is expected of each configuration, `(n, 2)`; None for no prior."""
         super().__init__(catalogue, seed)
         self.proposer = Proposer(candidates_of(catalogue, prior), seed)
+        self._proposing = threading.Lock()
+        # The last proposal, and all that it passed over because it was tried or running.
+        self._proposed: tuple[frozenset[int], Proposal | None] = frozenset(), None
 
     def probes_due(self, told: Told) -> int:
         """Return one for every so many trials, after as many as there are workloads."""
@@ -36,12 +40,27 @@ class SurrogateSampler(JointSampler):
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
         """Return the best, and note what was expected of it."""
-        proposal = self.proposer.propose(told)
+        proposal = self._propose(told)
         assert proposal is not None
         study._storage.set_trial_system_attr(
             trial._trial_id, EXPECTED_GAIN, proposal.expected_gain
         )
         return proposal.index
+
+    def think_ahead(self, study: optuna.Study) -> None:
+        """Propose, and keep it."""
+        told = self.told(study)
+        if len(told.tried) < len(self.catalogue):
+            self._propose(told)
+
+    def _propose(self, told: Told) -> Proposal | None:
+        """Return the last proposal if it knew of everything that is tried or running now."""
+        with self._proposing:
+            known, proposal = self._proposed
+            if proposal is None or not told.tried <= known:
+                proposal = self.proposer.propose(told)
+                self._proposed = told.tried, proposal
+            return proposal
 
     def forecast(self, told: Told) -> Iterable[int]:
         """Return the ranking behind the last proposal, and the next probe.

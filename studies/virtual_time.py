@@ -1,9 +1,10 @@
 """Searches by many workers at once in virtual time: what would more GPUs buy?
 
 Trials take as long as a table says, on a clock that only this search knows. Workers ask one after
-another, as the claim lock has them do, and an ask takes the time that it really takes here: where
-that is longer than a trial divided by the workers, workers wait for each other. Each ask sees what
-was told by then, and all other trials running.
+another, as the claim lock has them do. As in a session of several posts, the next proposal is made
+once a trial is claimed, of what was told by then and all that is running, and takes the time that
+it really takes here: where that is longer than a trial divided by the workers, workers wait for
+each other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from optuna.trial import Trial
 
 from objectives.evaluation import Evaluation
 from studies.durations import Durations
+from studies.joint import JointSampler
 from studies.recorded import RecordedTable
 from studies.replay import study_of
 from studies.study import Unit, ask, tell
@@ -26,7 +28,10 @@ from variants.device import Device
 # Not time on the wall, which whatever else the machine does would make longer, and which is the
 # same where it does nothing else.
 _CLOCK = time.thread_time
-ASKS = "one at a time, each as long as it took here (processor time, with the study in memory)"
+ASKS = (
+    "one at a time, each as long as it took here, with the proposal that is made meanwhile "
+    "(processor time, with the study in memory)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Finished:
     evaluation: Evaluation
     asked: float  # when its worker got the lock
     begun: float  # when it was proposed, and measuring began
+    freed: float  # when the next worker could ask
     ended: float  # when it was told
 
 
@@ -47,6 +53,7 @@ class _Running:
     index: int
     asked: float
     begun: float
+    freed: float
 
 
 def replay_in_virtual_time(
@@ -73,17 +80,18 @@ def replay_in_virtual_time(
             a function of the seed.
     """
     study = study_of(table, sampler, seed, device)
+    assert isinstance(study.sampler, JointSampler)
     left = min(trials, len(table.catalogue))
     idle = deque([0.0] * min(workers, left))  # since when, rising
     running: list[_Running] = []  # a heap
-    lock_free = 0.0
+    lock_free = 0.0  # and the next proposal is there
 
     def tell_next() -> Finished:
         done = heapq.heappop(running)
         evaluation = table.evaluations[done.index]
         tell(study, done.trial, evaluation, Unit(1.0, 1.0, True))
         idle.append(done.ended)
-        return Finished(evaluation, done.asked, done.begun, done.ended)
+        return Finished(evaluation, done.asked, done.begun, done.freed, done.ended)
 
     while left:
         if not idle:
@@ -94,11 +102,17 @@ def replay_in_virtual_time(
         idle.popleft()
         before = clock()
         trial = ask(study)
-        lock_free = now + clock() - before
+        begun = now + clock() - before
         index = table.catalogue.find(trial.params)
         assert index is not None
-        ended = lock_free + float(durations.seconds[index])
-        heapq.heappush(running, _Running(ended, trial.number, trial, index, now, lock_free))
+        ended = begun + float(durations.seconds[index])
+        lock_free = begun
+        if workers > 1:
+            before = clock()
+            study.sampler.think_ahead(study)
+            lock_free += clock() - before
+        done = _Running(ended, trial.number, trial, index, now, begun, lock_free)
+        heapq.heappush(running, done)
         left -= 1
     while running:
         yield tell_next()

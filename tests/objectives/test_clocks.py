@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pynvml
@@ -30,12 +30,14 @@ from objectives.latency import (
     HeldPasses,
     Hold,
     StepTime,
+    Timed,
     measure_cuda,
     raise_clock,
     steps_known,
 )
 from objectives.limits import Limits
-from objectives.sampling import Throttled, Trusting
+from objectives.sampling import Throttled, Trusting, Watcher
+from objectives.yardstick import Usual
 from tests.configurations import configured
 from variants.detect import detect_device
 from variants.workload import Workload
@@ -141,12 +143,31 @@ def test_the_clock_is_raised_before_anything_is_timed_but_not_for_ever() -> None
     assert next(ticks) < 10
 
 
+class OneCore:
+    """Cores, as a context, that are entered and left."""
+
+    inside, settled, left = False, 0, 0
+
+    def __enter__(self) -> OneCore:
+        self.inside = True
+        return self
+
+    def settle(self) -> None:
+        assert self.inside
+        self.settled += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.inside, self.left = False, self.left + 1
+
+
 class ScriptedStream:
     """Answers how long a step took and whether it was held, by how long the hold was."""
 
     def __init__(self, needs_ms: float) -> None:
         self.needs_ms = needs_ms
         self.holds: list[float] = []
+        self.cores, self.usual = OneCore(), Usual()
+        self.yardstick: Callable[[], float] = lambda: 0.3
 
     def sample(self, step: object, hold: Hold) -> tuple[float, float, bool]:
         self.holds.append(hold.ms)
@@ -221,23 +242,6 @@ def test_a_yardstick_is_taken_every_few_steps_and_goes_with_them() -> None:
     assert found == [0.3] * STEPS_A_YARDSTICK + [0.5] * STEPS_A_YARDSTICK + [0.4]
 
 
-class OneCore:
-    """Cores, as a context, that are entered and left."""
-
-    inside, settled = 0, 0
-
-    def __enter__(self) -> OneCore:
-        self.inside += 1
-        return self
-
-    def settle(self) -> None:
-        assert self.inside == 1
-        self.settled += 1
-
-    def __exit__(self, *error: object) -> None:
-        self.inside += 100
-
-
 @pytest.mark.parametrize(
     ("needs_ms", "held", "yardstick_ms"),
     [(0.2, True, 0.31), (1e9, False, None)],  # the latter waits for the GPU, not for the host
@@ -245,10 +249,10 @@ class OneCore:
 def test_what_a_trial_says_of_its_host(
     needs_ms: float, held: bool, yardstick_ms: float | None
 ) -> None:
-    stream, cores = ScriptedStream(needs_ms), OneCore()
-    stream.cores = cores  # type: ignore[attr-defined]
+    stream = ScriptedStream(needs_ms)
+    cores = stream.cores
     # Nine of ten are disturbed.
-    stream.yardstick = iter([0.31, *[0.9] * 9] * 1000).__next__  # type: ignore[attr-defined]
+    stream.yardstick = iter([0.31, *[0.9] * 9] * 1000).__next__
     timed = measure_cuda(
         Steps(8),  # type: ignore[arg-type]
         stream,  # type: ignore[arg-type]
@@ -257,20 +261,19 @@ def test_what_a_trial_says_of_its_host(
     )
     assert (timed.gpu.value, timed.host.value) == pytest.approx((2 * 0.05, 2 * needs_ms))  # layers
     assert (timed.held, timed.yardstick_ms) == (held, yardstick_ms)
-    assert (cores.inside, cores.settled > 1) == (101, True)
+    assert (cores.inside, cores.left, cores.settled > 1) == (False, 1, True)
 
 
 def test_host_time_and_yardstick_are_of_the_same_share_of_the_steps() -> None:
     fast = iter([True] * 4 + [False] * 100)  # of yardsticks; each is of four steps
     stream = ScriptedStream(0.5)
-    stream.cores = OneCore()  # type: ignore[attr-defined]
 
     def yardstick() -> float:
         is_fast = next(fast)
         stream.needs_ms = 0.25 if is_fast else 0.5
         return 0.3 if is_fast else 0.6
 
-    stream.yardstick = yardstick  # type: ignore[attr-defined]
+    stream.yardstick = yardstick
     timed = measure_cuda(
         Steps(8),  # type: ignore[arg-type]
         stream,  # type: ignore[arg-type]
@@ -279,3 +282,75 @@ def test_host_time_and_yardstick_are_of_the_same_share_of_the_steps() -> None:
     )
     assert timed.yardstick_ms is not None
     assert timed.host.value / 2 / timed.yardstick_ms == pytest.approx(0.5 / 0.6)
+
+
+class Host:
+    """A stream whose yardsticks are those of one trial after the other."""
+
+    def __init__(self, *trials_ms: float) -> None:
+        self.stream, self.left = ScriptedStream(0.2), [*trials_ms]
+        self.pauses: list[float] = []
+        self.stream.yardstick = lambda: self.left[0]
+
+    def measure(self, watch: Watcher | None = None) -> Timed:
+        return measure_cuda(
+            Steps(8),  # type: ignore[arg-type]
+            self.stream,  # type: ignore[arg-type]
+            budget_s=60.0,
+            watch=watch or Trusting(),
+            sleep=self._passed,
+        )
+
+    def _passed(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.left.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("trials_ms", "kept_ms", "pauses"),
+    [
+        ((0.34, 9.9), 0.34, 0),  # as usual, or nearly
+        ((0.6, 0.31, 9.9), 0.31, 1),
+        ((0.6, 0.5, 0.55, 0.31, 9.9), 0.31, 3),
+        ((0.6, 0.5, 0.7, 0.8, 0.1), 0.5, 3),  # it has to do
+    ],
+)
+def test_a_trial_beside_which_the_host_is_disturbed_is_timed_again(
+    trials_ms: Sequence[float], kept_ms: float, pauses: int
+) -> None:
+    host = Host(*trials_ms)
+    for _ in range(5):
+        host.stream.usual.learn(0.3)
+    assert host.measure().yardstick_ms == pytest.approx(kept_ms)
+    assert len(host.pauses) == pauses
+
+
+def test_what_was_sampled_stands_where_the_device_throttles_the_second_time() -> None:
+    host = Host(0.6, 0.3)
+    for _ in range(5):
+        host.stream.usual.learn(0.3)
+
+    class ThrottledLater(Trusting):
+        gives_up = True
+
+        def clean(self) -> bool:
+            return not host.pauses
+
+    assert host.measure(ThrottledLater()).yardstick_ms == 0.6
+    assert len(host.pauses) == 1
+
+
+def test_a_host_that_has_become_slower_is_usual_again_some_trials_later() -> None:
+    usual = Usual()
+    for _ in range(4):
+        usual.learn(0.3)
+    assert not usual.is_exceeded(9.0)  # too little is known
+    usual.learn(0.3)
+    assert usual.is_exceeded(0.5)
+    assert not usual.is_exceeded(0.33)
+    for _ in range(10):
+        usual.learn(0.3)
+    for _ in range(8):
+        assert usual.is_exceeded(0.5)
+        usual.learn(0.5)
+    assert not usual.is_exceeded(0.5)

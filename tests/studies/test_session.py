@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from contextlib import nullcontext
 from typing import Any
 
 import optuna
 import pytest
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
 
@@ -22,7 +24,9 @@ from studies.joint import JointSampler
 from studies.opening import open_study
 from studies.ordered import ORDERS
 from studies.owner import this_process
+from studies.post import Post
 from studies.presets import preset_path
+from studies.proposer import Proposal
 from studies.results import as_table, read_results
 from studies.samplers import OWN, SAMPLERS
 from studies.session import LIKELY, Session, TrialLostError
@@ -40,6 +44,8 @@ from studies.study import (
     tell,
     told,
 )
+from studies.surrogate_sampler import SurrogateSampler
+from studies.told import Told
 from tests.fake_bench import FakeBench
 from variants.axes import Choice
 from variants.configuration import Configuration
@@ -148,6 +154,122 @@ def test_looking_ahead_sees_what_comes_and_changes_nothing(
     if sampler == OWN:
         met = sum(key in {k for likely in seen[:n] for k in likely} for n, key in enumerate(plain))
         assert met >= 8
+
+
+def counted(of: Session, monkeypatch: pytest.MonkeyPatch) -> list[Told]:
+    """Return what proposals are made from, from now on."""
+    sampler, made = of.study.sampler, list[Told]()
+    assert isinstance(sampler, SurrogateSampler)
+    propose = sampler.proposer.propose
+
+    def counting(told: Told) -> Proposal | None:
+        made.append(told)
+        return propose(told)
+
+    monkeypatch.setattr(sampler.proposer, "propose", counting)
+    return made
+
+
+def finish(of: Session, trial: Trial) -> None:
+    found = FakeBench().evaluate(of.plan.space.configuration(trial.params))
+    tell(of.study, trial, found, Unit(1.0, 1.0, True))
+
+
+def test_a_proposal_that_was_made_ahead_is_the_next_one(
+    memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = session(memory, sampler=OWN)
+    run(of, 4)
+    sampler, made = of.study.sampler, counted(of, monkeypatch)
+    assert isinstance(sampler, JointSampler)
+    running = ask(of.study)
+    sampler.think_ahead(of.study)
+    assert len(made) == 2
+    measured = sampler.catalogue.find(running.params)
+    assert made[1].running == {measured}
+    finish(of, running)
+    following = ask(of.study)
+    assert len(made) == 2  # none was made for it
+    assert sampler.catalogue.find(following.params) not in made[1].tried
+    finish(of, following)
+    ask(of.study)
+    assert len(made) == 3
+    assert made[2].running == frozenset()  # of that one it knows what was found
+
+
+def test_a_proposal_that_was_made_ahead_is_dropped_where_others_asked_since(
+    memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = session(memory, sampler=OWN)
+    run(of, 4)
+    sampler, made = of.study.sampler, counted(of, monkeypatch)
+    assert isinstance(sampler, JointSampler)
+    sampler.think_ahead(of.study)
+    other = ask(session(memory, sampler=OWN).study)  # in another process: it takes the same
+    assert len(made) == 1
+    mine = ask(of.study)
+    assert len(made) == 2
+    assert mine.params != other.params
+
+
+def test_nothing_is_thought_ahead_where_nothing_is_left(memory: BaseStorage) -> None:
+    of = session(memory, axes={**SMALL, "backend": ("flash",), "batch": (1,)}, sampler=OWN)
+    run(of, of.survey.size)
+    sampler = of.study.sampler
+    assert isinstance(sampler, JointSampler)
+    sampler.think_ahead(of.study)
+    with pytest.raises(SpaceExhausted):
+        of.trial()
+
+
+@pytest.mark.parametrize("posts", [1, 2])
+def test_several_posts_have_the_next_proposal_made_while_they_measure(
+    memory: BaseStorage, posts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = session(memory, sampler=OWN)
+    of.posts += [Post(FakeBench(), f"gpu{number}") for number in range(1, posts)]
+    run(of, 4)
+    made = counted(of, monkeypatch)
+    during: list[int] = []
+    evaluate = of.bench.evaluate
+
+    def slowly(configuration: Configuration) -> Evaluation:
+        end = time.monotonic() + 20
+        while posts > 1 and not (of._thought and of._thought.done()):
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        during.append(len(made))
+        return evaluate(configuration)
+
+    monkeypatch.setattr(of.bench, "evaluate", slowly)
+    of.trial()
+    assert during == [posts]  # its own, and the next
+    of.trial()
+    assert during == [posts, posts + 1]
+
+
+def test_what_goes_wrong_while_the_next_proposal_is_made_is_not_lost(
+    memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = session(memory, sampler=OWN)
+    of.posts.append(Post(FakeBench(), "gpu1"))
+    errors: list[Exception] = [StorageInternalError("away for a moment"), KeyError("a mistake")]
+
+    def fail(study: optuna.Study) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(of._sampler, "think_ahead", fail)
+    run(of, 1)
+
+    def settled() -> None:
+        assert of._thought is not None
+        wait([of._thought])
+
+    settled()
+    of.trial()  # whoever asks finds out what the database does
+    settled()
+    with pytest.raises(KeyError, match="a mistake"):
+        of.trial()
 
 
 def test_probes_are_seen_ahead(memory: BaseStorage) -> None:

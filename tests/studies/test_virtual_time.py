@@ -90,14 +90,16 @@ def test_equal_trials_are_done_in_rounds(table: Path, workers: int) -> None:
     assert sizes == {2.0 * (r + 1): min(workers, 20 - workers * r) for r in range(rounds)}
 
 
-@pytest.mark.parametrize(("workers", "end"), [(1, 60.0), (2, 40.5), (64, 40.5)])
+@pytest.mark.parametrize(("workers", "end"), [(1, 80.0), (2, 41.0), (64, 41.0)])
 def test_workers_ask_one_at_a_time(table: Path, workers: int, end: float) -> None:
-    # 40 asks of a second each, and half a second to measure: two workers do all that can be done.
+    # 40 asks of half a second each, as long for what comes next, and 1.5 s to measure: two workers
+    # do all that can be done. One makes no proposal before it can be measured.
     recorded = read_table(table)
-    finished = searched(recorded, constant(recorded, 0.5), workers, 40, "random", ticking(1.0))
+    finished = searched(recorded, constant(recorded, 1.5), workers, 40, "random", ticking(0.5))
     assert finished[-1].ended == end
     asks = sorted((one.asked, one.begun) for one in finished)
-    assert all(begun - asked == 1.0 for asked, begun in asks)
+    assert all(begun - asked == 0.5 for asked, begun in asks)
+    assert {one.freed - one.asked for one in finished} == {0.5 if workers == 1 else 1.0}
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(asks))
 
 
@@ -202,7 +204,7 @@ def test_what_workers_gain_is_what_it_says(table: Path) -> None:
     finished = searched(recorded, constant(recorded, 3.0), 2, 10, "random", ticking(1.0))
     course = course_of(Scorer(recorded), finished)
     assert course.busy_workers == pytest.approx(10 * 3 / finished[-1].ended)
-    assert course.seconds_per_ask == 1.0
+    assert course.seconds_per_ask == 2.0  # and the next proposal
 
 
 def test_the_command_says_what_more_workers_buy(
