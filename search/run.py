@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -57,6 +56,7 @@ from search.verdict import (
 from studies.database_url import shown
 from studies.defaults import DEFAULT_AXES, EIGHT_BIT_MAX_ERROR, default_max_error
 from studies.estimate import estimate_s
+from studies.imports import import_meanwhile
 from studies.opening import open_study, stored_plan
 from studies.post import Post
 from studies.publish import publish
@@ -249,7 +249,7 @@ def run(
     begin = time.monotonic()
     try:
         if not dry_run:
-            threading.Thread(target=_import_meanwhile, name="imports").start()
+            import_meanwhile()
         _warn_of_cores(compile_ahead, tracks)
         here = start_together(benches[:1] if dry_run or opened is None else benches)
         _warn_of_neighbours(here, len(tracks))
@@ -286,13 +286,6 @@ def run(
     finally:
         for bench in benches:
             bench.close()
-
-
-def _import_meanwhile() -> None:
-    """Import what takes seconds and is needed once the devices have started."""
-    import optuna_dashboard  # noqa: F401
-
-    import studies.surrogate_sampler  # noqa: F401
 
 
 def _lanes(workers: str, kind: DeviceKind | None) -> list[Lane]:
