@@ -43,6 +43,7 @@ from objectives.profiling import profile_configuration
 from objectives.quiet import Quiet
 from objectives.roofline import Peaks, bound
 from objectives.sampling import Throttled, Trusting
+from objectives.streams import near_streams
 from variants.backends import BACKENDS, backend_that_ran
 from variants.caches import CACHES
 from variants.configuration import Configuration
@@ -84,9 +85,12 @@ class Evaluator:
         self._clocks: Clocks | None = None
         self._usual_mhz, self._unread = 0, ""
         if device.kind == "cuda":
+            first, *others = near_streams()
+            torch.cuda.set_stream(first)  # of this thread: whatever a trial does
             before = torch.cuda.memory_allocated()
-            _allocate_workspaces()
+            _allocate_workspaces(first, capture_stream())
             self._workspace_bytes = torch.cuda.memory_allocated() - before
+            _allocate_workspaces(*others)
             gpu = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
             self.stream = HeldStream(device.l2_bytes, Cores(cores_near(gpu)))
             self._find_clocks(self.stream, gpu)
@@ -337,12 +341,9 @@ def _keep(kept: dict[str, list[Tensor]], results: Mapping[str, Tensor]) -> None:
         kept.setdefault(name, []).append(tensor.detach().cpu())
 
 
-def _allocate_workspaces() -> None:
-    """Make cuBLAS allocate its workspaces now, so that they are in every baseline.
-
-    It keeps one for each stream: the one that steps run on, and the one that captures them.
-    """
-    for stream in (torch.cuda.current_stream(), capture_stream()):
+def _allocate_workspaces(*streams: torch.cuda.Stream) -> None:
+    """Make cuBLAS allocate its workspace of each stream now, so that it is in every baseline."""
+    for stream in streams:
         with torch.cuda.stream(stream):
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 square = torch.ones(256, 256, dtype=dtype, device="cuda")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from objectives.sampling import (
     sample_until,
     summarise,
 )
+from objectives.streams import Turns, near_streams
 from objectives.yardstick import Usual, Yardstick
 from variants.run import Run
 
@@ -77,10 +78,12 @@ class HeldStream:
     def __init__(self, l2_bytes: int, cores: Cores | None = None) -> None:
         """Allocate the flush buffer, twice the L2 cache, and calibrate the spin.
 
-        `cores` are those that steps are launched from.
+        `cores` are those that steps are launched from. Work is timed on the stream that is
+        current, or on one of `others`, which make another one current.
         """
         self.cores = Cores() if cores is None else cores
         self.yardstick, self.usual = Yardstick(torch.device("cuda")), Usual()
+        self.others = [functools.partial(torch.cuda.stream, one) for one in near_streams()[1:]]
         self._flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
         self._cycles_per_ms = self._calibrate()
 
@@ -185,7 +188,11 @@ class StepTime(NamedTuple):
 
 
 class HeldPasses:
-    """Passes over all steps of one run, each step behind a hold as long as it needs."""
+    """Passes over all steps of one run, each step behind a hold as long as it needs.
+
+    Where the host takes longer than the GPU, launches are most of what the GPU does, and every
+    pass is on the next of several streams.
+    """
 
     def __init__(
         self, run: Run, stream: HeldStream, yardstick: Callable[[], float] | None = None
@@ -193,6 +200,8 @@ class HeldPasses:
         """Nothing is known of the steps yet. Every few of them `yardstick` is taken, if given."""
         self._run, self._stream, self._hold = run, stream, Hold()
         self._yardstick = yardstick
+        self._streams = Turns(stream.others, lambda: later_visits(run))
+        self._counted = self._launched = 0  # steps; of which the host took longer than the GPU
         self._missed = 0  # passes without a sample that was held, one after the other
 
     @property
@@ -204,6 +213,16 @@ class HeldPasses:
         """Run all steps once and return those that count."""
         if not self.held:
             self._hold.let_go()
+        launches_take_longest = 2 * self._launched > self._counted
+        with self._streams.next() if launches_take_longest else nullcontext():
+            counted = self._pass()
+        if self.held:
+            self._missed = 0 if counted else self._missed + 1
+            self._counted += len(counted)
+            self._launched += sum(step.host_ms > step.gpu_ms for step in counted)
+        return counted
+
+    def _pass(self) -> list[StepTime]:
         self._run.restart()
         counted: list[StepTime] = []
         beside = None
@@ -218,8 +237,6 @@ class HeldPasses:
                 self._hold.expect(host_ms)
             elif self.held:
                 self._hold.lengthen()
-        if self.held:
-            self._missed = 0 if counted else self._missed + 1
         return counted
 
 

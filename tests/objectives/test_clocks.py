@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 
 import pynvml
 import pytest
+import torch
 
 import objectives.evaluate as evaluate_module
 from objectives.clocks import (
@@ -167,10 +169,12 @@ class ScriptedStream:
         self.needs_ms = needs_ms
         self.holds: list[float] = []
         self.cores, self.usual = OneCore(), Usual()
+        self.others: list[Callable[[], AbstractContextManager[object]]] = []
         self.yardstick: Callable[[], float] = lambda: 0.3
 
-    def sample(self, step: object, hold: Hold) -> tuple[float, float, bool]:
+    def sample(self, step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
         self.holds.append(hold.ms)
+        step()
         return 0.05, self.needs_ms, hold.ms > self.needs_ms
 
     def warm(self) -> None:
@@ -180,6 +184,7 @@ class ScriptedStream:
 class Steps:
     def __init__(self, steps: int = 3) -> None:
         self.steps = steps
+        self.layer = SimpleNamespace(device=torch.device("cpu"))
         workload = Workload(batch=1, seq_len=64, layers=2)
         self.configuration = configured(workload, "math fp32")
 
@@ -188,6 +193,9 @@ class Steps:
 
     def step(self, index: int) -> None:
         pass
+
+    def results(self, out: None) -> dict[str, torch.Tensor]:
+        return {}
 
 
 def test_holds_grow_until_they_outlast_the_host() -> None:
@@ -213,6 +221,33 @@ def test_passes_that_are_missed_now_and_then_do_not_end_the_hold() -> None:
         taken = passes()
         assert passes.held
         assert all(step.host_ms < stream.holds[-1] for step in taken)
+
+
+@pytest.mark.parametrize(
+    ("needs_ms", "expected"),
+    [
+        (0.2, [0, 1, 1, 2, 2, 0, 1, 2]),  # the first time on each is not timed
+        (0.02, [0] * 6),
+    ],
+)
+def test_a_step_that_waits_for_its_launches_is_timed_on_several_streams_in_turns(
+    needs_ms: float, expected: list[int]
+) -> None:
+    stream, steps, current = ScriptedStream(needs_ms), Steps(), list[int]()
+
+    @contextmanager
+    def on(number: int) -> Iterator[None]:
+        current.append(number)
+        yield
+        current.pop()
+
+    seen: list[int] = []
+    steps.step = lambda index: seen.append(current[-1] if current else 0)  # type: ignore[method-assign]
+    stream.others = [lambda: on(1), lambda: on(2)]
+    passes = HeldPasses(steps, stream)  # type: ignore[arg-type]
+    for _ in range(6):
+        assert len(passes()) == 3
+    assert seen == [number for number in expected for _ in range(steps.steps)]
 
 
 def test_host_time_needs_more_samples_than_gpu_time() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
@@ -10,12 +10,14 @@ import torch
 from objectives.bench import DeviceBench
 from objectives.evaluate import Evaluator
 from objectives.evaluation import Outcome
-from objectives.latency import HeldStream, Hold
+from objectives.latency import HeldPasses, HeldStream, Hold, first_visits
 from objectives.limits import Limits
 from objectives.memory import settle
+from objectives.streams import IN_TURNS, near_streams
 from tests.configurations import configured
 from variants.configuration import Configuration, default_variant
 from variants.detect import detect_device
+from variants.graph import capture_stream
 from variants.inputs import random_hidden, random_weights
 from variants.layer import AttentionLayer
 from variants.run import Run
@@ -185,6 +187,45 @@ def test_the_held_stream_removes_launch_gaps() -> None:
             hold.lengthen()
     assert len(gpu_times) > 15
     assert min(gpu_times) < 0.5  # a hundred kernels of 2 to 3 µs, one behind the other
+
+
+def test_steps_are_launched_from_streams_that_no_graph_is_captured_on(
+    evaluator: Evaluator,
+) -> None:
+    streams = {stream.cuda_stream for stream in near_streams()}
+    assert len(streams) == IN_TURNS
+    assert capture_stream().cuda_stream not in streams
+    assert torch.cuda.current_stream() == near_streams()[0]
+
+
+@pytest.mark.filterwarnings("error:.*AccumulateGrad")
+@pytest.mark.parametrize("words", ["math bf16 concat", "efficient bf16 static", "eager bf16"])
+def test_a_run_on_several_streams_comes_to_the_same(evaluator: Evaluator, words: str) -> None:
+    stream = evaluator.stream
+    assert stream is not None
+    workload = Workload.model_validate(
+        {"phase": "train" if words == "eager bf16" else "decode", "batch": 1, "seq_len": 128}
+    )
+    run = Run(configured(workload, words), torch.device("cuda"), seed=0)
+    alone: list[Mapping[str, torch.Tensor]] = []
+    first_visits(run, lambda results: alone.append({k: v.clone() for k, v in results.items()}))
+    used = set()
+    step = run.step
+
+    def noted(index: int) -> torch.Tensor:
+        used.add(torch.cuda.current_stream().cuda_stream)
+        return step(index)
+
+    run.step = noted  # type: ignore[method-assign]
+    passes = HeldPasses(run, stream)
+    for _ in range(3 * IN_TURNS):
+        passes()
+    assert passes.held
+    assert used == {one.cuda_stream for one in near_streams()}
+    run.restart()
+    for index, expected in enumerate(alone):
+        for name, tensor in run.results(step(index)).items():
+            torch.testing.assert_close(tensor, expected[name])
 
 
 def test_a_step_that_synchronises_is_not_counted_as_held() -> None:
