@@ -119,6 +119,8 @@ class DeviceBench:
         if differences:
             raise WorkerUnavailable(f"the environment has changed: {'; '.join(differences)}")
         self._environment = here
+        # Tried by the first process, for all that replace it.
+        self.worker.options["failed_quantizations"] = dict(here.device.failed_quantizations)
 
     def device(self) -> Device:
         """Return the facts of the device; raises as `environment` does."""

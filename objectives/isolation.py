@@ -74,7 +74,7 @@ class Worker:
 
         `welcome` is given the greeting of every process that is started, and may raise.
         """
-        self._target, self._options = target, json.dumps(options)
+        self._target, self.options = target, dict(options)
         self._welcome = welcome
         self._lane = lane or Lane("")
         self._interrupted = False
@@ -129,7 +129,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "objectives.worker"),
-                    *(str(theirs.fileno()), self._target, self._options),
+                    *(str(theirs.fileno()), self._target, json.dumps(self.options)),
                     json.dumps(self._lane.cores),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -74,7 +74,7 @@ def attach(options: Message, on_stage: Callable[[str], None]) -> tuple[Message, 
     for plugin in options["plugins"]:
         load_plugin(PluginSource.model_validate(plugin))
     try:
-        device = detect_device(options["device"])
+        device = detect_device(options["device"], options.get("failed_quantizations"))
     except DeviceMissingError as error:
         return {"missing": str(error)}, None
     limits = Limits.model_validate(options["limits"])

@@ -1,11 +1,11 @@
 """On which CUDA streams steps are launched: those whose launches cost the GPU least.
 
 Between kernels of which one waits for the other, the GPU reads and writes what the driver keeps
-of their stream, it seems. Where that lies in memory is chance, of each stream in each process. On an
-H100 there are near streams and far ones, a score or two of neighbours alike: 64 dependent additions
-took 133–141 µs on the near ones and 142–151 µs on the far ones, and a decode step of fifty small
-kernels 78–80 and 82–84 µs. A default stream is of either kind. Until a process uses a second
-stream, all of that takes a twentieth less.
+of their stream, it seems. Where that lies in memory is chance, of each stream in each process. On
+an H100 there are near streams and far ones, a score or two of neighbours alike: 64 dependent
+additions took 133–141 µs on the near ones and 142–151 µs on the far ones, and a decode step of
+fifty small kernels 78–80 and 82–84 µs. A default stream is of either kind. Until a process uses a
+second stream, all of that takes a twentieth less.
 
 So every process uses many streams and launches on near ones, on several in turns where launching
 is what takes the time: each adds chance of its own, as do the addresses of its memory.

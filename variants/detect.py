@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,8 +19,12 @@ class DeviceMissingError(ValueError):
     """The device asked for is not one this machine has."""
 
 
-def detect_device(kind: DeviceKind | None = None) -> Device:
+def detect_device(
+    kind: DeviceKind | None = None, failed_quantizations: Mapping[str, str] | None = None
+) -> Device:
     """Return the facts of the CUDA device if there is one, else of the CPU; or of `kind`.
+
+    `failed_quantizations` are taken for granted if given: to try them takes seconds of imports.
 
     Raises:
         DeviceMissingError: `kind` is cuda and PyTorch sees no CUDA device.
@@ -27,7 +32,7 @@ def detect_device(kind: DeviceKind | None = None) -> Device:
     import torch
 
     if kind != "cpu" and torch.cuda.is_available():
-        return _cuda_device()
+        return _cuda_device(failed_quantizations)
     if kind == "cuda":
         raise DeviceMissingError(
             f"device must be one this machine has (cpu), got cuda: "
@@ -41,11 +46,11 @@ def detect_device(kind: DeviceKind | None = None) -> Device:
         torch=torch.__version__,
         cpp_compiler=_has_cpp_compiler(),
         torchao=_version("torchao"),
-        failed_quantizations=_failed_quantizations("cpu"),
+        failed_quantizations=_failed_quantizations("cpu", failed_quantizations),
     )
 
 
-def _cuda_device() -> Device:
+def _cuda_device(failed_quantizations: Mapping[str, str] | None) -> Device:
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -60,7 +65,7 @@ def _cuda_device() -> Device:
         triton=_version("triton"),
         cpp_compiler=_has_cpp_compiler(),
         torchao=_version("torchao"),
-        failed_quantizations=_failed_quantizations("cuda"),
+        failed_quantizations=_failed_quantizations("cuda", failed_quantizations),
     )
 
 
@@ -68,8 +73,10 @@ def _version(distribution: str) -> str | None:
     return version(distribution) if importlib.util.find_spec(distribution) else None
 
 
-def _failed_quantizations(kind: DeviceKind) -> dict[str, str]:
-    """Try each quantization once on one small projection."""
+def _failed_quantizations(kind: DeviceKind, known: Mapping[str, str] | None) -> dict[str, str]:
+    """Try each quantization once on one small projection, unless it is known which fail."""
+    if known is not None:
+        return dict(known)
     import torch
 
     has_torchao = _version("torchao") is not None

@@ -60,6 +60,19 @@ def test_out_of_memory_counts_once_a_fresh_process_confirmed_it(bench: DeviceBen
     assert cleared.seconds["worker start"] > 0
 
 
+def test_what_the_first_process_has_tried_is_given_to_those_that_replace_it(
+    bench: DeviceBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "failed_quantizations" not in bench.worker.options
+    failed = {"int8_dynamic": "no kernel"}
+    first = CPU.model_copy(update={"failed_quantizations": failed})
+    monkeypatch.setenv(ENVIRONMENT, read_environment(first).model_dump_json())
+    assert bench.device().failed_quantizations == failed
+    assert bench.worker.options["failed_quantizations"] == failed
+    bench.worker.kill()
+    assert bench.evaluate(due(None)).outcome is Outcome.MEASURED
+
+
 def test_no_configuration_is_blamed_for_a_device_that_is_gone(
     bench: DeviceBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import torch._inductor.config
 from torch._inductor.cpp_builder import cpp_compiler_search
 from torch._inductor.exc import InvalidCxxCompiler
 
-from variants.detect import _has_cpp_compiler
+from variants.detect import _has_cpp_compiler, detect_device
 
 
 @pytest.mark.parametrize("compiler", [None, "c++", "no-such-compiler", "false"])
@@ -30,6 +30,24 @@ def test_a_compiler_is_found_where_inductor_finds_one(
     except InvalidCxxCompiler:
         expected = False
     assert _has_cpp_compiler() is expected
+
+
+def test_quantizations_are_tried_unless_it_is_known_which_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    def fail(name: str, device: object) -> str:
+        tried.append(name)
+        return "no kernel"
+
+    monkeypatch.setattr("variants.detect.dry_run", fail)
+    known = {"int8_dynamic": "no such instruction"}
+    assert detect_device("cpu", known).failed_quantizations == known
+    assert detect_device("cpu", {}).failed_quantizations == {}
+    assert tried == []
+    assert detect_device("cpu").failed_quantizations == dict.fromkeys(tried, "no kernel")
+    assert tried
 
 
 def test_detecting_imports_no_compiler_where_nothing_needs_one() -> None:
