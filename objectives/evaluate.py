@@ -92,7 +92,7 @@ class Evaluator:
             self._workspace_bytes = torch.cuda.memory_allocated() - before
             _allocate_workspaces(*others)
             gpu = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-            self.stream = HeldStream(device.l2_bytes, Cores(cores_near(gpu)))
+            self.stream = HeldStream(device.l2_bytes, Cores(cores_near(gpu)), others)
             self._find_clocks(self.stream, gpu)
         self._order = random.Random(seed)  # of configurations that are timed in turns
         gc.freeze()  # what exists now stays: a collection between trials need not visit it
@@ -342,7 +342,10 @@ def _keep(kept: dict[str, list[Tensor]], results: Mapping[str, Tensor]) -> None:
 
 
 def _allocate_workspaces(*streams: torch.cuda.Stream) -> None:
-    """Make cuBLAS allocate its workspace of each stream now, so that it is in every baseline."""
+    """Make cuBLAS allocate its workspaces now, so that they are in every baseline.
+
+    This thread's for each stream. Autograd's thread has some of its own, once it works.
+    """
     for stream in streams:
         with torch.cuda.stream(stream):
             for dtype in (torch.float32, torch.bfloat16, torch.float16):

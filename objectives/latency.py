@@ -28,7 +28,7 @@ from objectives.sampling import (
     sample_until,
     summarise,
 )
-from objectives.streams import Turns, near_streams
+from objectives.streams import Turns
 from objectives.yardstick import Usual, Yardstick
 from variants.run import Run
 
@@ -75,15 +75,20 @@ class Hold:
 class HeldStream:
     """Times work on the current CUDA stream while the stream waits for the host."""
 
-    def __init__(self, l2_bytes: int, cores: Cores | None = None) -> None:
+    def __init__(
+        self,
+        l2_bytes: int,
+        cores: Cores | None = None,
+        others: Sequence[torch.cuda.Stream] = (),
+    ) -> None:
         """Allocate the flush buffer, twice the L2 cache, and calibrate the spin.
 
         `cores` are those that steps are launched from. Work is timed on the stream that is
-        current, or on one of `others`, which make another one current.
+        current; `others` may be made current, too.
         """
         self.cores = Cores() if cores is None else cores
         self.yardstick, self.usual = Yardstick(torch.device("cuda")), Usual()
-        self.others = [functools.partial(torch.cuda.stream, one) for one in near_streams()[1:]]
+        self.others = [functools.partial(torch.cuda.stream, one) for one in others]
         self._flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
         self._cycles_per_ms = self._calibrate()
 
@@ -265,13 +270,14 @@ def measure_cuda(
     Raises:
         Throttled: No sample counts.
     """
-    timed = _time(run, stream, budget_s, watch)
+    passes = HeldPasses(run, stream, stream.yardstick)
+    timed = _time(run, passes, stream, budget_s, watch)
     for pause_s in PAUSES_S:
         if timed.yardstick_ms is None or not stream.usual.is_exceeded(timed.yardstick_ms):
             break
         sleep(pause_s)
         try:
-            again = _time(run, stream, budget_s, watch)
+            again = _time(run, passes, stream, budget_s, watch)
         except Throttled:  # what was sampled before it was not
             break
         if again.yardstick_ms is not None and again.yardstick_ms < timed.yardstick_ms:
@@ -281,8 +287,9 @@ def measure_cuda(
     return timed
 
 
-def _time(run: Run, stream: HeldStream, budget_s: float, watch: Watcher) -> Timed:
-    passes = HeldPasses(run, stream, stream.yardstick)
+def _time(
+    run: Run, passes: HeldPasses, stream: HeldStream, budget_s: float, watch: Watcher
+) -> Timed:
     stream.warm()
     with stream.cores as cores:
         steps, stopped = sample_until(

@@ -15,17 +15,22 @@ from __future__ import annotations
 
 import functools
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 
+from objectives.memory import settle
 from variants.graph import capture_stream
 
+T = TypeVar("T")
 IN_TURNS = 4
-A_PRIORITY = 32  # streams that PyTorch makes of each, all of them with the first that is asked for
+STREAMS_A_PRIORITY = 32  # PyTorch makes all of them with the first that is asked for
 CHAIN, REPEATS = 64, 3
-HOLD_CYCLES = 1_500_000  # some 0.8 ms: longer than a host takes to launch the chain
+# Some 0.8 ms, which is longer than hosts take to launch the chain; and what slow ones may need.
+HOLD_CYCLES = (1_500_000, 6_000_000, 24_000_000)
 
 
 @functools.cache
@@ -35,9 +40,23 @@ def near_streams() -> tuple[torch.cuda.Stream, ...]:
     work = torch.zeros(64, device="cuda")
     torch.cuda.synchronize()
     for stream in streams:  # behind this the clock is up, and launching as dear as it will be
-        _chain_ms(stream, work, 1)
-    costs = {stream: _chain_ms(stream, work, REPEATS) for stream in streams}
-    return tuple(heapq.nsmallest(IN_TURNS, streams, key=costs.__getitem__))
+        _chain_ms(stream, work, HOLD_CYCLES[0], 1)
+    return tuple(nearest(streams, lambda one, hold: _chain_ms(one, work, hold, REPEATS)))
+
+
+def nearest(streams: Sequence[T], cost: Callable[[T, int], float]) -> list[T]:
+    """Return the streams of least cost, the least first.
+
+    `cost` is infinite where a hold of so many cycles is too short; if it is for most, longer ones
+    are tried.
+    """
+    costs: list[float] = []
+    for hold in HOLD_CYCLES:
+        costs = [cost(stream, hold) for stream in streams]
+        if 2 * sum(map(math.isfinite, costs)) > len(streams):
+            break
+    order = heapq.nsmallest(IN_TURNS, range(len(streams)), key=costs.__getitem__)
+    return [streams[number] for number in order]
 
 
 def _all_streams() -> list[torch.cuda.Stream]:
@@ -45,26 +64,32 @@ def _all_streams() -> list[torch.cuda.Stream]:
     least, greatest = torch.cuda.current_stream().priority_range()
     found = {}
     for priority in range(least, greatest - 1, -1):
-        for _ in range(A_PRIORITY):
+        for _ in range(STREAMS_A_PRIORITY):
             stream = torch.cuda.Stream(priority=priority)
             found[stream.cuda_stream] = stream  # it hands each out again and again
     found.pop(capture_stream().cuda_stream, None)
     return list(found.values())
 
 
-def _chain_ms(stream: torch.cuda.Stream, work: torch.Tensor, times: int) -> float:
-    """Return what kernels take that wait for each other and do next to nothing, at best."""
-    least = float("inf")
+def _chain_ms(stream: torch.cuda.Stream, work: torch.Tensor, hold: int, times: int) -> float:
+    """Return what kernels take that wait for each other and do next to nothing, at best.
+
+    Infinite if the stream was not held for `hold` cycles until all of them were launched.
+    """
+    least = math.inf
     with torch.cuda.stream(stream):
         for _ in range(times):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda._sleep(HOLD_CYCLES)
+            held, start, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+            torch.cuda._sleep(hold)
+            held.record()
             start.record()
             for _ in range(CHAIN):
                 work.add_(1)
             end.record()
+            was_held = not held.query()
             end.synchronize()
-            least = min(least, float(start.elapsed_time(end)))
+            if was_held:
+                least = min(least, float(start.elapsed_time(end)))
     return least
 
 
@@ -79,7 +104,7 @@ class Turns:
         """Args: `others` make streams current; `visit` runs everything once, then waits for it.
 
         What is allocated on one stream is not used for another: each is visited before it is
-        timed, and those beyond the room for another are left out.
+        timed, and where memory has no room for another the rest are left out.
         """
         self._others, self._visit = list(others), visit
         self._visited = self._last = 0
@@ -93,10 +118,21 @@ class Turns:
         return self._others[self._last - 1]() if self._last else nullcontext()
 
     def _has_room(self, stream: Callable[[], AbstractContextManager[object]]) -> bool:
+        """Visit a stream. False if that did not fit beside what the others keep."""
+        before = _retries()
         try:
             with stream():
                 self._visit()
+            has_room = _retries() == before
         except torch.OutOfMemoryError:
-            return False
-        self._visited += 1
-        return True
+            has_room = False
+        if has_room:
+            self._visited += 1
+        else:
+            settle()  # what the first stream frees and needs again is allocated once more
+        return has_room
+
+
+def _retries() -> int:
+    """Return how often the allocator gave up what it had kept, to make room for something."""
+    return int(torch.cuda.memory_stats().get("num_alloc_retries", 0))

@@ -91,7 +91,7 @@ def _failed_quantizations(kind: DeviceKind, known: Mapping[str, str] | None) -> 
 
 
 def _has_cpp_compiler() -> bool:
-    """Look where Inductor looks, without the seconds that importing it takes."""
+    """Look where Inductor looks, without the seconds that importing it takes. Install none."""
     usual = "clang++" if sys.platform == "darwin" else "g++"
     try:
         subprocess.run(

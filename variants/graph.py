@@ -58,7 +58,12 @@ class Graph:
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         self._graph = torch.cuda.CUDAGraph()
-        with _without_collection(), torch.cuda.graph(self._graph, stream=stream):
+        # A capture that fails leaves its stream current; the outermost context does not.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            _without_collection(),
+            torch.cuda.graph(self._graph, stream=stream),
+        ):
             self._out = step(self._hidden, self._position)
 
     def replay(self, hidden: Tensor, position: int | None) -> Tensor:

@@ -204,4 +204,7 @@ def measured(configuration: Message, latency_ms: float = 1.0) -> Message:
 
 
 def attach(options: Message, report: Callable[[str], None]) -> tuple[Message, FaultyStation]:
-    return {"environment": json.loads(os.environ[ENVIRONMENT])}, FaultyStation(report)
+    environment = json.loads(os.environ[ENVIRONMENT])
+    if "failed_quantizations" in options:  # not tried again
+        environment["device"]["failed_quantizations"] = options["failed_quantizations"]
+    return {"environment": environment}, FaultyStation(report)

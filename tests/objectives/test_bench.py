@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from objectives import bench as bench_module
-from objectives import isolation
+from objectives import isolation, station
 from objectives.bench import DeviceBench
 from objectives.deadlines import LEAST_ELSE_S, MARGIN, SIGHTINGS, Deadlines
 from objectives.environment import read_environment
@@ -19,7 +19,7 @@ from tests.objectives import faulty_station
 from tests.objectives.faulty_station import ENVIRONMENT
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError
-from variants.device import DEVICE_PROFILES
+from variants.device import DEVICE_PROFILES, Device
 from variants.workload import Workload
 
 CPU, H100 = DEVICE_PROFILES["cpu"].device, DEVICE_PROFILES["h100"].device
@@ -63,14 +63,32 @@ def test_out_of_memory_counts_once_a_fresh_process_confirmed_it(bench: DeviceBen
 def test_what_the_first_process_has_tried_is_given_to_those_that_replace_it(
     bench: DeviceBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "failed_quantizations" not in bench.worker.options
     failed = {"int8_dynamic": "no kernel"}
     first = CPU.model_copy(update={"failed_quantizations": failed})
     monkeypatch.setenv(ENVIRONMENT, read_environment(first).model_dump_json())
     assert bench.device().failed_quantizations == failed
-    assert bench.worker.options["failed_quantizations"] == failed
+    # The next one would find none that fails, and be refused for it.
+    monkeypatch.setenv(ENVIRONMENT, read_environment(CPU).model_dump_json())
     bench.worker.kill()
     assert bench.evaluate(due(None)).outcome is Outcome.MEASURED
+    assert bench.device().failed_quantizations == failed
+
+
+@pytest.mark.parametrize("failed", [None, {}, {"int8_dynamic": "no kernel"}])
+def test_a_station_passes_on_what_was_tried(
+    monkeypatch: pytest.MonkeyPatch, failed: dict[str, str] | None
+) -> None:
+    asked: list[object] = []
+
+    def detect(*arguments: object) -> Device:
+        asked.append(arguments)
+        raise DeviceMissingError("that is enough")
+
+    monkeypatch.setattr(station, "detect_device", detect)
+    known = {} if failed is None else {"failed_quantizations": failed}
+    greeting, _ = station.attach({"plugins": [], "device": "cpu", **known}, lambda stage: None)
+    assert greeting == {"missing": "that is enough"}
+    assert asked == [("cpu", failed)]
 
 
 def test_no_configuration_is_blamed_for_a_device_that_is_gone(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
 
+import objectives.streams as streams_module
 from objectives.bench import DeviceBench
 from objectives.evaluate import Evaluator
 from objectives.evaluation import Outcome
 from objectives.latency import HeldPasses, HeldStream, Hold, first_visits
 from objectives.limits import Limits
 from objectives.memory import settle
-from objectives.streams import IN_TURNS, near_streams
+from objectives.streams import HOLD_CYCLES, IN_TURNS, near_streams
 from tests.configurations import configured
 from variants.configuration import Configuration, default_variant
 from variants.detect import detect_device
@@ -198,27 +202,61 @@ def test_steps_are_launched_from_streams_that_no_graph_is_captured_on(
     assert torch.cuda.current_stream() == near_streams()[0]
 
 
+def test_launches_cost_less_on_the_streams_that_are_chosen() -> None:
+    work = torch.zeros(64, device="cuda")
+    costs = {
+        s: streams_module._chain_ms(s, work, HOLD_CYCLES[-1], 5)
+        for s in streams_module._all_streams()
+    }
+    dearest = max(costs[stream] for stream in near_streams())
+    assert dearest < statistics.median(costs.values())
+
+
+@pytest.fixture
+def every_warning_again() -> Iterator[None]:
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.usefixtures("every_warning_again")
 @pytest.mark.filterwarnings("error:.*AccumulateGrad")
-@pytest.mark.parametrize("words", ["math bf16 concat", "efficient bf16 static", "eager bf16"])
-def test_a_run_on_several_streams_comes_to_the_same(evaluator: Evaluator, words: str) -> None:
+@pytest.mark.parametrize("phase", ["decode", "train"])
+@pytest.mark.parametrize(
+    "words", ["math bf16 concat", "efficient bf16 static", "eager bf16 none", "flash bf16 none"]
+)
+@pytest.mark.parametrize("execution", ["eager", "compiled", "cuda_graph"])
+def test_a_run_on_several_streams_comes_to_the_same(
+    evaluator: Evaluator, phase: str, words: str, execution: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = evaluator.stream
     assert stream is not None
-    workload = Workload.model_validate(
-        {"phase": "train" if words == "eager bf16" else "decode", "batch": 1, "seq_len": 128}
+    workload = Workload.model_validate({"phase": phase, "batch": 1, "seq_len": 128})
+    of = configured(
+        workload, words if phase == "decode" else words.rpartition(" ")[0], execution=execution
     )
-    run = Run(configured(workload, words), torch.device("cuda"), seed=0)
+    if reasons := unsupported_reasons(of, evaluator.device):
+        pytest.skip(reasons[0])
+    run = Run(of, torch.device("cuda"), seed=0)
     alone: list[Mapping[str, torch.Tensor]] = []
     first_visits(run, lambda results: alone.append({k: v.clone() for k, v in results.items()}))
-    used = set()
-    step = run.step
+    used, step, sample = set[int](), run.step, stream.sample
 
     def noted(index: int) -> torch.Tensor:
         used.add(torch.cuda.current_stream().cuda_stream)
         return step(index)
 
+    def with_a_slow_host(step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
+        gpu_ms, host_ms, held = sample(step, hold)
+        return gpu_ms, gpu_ms + host_ms, held
+
     run.step = noted  # type: ignore[method-assign]
+    monkeypatch.setattr(stream, "sample", with_a_slow_host)
     passes = HeldPasses(run, stream)
-    for _ in range(3 * IN_TURNS):
+    for _ in range(2 * IN_TURNS):  # each stream is visited
+        passes()
+    used.clear()
+    for _ in range(IN_TURNS):
         passes()
     assert passes.held
     assert used == {one.cuda_stream for one in near_streams()}
@@ -226,6 +264,25 @@ def test_a_run_on_several_streams_comes_to_the_same(evaluator: Evaluator, words:
     for index, expected in enumerate(alone):
         for name, tensor in run.results(step(index)).items():
             torch.testing.assert_close(tensor, expected[name])
+
+
+def test_a_capture_that_fails_leaves_the_current_stream_as_it_was() -> None:
+    program = (
+        "import torch\n"
+        "from variants.graph import WARM_UPS, Graph\n"
+        "from objectives.streams import near_streams\n"
+        "torch.cuda.set_stream(near_streams()[0])\n"
+        "before, calls = torch.cuda.current_stream(), []\n"
+        "def step(hidden, position):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) > WARM_UPS: hidden.sum().item()\n"
+        "    return hidden + 1\n"
+        "try:\n"
+        "    Graph(step, torch.ones(4, device='cuda'))\n"
+        "except RuntimeError:\n"
+        "    raise SystemExit(0 if torch.cuda.current_stream() == before else 3)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_step_that_synchronises_is_not_counted_as_held() -> None:
