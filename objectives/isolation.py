@@ -72,6 +72,8 @@ class Worker:
     ) -> None:
         """Name what the process runs, `module:function`, its JSON options, and where.
 
+        What becomes of `options` later is for the next process.
+
         `welcome` is given the greeting of every process that is started, and may raise.
         """
         self._target, self.options = target, dict(options)

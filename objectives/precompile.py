@@ -34,7 +34,8 @@ class Precompiler:
         """Find the device and bound what this process may hold of it."""
         for plugin in options["plugins"]:
             load_plugin(PluginSource.model_validate(plugin))
-        self._device = detect_device(options["device"])
+        # Which quantizations fail does not matter here: nobody wishes for what is refused.
+        self._device = detect_device(options["device"], failed_quantizations={})
         self._torch_device = torch.device(self._device.kind)
         self._seed, self._helpers = options["seed"], options["helpers"]
         if self._device.kind == "cuda":

@@ -170,18 +170,26 @@ def counted(of: Session, monkeypatch: pytest.MonkeyPatch) -> list[Told]:
     return made
 
 
+@pytest.fixture
+def asked_ahead(
+    memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Session, JointSampler, list[Told]]:
+    """A session of some trials, its sampler, and what proposals are made from, from now on."""
+    of = session(memory, sampler=OWN)
+    run(of, 4)
+    assert isinstance(of.study.sampler, JointSampler)
+    return of, of.study.sampler, counted(of, monkeypatch)
+
+
 def finish(of: Session, trial: Trial) -> None:
     found = FakeBench().evaluate(of.plan.space.configuration(trial.params))
     tell(of.study, trial, found, Unit(1.0, 1.0, True))
 
 
 def test_a_proposal_that_was_made_ahead_is_the_next_one(
-    memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
+    asked_ahead: tuple[Session, JointSampler, list[Told]],
 ) -> None:
-    of = session(memory, sampler=OWN)
-    run(of, 4)
-    sampler, made = of.study.sampler, counted(of, monkeypatch)
-    assert isinstance(sampler, JointSampler)
+    of, sampler, made = asked_ahead
     running = ask(of.study)
     sampler.think_ahead(of.study)
     assert len(made) == 2
@@ -198,12 +206,9 @@ def test_a_proposal_that_was_made_ahead_is_the_next_one(
 
 
 def test_a_proposal_that_was_made_ahead_is_dropped_where_others_asked_since(
-    memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
+    memory: BaseStorage, asked_ahead: tuple[Session, JointSampler, list[Told]]
 ) -> None:
-    of = session(memory, sampler=OWN)
-    run(of, 4)
-    sampler, made = of.study.sampler, counted(of, monkeypatch)
-    assert isinstance(sampler, JointSampler)
+    of, sampler, made = asked_ahead
     sampler.think_ahead(of.study)
     other = ask(session(memory, sampler=OWN).study)  # in another process: it takes the same
     assert len(made) == 1
