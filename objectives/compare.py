@@ -11,13 +11,21 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
 
 from objectives.comparison import Comparison, Retimed
 from objectives.cores import Cores
-from objectives.latency import HOST_QUANTILE, HeldPasses, HeldStream, first_visits, later_visits
+from objectives.latency import (
+    HOLD_RETRIES,
+    HOST_QUANTILE,
+    HeldPasses,
+    HeldStream,
+    first_visits,
+    later_visits,
+)
 from objectives.sampling import BURST_S, Throttled, Watcher, quantile_interval, quantile_of
 from variants.configuration import Configuration
 from variants.run import Run
@@ -34,7 +42,7 @@ RECOMPILE_LIMIT = 256
 class Turn(NamedTuple):
     """One pass over the steps of a configuration, in ms a step, all layers together."""
 
-    gpu_ms: float | None  # median of the steps; None on CPU
+    gpu_ms: float | None  # mean of the steps; None on CPU
     host_ms: float  # low quantile of the steps on CUDA, median on CPU
 
     @property
@@ -250,10 +258,11 @@ def prepare_built(run: Run, stream: HeldStream | None) -> Prepared:
 
     def one_pass() -> Turn:
         steps = passes()
-        while not steps:  # not for ever: the hold is given up after some
-            steps = passes()
+        for _ in range(HOLD_RETRIES):  # behind them the hold is given up, if none was held
+            if len(steps) < run.steps:  # steps differ: all of them are wanted
+                steps = max(steps, passes(), key=len)
         return Turn(
-            quantile_of([step.gpu_ms for step in steps], 0.5) * layers,
+            fmean(step.gpu_ms for step in steps) * layers,
             quantile_of([step.host_ms for step in steps], HOST_QUANTILE) * layers,
         )
 

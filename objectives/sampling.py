@@ -85,9 +85,9 @@ def summarise(
     )
 
 
-def median_known(values: Sequence[float]) -> bool:
-    """Tell whether the median is known to within 1 %."""
-    if len(values) < MIN_COUNT:
+def median_known(values: Sequence[float], least: int = MIN_COUNT) -> bool:
+    """Tell whether the median is known to within 1 %, of so many values at least."""
+    if len(values) < least:
         return False
     low, high = quantile_interval(values, 0.5)
     return high - low <= 2 * PRECISE * quantile_of(values, 0.5)

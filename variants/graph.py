@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -65,6 +65,37 @@ class Graph:
             torch.cuda.graph(self._graph, stream=stream),
         ):
             self._out = step(self._hidden, self._position)
+
+    def move(self, step: Callable[[Tensor, Tensor], Tensor], position: int, nbytes: int) -> None:
+        """Capture `step` again, so many bytes further on in the memory that it took before.
+
+        A captured step keeps its addresses for good, and how long it takes depends on them. It is
+        run once where it stands, at `position`, for the next replay to be like any other.
+
+        Raises:
+            torch.OutOfMemoryError: There is no room for it. What was captured before is kept.
+        """
+        graph, stream = torch.cuda.CUDAGraph(), capture_stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        # Not `torch.cuda.graph`, which empties the allocator's cache: others live from it.
+        with torch.cuda.stream(stream), _without_collection():
+            graph.capture_begin(pool=self._graph.pool())
+            try:
+                before = torch.empty(nbytes, dtype=torch.int8, device=self._hidden.device)
+                hidden = torch.empty_like(self._hidden)
+                out = step(hidden, self._position)
+                del before
+            except BaseException:
+                with suppress(RuntimeError):  # why it failed is known already
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        given, self._hidden = self._hidden, hidden
+        self._graph, self._out = graph, out
+        self.replay(given, position)
+        self._position.fill_(position)
+        self._expected = position
 
     def replay(self, hidden: Tensor, position: int | None) -> Tensor:
         """Run the step on `hidden`. The output is overwritten by the next replay.

@@ -11,6 +11,13 @@ from variants.configuration import Configuration
 from variants.inputs import random_gradient, random_hidden, random_weights
 from variants.layer import PROJECTIONS, AttentionLayer
 
+MIB = 2**20
+
+
+def _steps(hidden: Tensor) -> list[Tensor]:
+    """Return the steps of `(steps, batch, hidden_size)`, each `(batch, 1, hidden_size)`."""
+    return list(hidden[:, :, None].unbind())
+
 
 class Run:
     """The consecutive steps of a workload on one layer.
@@ -33,6 +40,7 @@ class Run:
         room = tokens + (1 if workload.decodes and not self.layer.reuses_cache else 0)
         shape = (workload.batch, room, workload.hidden_size)
         self._hidden = hidden = torch.zeros(shape, dtype=dtype, device=device)
+        self._room: Tensor | None = None  # in which inputs are moved
         self._gradient = torch.empty_like(hidden) if workload.trains else None
         for sequence in range(workload.batch):
             hidden[sequence, :tokens] = random_hidden(workload, sequence, device, seed)[first:]
@@ -49,8 +57,8 @@ class Run:
                 self.layer.cache.mark(self.steps)
             # Each step on its own in memory, as a model makes it: linear layers multiply a slice
             # of every sequence as a batch of vectors, which reads the weights for each of them.
-            self._hidden = torch.stack(hidden.unbind(1))[:, :, None]
-            self._inputs = list(self._hidden.unbind())
+            self._hidden = torch.stack(hidden.unbind(1))
+            self._inputs = _steps(self._hidden)
         elif workload.decodes:
             self._inputs = [hidden[:, : workload.seq_len + i + 1] for i in range(self.steps)]
         else:
@@ -72,6 +80,34 @@ class Run:
         if self.layer.cache is not None:
             with torch.inference_mode():
                 self.layer.cache.rewind()
+
+    def move(self, nbytes: int) -> None:
+        """Let decode steps on a cache work elsewhere from here on, up to a MiB further on.
+
+        How long products of few tokens take depends on where in memory these lie.
+
+        Args:
+            nbytes: Where, a multiple of 512 below 2**20.
+
+        Raises:
+            torch.OutOfMemoryError: There is no room for it; nothing is moved.
+        """
+        if not self.layer.reuses_cache:
+            return
+        if self.layer.execution.captures:
+            self.layer.move_graph(nbytes)
+            return
+        hidden = self._hidden
+        if self._room is None:
+            self._room = hidden.new_empty(hidden.numel() + MIB // hidden.itemsize)
+        # No view of it: compiled layers are guarded by what their inputs are views of.
+        moved = hidden.new_empty(0).set_(
+            self._room.untyped_storage(),
+            nbytes // hidden.itemsize,
+            hidden.shape,
+            hidden.stride(),
+        )
+        self._inputs = _steps(moved.copy_(hidden))
 
     def step(self, index: int) -> Tensor:
         """Run the step `index`, which must follow the one before it. Returns its output."""

@@ -20,6 +20,7 @@ from objectives.clocks import (
     Reading,
     Watch,
 )
+from objectives.compare import prepare_built
 from objectives.evaluate import Evaluator
 from objectives.evaluation import Outcome
 from objectives.latency import (
@@ -33,6 +34,7 @@ from objectives.latency import (
     Hold,
     StepTime,
     Timed,
+    gpu_ms_of_passes,
     measure_cuda,
     raise_clock,
     steps_known,
@@ -184,12 +186,18 @@ class ScriptedStream:
 class Steps:
     def __init__(self, steps: int = 3) -> None:
         self.steps = steps
-        self.layer = SimpleNamespace(device=torch.device("cpu"))
+        self.layer = SimpleNamespace(
+            device=torch.device("cpu"), execution=SimpleNamespace(captures=False)
+        )
+        self.moves: list[int] = []
         workload = Workload(batch=1, seq_len=64, layers=2)
         self.configuration = configured(workload, "math fp32")
 
     def restart(self) -> None:
         pass
+
+    def move(self, nbytes: int) -> None:
+        self.moves.append(nbytes)
 
     def step(self, index: int) -> None:
         pass
@@ -203,7 +211,9 @@ def test_holds_grow_until_they_outlast_the_host() -> None:
     passes = HeldPasses(Steps(), stream)  # type: ignore[arg-type]
     taken = [step for _ in range(3) for step in passes()]
     assert passes.held
-    assert taken == [StepTime(0.05, 5.0)] * 6  # three were not held, and do not count
+    assert (
+        taken == [StepTime(n, 0.05, 5.0) for n in (0, 1, 2)] * 2
+    )  # three were not held, and do not count
     assert stream.holds[-1] == pytest.approx(2 * 5.0 + 0.15)
 
 
@@ -251,9 +261,67 @@ def test_a_step_that_waits_for_its_launches_is_timed_on_several_streams_in_turns
 
 
 def test_host_time_needs_more_samples_than_gpu_time() -> None:
-    assert not steps_known([StepTime(1.0, 1.5)] * (HOST_COUNT - 1))
-    assert steps_known([StepTime(1.0, 1.5)] * HOST_COUNT)
-    assert not steps_known([StepTime(float(i), 0.1) for i in range(HOST_COUNT)])
+    assert not steps_known([StepTime(0, 1.0, 1.5)] * (HOST_COUNT - 1))
+    assert steps_known([StepTime(0, 1.0, 1.5)] * HOST_COUNT)
+    assert not steps_known([StepTime(0, float(i), 0.1) for i in range(HOST_COUNT)])
+
+
+def as_passes(*passes: list[float]) -> list[StepTime]:
+    return [StepTime(n, ms, 0.1) for one in passes for n, ms in enumerate(one)]
+
+
+def test_steps_that_differ_by_their_length_alone_are_known() -> None:
+    kinds = [0.7361, 0.6876, 0.7352, 0.6875, 0.7361, 0.6855, 0.7365, 0.5169]  # as of an H200
+    steps = as_passes(*[kinds] * (HOST_COUNT_UNBOUND // 8))
+    assert gpu_ms_of_passes(steps) == pytest.approx([0.6902] * (HOST_COUNT_UNBOUND // 8), rel=1e-3)
+    assert steps_known(steps)
+    assert not steps_known(steps[1:])
+
+
+def test_passes_that_lack_a_step_do_not_count_beside_whole_ones() -> None:
+    whole = [1.0, 2.0, 6.0]
+    held = as_passes(whole, [], whole, whole[:1], whole)
+    assert gpu_ms_of_passes(held) == [3.0, 3.0, 3.0]
+    # One step is never held: what the others take.
+    assert gpu_ms_of_passes([step for step in as_passes(whole, whole) if step.number != 1]) == [
+        3.5,
+        3.5,
+    ]
+
+
+def test_the_steps_of_a_single_pass_are_spread_about_their_mean() -> None:
+    found = gpu_ms_of_passes(as_passes([1.0, 2.0, 6.0]))
+    assert found == [2.0, 3.0, 7.0]
+    assert gpu_ms_of_passes(as_passes([4.0])) == [4.0]
+    assert gpu_ms_of_passes([]) == []
+
+
+@pytest.mark.parametrize(("captures", "a_pass"), [(False, 1), (True, 3)])
+def test_passes_work_elsewhere_and_captured_steps_each(captures: bool, a_pass: int) -> None:
+    steps = Steps(3)
+    steps.layer.execution.captures = captures
+    passes = HeldPasses(steps, ScriptedStream(0.2))  # type: ignore[arg-type]
+    for _ in range(40):
+        passes()
+    assert len(steps.moves) == 40 * a_pass
+    assert len(set(steps.moves)) > 0.9 * len(steps.moves)
+    assert all(0 <= place < 2**20 and place % 512 == 0 for place in steps.moves)
+
+
+def test_where_there_is_no_room_to_work_elsewhere_passes_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps, tries = Steps(3), 0
+
+    def no_room(nbytes: int) -> None:
+        nonlocal tries
+        tries += 1
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(steps, "move", no_room)
+    passes = HeldPasses(steps, ScriptedStream(0.2))  # type: ignore[arg-type]
+    assert [len(passes()) for _ in range(3)] == [3, 3, 3]
+    assert tries == 1
 
 
 @pytest.mark.parametrize(
@@ -263,10 +331,10 @@ def test_host_time_needs_more_samples_than_gpu_time() -> None:
 def test_host_time_that_does_not_matter_needs_fewer_the_longer_the_gpu_takes(
     gpu_ms: float, wanted: int
 ) -> None:
-    steps = [StepTime(gpu_ms, 0.4 * gpu_ms)] * wanted
+    steps = [StepTime(0, gpu_ms, 0.4 * gpu_ms)] * wanted
     assert steps_known(steps)
     assert not steps_known(steps[1:])
-    assert not steps_known([StepTime(gpu_ms, 0.6 * gpu_ms)] * wanted)  # it does matter
+    assert not steps_known([StepTime(0, gpu_ms, 0.6 * gpu_ms)] * wanted)  # it does matter
 
 
 def test_a_yardstick_is_taken_every_few_steps_and_goes_with_them() -> None:
@@ -390,3 +458,26 @@ def test_a_host_that_has_become_slower_is_usual_again_some_trials_later() -> Non
         assert usual.is_exceeded(0.5)
         usual.learn(0.5)
     assert not usual.is_exceeded(0.5)
+
+
+def test_a_turn_is_of_all_steps_which_differ_by_their_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps, stream, number = Steps(4), ScriptedStream(0.2), 0
+
+    def step(index: int) -> None:
+        nonlocal number
+        number = index
+
+    def sample(step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
+        step()
+        stream.holds.append(hold.ms)
+        return 0.1 * (1 + number), 0.2, len(stream.holds) != 2  # of the first pass one is missed
+
+    monkeypatch.setattr(steps, "step", step)
+    monkeypatch.setattr(stream, "sample", sample)
+    one_pass, held = prepare_built(steps, stream)  # type: ignore[arg-type]
+    for _ in range(2):
+        assert one_pass() == (pytest.approx(2 * 0.25), 2 * 0.2)  # layers
+    assert held()
+    assert len(stream.holds) == 3 * steps.steps

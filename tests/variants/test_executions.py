@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from objectives.accuracy import relative_error
 from objectives.kernels import kernels_of_step
+from objectives.memory import settle
 from tests.configurations import configured
 from variants.backends import BACKENDS, backend_that_ran, flex
 from variants.caches import CACHES
@@ -33,13 +34,74 @@ CPU = torch.device("cpu")
 
 
 def outs_of(configuration: Configuration, kind: DeviceKind, passes: int = 1) -> list[torch.Tensor]:
-    """The output of every step, copied: a replay overwrites the one before."""
+    """The output of every step, copied: a replay overwrites the one before.
+
+    Every step of a later pass works elsewhere in memory.
+    """
     run = Run(configuration, torch.device(kind), SEED)
     outs = []
-    for _ in range(passes):
+    for number in range(passes):
         run.restart()
-        outs += [run.step(index).clone() for index in range(run.steps)]
+        for index in range(run.steps):
+            if number > 0:
+                run.move(512 * (number * run.steps + index))
+            outs.append(run.step(index).clone())
     return outs
+
+
+@pytest.mark.parametrize("words", ["math fp32 static", "eager bf16 concat", "flash fp32 static"])
+def test_steps_that_work_elsewhere_come_to_the_same(words: str) -> None:
+    configuration = configured(SHORT, words)
+    first, second = (outs_of(configuration, "cpu", passes=2)[n : n + 8] for n in (0, 8))
+    for here, elsewhere in zip(first, second, strict=True):
+        assert torch.equal(here, elsewhere)
+
+
+@pytest.mark.parametrize("words", ["math fp32 static", "eager bf16 concat"])
+def test_each_place_is_as_far_on_as_it_was_asked_to_be(words: str) -> None:
+    run = Run(configured(SHORT, words), CPU, SEED)
+    places = []
+    for nbytes in (0, 512, 2**20 - 512, 1024):
+        run.move(nbytes)
+        places.append(run._inputs[0].data_ptr())
+    assert [place - places[0] for place in places] == [0, 512, 2**20 - 512, 1024]
+
+
+@pytest.mark.parametrize("phase", ["prefill", "train"])
+def test_what_is_no_step_on_a_cache_stays_where_it_is(phase: str) -> None:
+    run = Run(configured(Workload.model_validate({"phase": phase}), "math fp32"), CPU, SEED)
+    before = run._inputs[0].data_ptr()
+    run.move(512)
+    assert run._inputs[0].data_ptr() == before
+
+
+@pytest.mark.cuda
+def test_a_captured_step_that_finds_no_room_elsewhere_stays_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(
+        configured(ACROSS, "math bf16 static", execution="cuda_graph"), torch.device("cuda"), 0
+    )
+    expected = [run.step(index).clone() for index in range(run.steps)]
+    settle()
+    before = torch.cuda.memory_allocated()
+
+    def no_room(hidden: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(run.layer, "_fixed_step", no_room)
+    run.restart()
+    for index, theirs in enumerate(expected):
+        with pytest.raises(torch.OutOfMemoryError):
+            run.move(512)
+        assert torch.equal(run.step(index), theirs)
+    monkeypatch.undo()
+    run.restart()
+    for index, theirs in enumerate(expected):
+        run.move(512 * index)
+        assert torch.equal(run.step(index), theirs)
+    settle()
+    assert torch.cuda.memory_allocated() == before
 
 
 @pytest.mark.cuda
