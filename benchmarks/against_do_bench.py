@@ -15,7 +15,7 @@ import typer
 
 from benchmarks.cases import Minutes, evaluator, kind_here, spread, within
 from objectives.evaluate import Evaluator
-from objectives.latency import HeldPasses, first_visits
+from objectives.latency import HeldPasses, first_visits, gpu_ms_of_passes
 from variants.configuration import Configuration
 from variants.run import Run
 from variants.support import unsupported_reasons
@@ -60,8 +60,7 @@ def _ours(of: Evaluator, run: Run) -> float:
     assert of.stream is not None
     passes = HeldPasses(run, of.stream)
     of.stream.warm()
-    times = [step.gpu_ms for _ in range(60) for step in passes()]
-    return statistics.median(times)
+    return statistics.median(gpu_ms_of_passes([step for _ in range(60) for step in passes()]))
 
 
 def _theirs(run: Run, *, warmup: int = 50, rep: int = 300) -> float:

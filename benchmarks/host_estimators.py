@@ -10,7 +10,14 @@ import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, in_a_process, spread, within
 from objectives.evaluate import Evaluator
-from objectives.latency import HeldPasses, StepTime, first_visits, later_visits, on_full_core
+from objectives.latency import (
+    HeldPasses,
+    StepTime,
+    first_visits,
+    host_ms_of,
+    later_visits,
+    on_full_core,
+)
 from objectives.sampling import quantile_of
 from variants.run import Run
 
@@ -115,7 +122,7 @@ def main(
 
 def _estimated(taken: Sequence[StepTime], estimate: Estimator, divisor: Estimator) -> float:
     by = divisor([step.yardstick_ms or 0.0 for step in taken])
-    return estimate([step.host_ms for step in taken]) / by
+    return estimate(host_ms_of(taken)) / by
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from objectives.latency import (
     HeldPasses,
     HeldStream,
     first_visits,
+    host_ms_of,
     later_visits,
 )
 from objectives.sampling import BURST_S, Throttled, Watcher, quantile_interval, quantile_of
@@ -263,7 +264,7 @@ def prepare_built(run: Run, stream: HeldStream | None) -> Prepared:
                 steps = max(steps, passes(), key=len)
         return Turn(
             fmean(step.gpu_ms for step in steps) * layers,
-            quantile_of([step.host_ms for step in steps], HOST_QUANTILE) * layers,
+            quantile_of(host_ms_of(steps), HOST_QUANTILE) * layers,
         )
 
     return one_pass, lambda: passes.held

@@ -199,15 +199,18 @@ class StepTime(NamedTuple):
     gpu_ms: float
     host_ms: float
     yardstick_ms: float | None = None  # shortly before
+    captured: bool = False  # shortly before, which leaves the host's caches to others
 
 
 class HeldPasses:
     """Passes over all steps of one run, each step behind a hold as long as it needs.
 
     Where the host takes longer than the GPU, launches are most of what the GPU does, and every
-    pass is on the next of several streams. Every pass works elsewhere in memory, and every step of
-    a captured one, which keeps its addresses for good: products of one to four tokens took 5.0 to
-    7.5 µs on an H200, by the addresses that they read.
+    pass is on the next of several streams.
+
+    How long products of few tokens take depends on where in memory these lie: 5.0 to 7.5 µs on an
+    H200. So every pass works elsewhere. A captured step keeps its addresses for good: every second
+    one is captured again, and its own host time does not count.
     """
 
     def __init__(
@@ -235,36 +238,39 @@ class HeldPasses:
             counted = self._pass()
         if self.held:
             self._missed = 0 if counted else self._missed + 1
-            self._counted += len(counted)
-            self._launched += sum(step.host_ms > step.gpu_ms for step in counted)
+            usual = [step for step in counted if not step.captured]
+            self._counted += len(usual)
+            self._launched += sum(step.host_ms > step.gpu_ms for step in usual)
         return counted
 
     def _pass(self) -> list[StepTime]:
         self._run.restart()
+        captures = self._run.layer.execution.captures
         counted: list[StepTime] = []
         beside = None
         for index in range(self._run.steps):
-            if index == 0 or self._run.layer.execution.captures:
-                self._work_elsewhere()
+            moves = index % 2 == 1 if captures else index == 0
+            captured = moves and self._work_elsewhere() and captures
             if self._yardstick is not None and index % STEPS_A_YARDSTICK == 0:
                 beside = self._yardstick()
             step = functools.partial(self._run.step, index)
             gpu_ms, host_ms, held = self._stream.sample(step, self._hold)
             if held or not self.held:
-                counted.append(StepTime(index, gpu_ms, host_ms, beside))
+                counted.append(StepTime(index, gpu_ms, host_ms, beside, captured))
             if held:
                 self._hold.expect(host_ms)
             elif self.held:
                 self._hold.lengthen()
         return counted
 
-    def _work_elsewhere(self) -> None:
-        if self._places is None:
-            return
-        try:
-            self._run.move(PLACE_BYTES * self._places.randrange(PLACES))
-        except torch.OutOfMemoryError:  # what is timed fits, but nothing beside it
-            self._places = None
+    def _work_elsewhere(self) -> bool:
+        """Move what steps work on. False if there is no room beside what is timed."""
+        if self._places is not None:
+            try:
+                self._run.move(PLACE_BYTES * self._places.randrange(PLACES))
+            except torch.OutOfMemoryError:
+                self._places = None
+        return self._places is not None
 
 
 def gpu_ms_of_passes(steps: Sequence[StepTime]) -> list[float]:
@@ -286,6 +292,13 @@ def gpu_ms_of_passes(steps: Sequence[StepTime]) -> list[float]:
         return [fmean(one) for one in whole]
     off = fmean(whole[0]) - quantile_of(whole[0], 0.5)
     return [gpu_ms + off for gpu_ms in whole[0]]
+
+
+def host_ms_of(steps: Sequence[StepTime]) -> list[float]:
+    """Return the host times that count: those of steps that were not captured just before."""
+    return [step.host_ms for step in steps if not step.captured] or [
+        step.host_ms for step in steps
+    ]
 
 
 class Timed(NamedTuple):
@@ -339,11 +352,10 @@ def _time(
             lambda: on_full_core(passes, cores), steps_known, budget_s=budget_s, watch=watch
         )
     layers = run.configuration.workload.layers
-    host = [step.host_ms for step in steps]
     beside = [step.yardstick_ms for step in steps if step.yardstick_ms is not None]
     return Timed(
         gpu=summarise(gpu_ms_of_passes(steps), stopped, layers=layers),
-        host=summarise(host, stopped, quantile=HOST_QUANTILE, layers=layers),
+        host=summarise(host_ms_of(steps), stopped, quantile=HOST_QUANTILE, layers=layers),
         held=passes.held,
         yardstick_ms=quantile_of(beside, HOST_QUANTILE) if passes.held and beside else None,
     )
@@ -362,7 +374,7 @@ def steps_known(steps: Sequence[StepTime]) -> bool:
     if not median_known(gpu, max(LEAST_PASSES, math.ceil(MIN_COUNT / in_a_pass))):
         return False
     gpu_ms = quantile_of(gpu, 0.5)
-    host_ms = quantile_of([step.host_ms for step in steps], HOST_QUANTILE)
+    host_ms = quantile_of(host_ms_of(steps), HOST_QUANTILE)
     if 2 * host_ms >= gpu_ms:
         return len(steps) >= HOST_COUNT
     return len(steps) >= min(HOST_COUNT_UNBOUND, max(LEAST_COUNT, UNBOUND_MS / gpu_ms))
