@@ -15,7 +15,8 @@ import typer
 
 from benchmarks.cases import Minutes, evaluator, kind_here, spread, within
 from objectives.evaluate import Evaluator
-from objectives.latency import HeldPasses, first_visits, gpu_ms_of_passes
+from objectives.passes import HeldPasses, gpu_ms_of_passes
+from objectives.visits import first_visits
 from variants.configuration import Configuration
 from variants.run import Run
 from variants.support import unsupported_reasons

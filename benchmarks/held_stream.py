@@ -9,7 +9,7 @@ import torch
 import typer
 
 from benchmarks.cases import evaluator, kind_here
-from objectives.latency import Hold
+from objectives.held_stream import Hold
 
 
 def main(samples: int = 40) -> None:

@@ -10,15 +10,9 @@ import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, in_a_process, spread, within
 from objectives.evaluate import Evaluator
-from objectives.latency import (
-    HeldPasses,
-    StepTime,
-    first_visits,
-    host_ms_of,
-    later_visits,
-    on_full_core,
-)
+from objectives.passes import HeldPasses, StepTime, host_ms_of, on_full_core
 from objectives.sampling import quantile_of
+from objectives.visits import first_visits, later_visits
 from variants.run import Run
 
 Estimator = Callable[[Sequence[float]], float]

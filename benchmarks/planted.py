@@ -15,7 +15,7 @@ import typer
 from benchmarks.cases import Count, Minutes, cases, evaluator, within
 from objectives.compare import Pass, prepare_built, take_turns
 from objectives.evaluate import Evaluator
-from objectives.latency import Hold
+from objectives.held_stream import Hold
 from studies.verdicts import MARGIN, judge_rounds
 from variants.configuration import Configuration
 from variants.run import Run

@@ -18,16 +18,11 @@ import torch
 
 from objectives.comparison import Comparison, Retimed
 from objectives.cores import Cores
-from objectives.latency import (
-    HOLD_RETRIES,
-    HOST_QUANTILE,
-    HeldPasses,
-    HeldStream,
-    first_visits,
-    host_ms_of,
-    later_visits,
-)
+from objectives.held_stream import HeldStream
+from objectives.latency import HOST_QUANTILE
+from objectives.passes import HOLD_RETRIES, HeldPasses, host_ms_of
 from objectives.sampling import BURST_S, Throttled, Watcher, quantile_interval, quantile_of
+from objectives.visits import first_visits, later_visits
 from variants.configuration import Configuration
 from variants.run import Run
 

@@ -25,16 +25,10 @@ from objectives.compare import RECOMPILE_LIMIT, compare, prepare_run
 from objectives.comparison import Comparison
 from objectives.cores import Cores
 from objectives.evaluation import Conditions, Evaluation, Measurements, Outcome
+from objectives.held_stream import HeldStream
 from objectives.kernels import kernels_of_step
 from objectives.lanes import cores_near
-from objectives.latency import (
-    HeldStream,
-    first_visits,
-    later_visits,
-    measure_cuda,
-    measure_latency,
-    new_length_ms,
-)
+from objectives.latency import measure_cuda, measure_latency
 from objectives.limits import Limits
 from objectives.memory import Baseline, cuda_baseline, measure_memory, settle
 from objectives.peaks import measure_peaks
@@ -44,6 +38,7 @@ from objectives.quiet import Quiet
 from objectives.roofline import Peaks, bound
 from objectives.sampling import Throttled, Trusting
 from objectives.streams import near_streams
+from objectives.visits import first_visits, later_visits, new_length_ms
 from variants.backends import BACKENDS, backend_that_ran
 from variants.caches import CACHES
 from variants.configuration import Configuration

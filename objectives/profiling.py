@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch._C._autograd import DeviceType
 
-from objectives.latency import first_visits
 from objectives.memory import MIB, settle
 from objectives.profile import Allocated, KernelTime, OperatorTime, Profile, StageMemory
+from objectives.visits import first_visits
 from variants.configuration import Configuration
 from variants.run import Run
 

@@ -450,7 +450,7 @@ def on_a_clock(monkeypatch: pytest.MonkeyPatch, cost_ms: Callable[[], float]) ->
 
     monkeypatch.setattr(Run, "step", timed)
     clock = SimpleNamespace(perf_counter_ns=lambda: now[0])
-    monkeypatch.setattr("objectives.latency.time", clock)
+    monkeypatch.setattr("objectives.visits.time", clock)
 
 
 def test_the_first_step_is_apart_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

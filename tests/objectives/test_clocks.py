@@ -24,25 +24,25 @@ from objectives.clocks import (
 from objectives.compare import prepare_built
 from objectives.evaluate import Evaluator
 from objectives.evaluation import Outcome
+from objectives.held_stream import WARM_SHARE, Hold, raise_clock
 from objectives.latency import (
-    HOLD_RETRIES,
     HOST_COUNT,
     HOST_COUNT_UNBOUND,
     LEAST_COUNT,
     LEAST_PASSES,
-    STEPS_A_YARDSTICK,
-    WARM_SHARE,
-    HeldPasses,
-    Hold,
-    StepTime,
     Timed,
-    gpu_ms_of_passes,
-    host_ms_of,
     measure_cuda,
-    raise_clock,
     steps_known,
 )
 from objectives.limits import Limits
+from objectives.passes import (
+    HOLD_RETRIES,
+    STEPS_A_YARDSTICK,
+    HeldPasses,
+    StepTime,
+    gpu_ms_of_passes,
+    host_ms_of,
+)
 from objectives.sampling import Throttled, Trusting, Watcher
 from objectives.yardstick import Usual
 from tests.configurations import configured

@@ -14,10 +14,12 @@ import objectives.streams as streams_module
 from objectives.bench import DeviceBench
 from objectives.evaluate import Evaluator
 from objectives.evaluation import Outcome
-from objectives.latency import HeldPasses, HeldStream, Hold, first_visits
+from objectives.held_stream import HeldStream, Hold
 from objectives.limits import Limits
 from objectives.memory import settle
+from objectives.passes import HeldPasses
 from objectives.streams import HOLD_CYCLES, IN_TURNS, near_streams
+from objectives.visits import first_visits
 from tests.configurations import configured
 from variants.configuration import Configuration, default_variant
 from variants.detect import detect_device

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.latency import new_length_ms
 from objectives.sampling import (
     MAX_COUNT,
     MIN_COUNT,
@@ -22,6 +21,7 @@ from objectives.sampling import (
     sample_until,
     summarise,
 )
+from objectives.visits import new_length_ms
 
 VALUES = st.lists(st.floats(0.001, 1e3), min_size=1, max_size=60)
 
