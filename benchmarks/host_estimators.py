@@ -70,9 +70,7 @@ def one_process(number: int, count: int, bursts: int, samples: int, minutes: flo
 def _burst(run: Run, of: Evaluator, samples: int) -> list[StepTime]:
     if of.stream is None:  # a CPU, which is all timed
         passes = range(-(-samples // run.steps))
-        return [
-            StepTime(index, ms, ms) for _ in passes for index, ms in enumerate(later_visits(run))
-        ][:samples]
+        return [StepTime(ms, ms) for _ in passes for ms in later_visits(run)][:samples]
     held, taken = HeldPasses(run, of.stream, of.stream.yardstick), list[StepTime]()
     with of.stream.cores as cores:
         while len(taken) < samples:

@@ -251,15 +251,16 @@ def prepare_built(run: Run, stream: HeldStream | None) -> Prepared:
     if stream is None:
         return lambda: Turn(None, quantile_of(later_visits(run), 0.5) * layers), lambda: None
     passes = HeldPasses(run, stream)
+    last: dict[int, float] = {}  # of each step; one that is not held counts as the time before
 
     def one_pass() -> Turn:
         steps = passes()
         for _ in range(HOLD_RETRIES):  # behind them the hold is given up, if none was held
-            if len(steps) < run.steps:  # steps differ: all of them are wanted
-                steps = max(steps, passes(), key=len)
-        return Turn(
-            fmean(step.gpu_ms for step in steps) * layers,
-            quantile_of(host_ms_of(steps), HOST_QUANTILE) * layers,
-        )
+            if all(step.behind_capture for step in steps):
+                steps += passes()
+        last.update((step.index, step.gpu_ms) for step in steps)
+        host_ms = quantile_of(host_ms_of(steps), HOST_QUANTILE)
+        return Turn(fmean(last.values()) * layers, host_ms * layers)
 
+    one_pass()  # allocates what is moved: if there is no room for it, there is none for this run
     return one_pass, lambda: passes.held

@@ -13,7 +13,7 @@ class Retimed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     configuration: Configuration
-    gpu_ms: tuple[float, ...]  # median of the steps of a pass; empty on CPU
+    gpu_ms: tuple[float, ...]  # mean of the steps of a pass; empty on CPU
     host_ms: tuple[float, ...]  # low quantile of the steps on CUDA, median on CPU
     held: bool | None  # False: launch gaps are in `gpu_ms`; None on CPU
 

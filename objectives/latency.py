@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 from objectives.evaluation import Latency, Samples
 from objectives.held_stream import HeldStream
-from objectives.passes import HeldPasses, StepTime, gpu_ms_of_passes, host_ms_of, on_full_core
+from objectives.passes import (
+    LEAST_PASSES,
+    HeldPasses,
+    StepTime,
+    gpu_ms_of_passes,
+    host_ms_of,
+    on_full_core,
+)
 from objectives.sampling import (
     MIN_COUNT,
     Throttled,
@@ -27,12 +34,11 @@ from variants.run import Run
 # both are of the same share of them.
 HOST_QUANTILE = 0.05
 # Between visits of an H100, host time by its yardstick differed by 6.0 % (standard deviation) with
-# 56 samples, 3.0 % with 112, 1.8 % with 224.
+# 56 samples, 3.0 % with 112, 1.8 % with 224. Of captured steps every second one counts.
 HOST_COUNT = 256
 # Where the GPU takes twice as long as the host, which does not matter then: what it does in so
 # long, but some.
 HOST_COUNT_UNBOUND, UNBOUND_MS, LEAST_COUNT = 128, 128.0, 32
-LEAST_PASSES = 6  # whose range is a 95 % interval of their median
 # Before a trial beside which the host was disturbed is timed again: one in twenty on an H100, and
 # hardly ever the next one, a second later.
 PAUSES_S = (0.2, 0.5, 1.0)
@@ -100,9 +106,11 @@ def _time(
 
 def steps_known(steps: Sequence[StepTime]) -> bool:
     """Tell whether GPU time is known to within 1 %, and host time as well as it can be."""
+    passes, lengths = {step.of_pass for step in steps}, {step.index for step in steps}
+    if len(lengths) > 1 and len(passes) < LEAST_PASSES:
+        return False
     gpu = gpu_ms_of_passes(steps)
-    in_a_pass = 1 + max(step.number for step in steps)
-    if not median_known(gpu, max(LEAST_PASSES, math.ceil(MIN_COUNT / in_a_pass))):
+    if not median_known(gpu, math.ceil(MIN_COUNT / len(lengths))):
         return False
     gpu_ms = quantile_of(gpu, 0.5)
     host_ms = quantile_of(host_ms_of(steps), HOST_QUANTILE)

@@ -7,12 +7,12 @@ between steps, on their lengths.
 from __future__ import annotations
 
 import functools
-import itertools
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
 
 import torch
 
@@ -25,18 +25,19 @@ from variants.run import Run
 
 HOLD_RETRIES = 4
 STEPS_A_YARDSTICK = 4  # at most
-# How far on in memory a pass works: anywhere in a MiB, as the allocator aligns.
-PLACE_BYTES, PLACES = 512, 2048
+LEAST_PASSES = 6  # whose range is a 95 % interval of their median
 
 
-class StepTime(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StepTime:
     """One step, in milliseconds."""
 
-    number: int  # in its pass
     gpu_ms: float
     host_ms: float
     yardstick_ms: float | None = None  # shortly before
-    captured: bool = False  # shortly before, which leaves the host's caches to others
+    of_pass: int = 0
+    index: int = 0  # in its pass
+    behind_capture: bool = False  # which leaves the host's caches to others
 
 
 class HeldPasses:
@@ -45,9 +46,9 @@ class HeldPasses:
     Where the host takes longer than the GPU, launches are most of what the GPU does, and every
     pass is on the next of several streams.
 
-    How long products of few tokens take depends on where in memory these lie: 5.0 to 7.5 µs on an
-    H200. So every pass works elsewhere. A captured step keeps its addresses for good: every second
-    one is captured again, and its own host time does not count.
+    How long products of few tokens take depends on the addresses that they read and write: 5.0 to
+    7.5 µs on an H200. So the inputs of every pass lie elsewhere. A captured step keeps its
+    addresses for good: every second one is captured again, and its own host time does not count.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class HeldPasses:
         self._yardstick = yardstick
         self._streams = Turns(stream.others, lambda: later_visits(run))
         self._counted = self._launched = 0  # steps; of which the host took longer than the GPU
-        self._places: random.Random | None = random.Random(0)
+        self._places, self._has_room = random.Random(0), True
+        self._passes = self._steps = 0  # begun
         self._missed = 0  # passes without a sample that was held, one after the other
 
     @property
@@ -75,67 +77,71 @@ class HeldPasses:
             counted = self._pass()
         if self.held:
             self._missed = 0 if counted else self._missed + 1
-            usual = [step for step in counted if not step.captured]
+            usual = [step for step in counted if not step.behind_capture]
             self._counted += len(usual)
             self._launched += sum(step.host_ms > step.gpu_ms for step in usual)
         return counted
 
     def _pass(self) -> list[StepTime]:
         self._run.restart()
-        captures = self._run.layer.execution.captures
+        self._passes += 1
         counted: list[StepTime] = []
         beside = None
         for index in range(self._run.steps):
-            moves = index % 2 == 1 if captures else index == 0
-            captured = moves and self._work_elsewhere() and captures
             if self._yardstick is not None and index % STEPS_A_YARDSTICK == 0:
                 beside = self._yardstick()
+            behind_capture = self._move(index)
             step = functools.partial(self._run.step, index)
             gpu_ms, host_ms, held = self._stream.sample(step, self._hold)
             if held or not self.held:
-                counted.append(StepTime(index, gpu_ms, host_ms, beside, captured))
+                counted.append(
+                    StepTime(gpu_ms, host_ms, beside, self._passes, index, behind_capture)
+                )
             if held:
                 self._hold.expect(host_ms)
             elif self.held:
                 self._hold.lengthen()
         return counted
 
-    def _work_elsewhere(self) -> bool:
-        """Move what steps work on. False if there is no room beside what is timed."""
-        if self._places is not None:
-            try:
-                self._run.move(PLACE_BYTES * self._places.randrange(PLACES))
-            except torch.OutOfMemoryError:
-                self._places = None
-        return self._places is not None
+    def _move(self, index: int) -> bool:
+        """Let the step `index` work elsewhere, in its turn. Tells whether it was captured."""
+        turn = self._steps % 2 == 1 if self._run.layer.execution.captures else index == 0
+        self._steps += 1
+        if not (turn and self._has_room):
+            return False
+        try:
+            return self._run.move(self._places.random())
+        except torch.OutOfMemoryError:
+            self._has_room = False
+            return False
 
 
 def gpu_ms_of_passes(steps: Sequence[StepTime]) -> list[float]:
-    """Return the mean step of each pass of which all steps were held, or as many as of any.
+    """Return the mean step of each pass; one that was not held counts as it usually takes.
 
     Steps differ by their lengths: attention written out in bf16 took 0.74, 0.69 and 0.52 ms with
-    8,193, 8,194 and 8,200 keys on an H200, and a median of them is a chance between kinds. Of a
-    single pass the steps are returned, about their mean: it does not tell its noise.
+    8,193, 8,194 and 8,200 keys on an H200, and a median of them is a chance between kinds. Of few
+    passes of several steps all steps are returned, about the median pass: passes alone do not tell
+    their noise.
     """
-    passes: list[list[float]] = []
-    for before, step in itertools.pairwise([None, *steps]):
-        assert step is not None
-        if before is None or step.number <= before.number:
-            passes.append([])
-        passes[-1].append(step.gpu_ms)
-    longest = max(map(len, passes), default=0)
-    whole = [one for one in passes if len(one) == longest]
-    if len(whole) != 1:
-        return [fmean(one) for one in whole]
-    off = fmean(whole[0]) - quantile_of(whole[0], 0.5)
-    return [gpu_ms + off for gpu_ms in whole[0]]
+    passes: defaultdict[int, dict[int, float]] = defaultdict(dict)
+    apart: defaultdict[int, list[float]] = defaultdict(list)
+    for step in steps:
+        passes[step.of_pass][step.index] = step.gpu_ms
+        apart[step.index].append(step.gpu_ms)
+    usual = {index: quantile_of(times, 0.5) for index, times in apart.items()}
+    means = [fmean(one.get(index, usual[index]) for index in usual) for one in passes.values()]
+    if len(usual) <= 1 or len(means) >= LEAST_PASSES:
+        return means
+    every = [step.gpu_ms for step in steps]
+    off = quantile_of(means, 0.5) - quantile_of(every, 0.5)
+    return [gpu_ms + off for gpu_ms in every]
 
 
 def host_ms_of(steps: Sequence[StepTime]) -> list[float]:
     """Return the host times that count: those of steps that were not captured just before."""
-    return [step.host_ms for step in steps if not step.captured] or [
-        step.host_ms for step in steps
-    ]
+    usual = [step.host_ms for step in steps if not step.behind_capture]
+    return usual or [step.host_ms for step in steps]
 
 
 def on_full_core(passes: HeldPasses, cores: Cores) -> list[StepTime]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -33,6 +33,22 @@ def _without_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def empty_behind(nbytes: int, like: Tensor) -> Tensor:
+    """Return memory shaped like a contiguous tensor, so many bytes into a block of its own."""
+    block = torch.empty(nbytes + like.nbytes, dtype=torch.int8, device=like.device)
+    return block[nbytes:].view(like.dtype).view(like.shape)
+
+
+def _end(graph: torch.cuda.CUDAGraph) -> None:
+    """End a capture. What the driver allocates for it is not the allocator's, nor is its error."""
+    try:
+        graph.capture_end()
+    except RuntimeError as error:
+        if "out of memory" in str(error) and not isinstance(error, torch.OutOfMemoryError):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
 
 
 class Graph:
@@ -67,10 +83,11 @@ class Graph:
             self._out = step(self._hidden, self._position)
 
     def move(self, step: Callable[[Tensor, Tensor], Tensor], position: int, nbytes: int) -> None:
-        """Capture `step` again, so many bytes further on in the memory that it took before.
+        """Capture `step` again, its input so many bytes into a block of its own.
 
         A captured step keeps its addresses for good, and how long it takes depends on them. It is
-        run once where it stands, at `position`, for the next replay to be like any other.
+        run once where it stands, at `position`, for the next replay to be like any other. `step`
+        is not kept: it would keep what it belongs to, which keeps this graph.
 
         Raises:
             torch.OutOfMemoryError: There is no room for it. What was captured before is kept.
@@ -81,20 +98,18 @@ class Graph:
         with torch.cuda.stream(stream), _without_collection():
             graph.capture_begin(pool=self._graph.pool())
             try:
-                before = torch.empty(nbytes, dtype=torch.int8, device=self._hidden.device)
-                hidden = torch.empty_like(self._hidden)
+                hidden = empty_behind(nbytes, self._hidden)
                 out = step(hidden, self._position)
-                del before
             except BaseException:
-                with suppress(RuntimeError):  # why it failed is known already
-                    graph.capture_end()
+                graph.capture_end()
                 raise
-            graph.capture_end()
+            _end(graph)
         torch.cuda.current_stream().wait_stream(stream)
-        given, self._hidden = self._hidden, hidden
-        self._graph, self._out = graph, out
-        self.replay(given, position)
+        hidden.copy_(self._hidden)
         self._position.fill_(position)
+        graph.replay()
+        self._position.fill_(position)
+        self._graph, self._hidden, self._out = graph, hidden, out
         self._expected = position
 
     def replay(self, hidden: Tensor, position: int | None) -> Tensor:

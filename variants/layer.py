@@ -356,15 +356,17 @@ class AttentionLayer(nn.Module):
         mask = self._backend.mask(place)
         return Graph(lambda given, position: self._step(given, place, mask, []), hidden)
 
-    def move_graph(self, nbytes: int) -> None:
-        """Capture a captured step of decode, if there is one, elsewhere; see `Graph.move`.
+    def move_graph(self, nbytes: int) -> bool:
+        """Capture a captured step of decode elsewhere; see `Graph.move`. False if there is none.
 
         Raises:
             torch.OutOfMemoryError: There is no room for it. What was captured before is kept.
         """
-        if self._graph is not None and self.reuses_cache:
-            with self.precision.applied(), torch.inference_mode():
-                self._graph.move(self._fixed_step, self._filled().length, nbytes)
+        if self._graph is None or not self.reuses_cache:
+            return False
+        with self.precision.applied(), torch.inference_mode():
+            self._graph.move(self._fixed_step, self._filled().length, nbytes)
+        return True
 
     def release_graph(self) -> None:
         """Forget the captured step and its memory; the next one is captured anew."""

@@ -11,7 +11,9 @@ from variants.configuration import Configuration
 from variants.inputs import random_gradient, random_hidden, random_weights
 from variants.layer import PROJECTIONS, AttentionLayer
 
-MIB = 2**20
+# Of PyTorch's allocator, which puts what is no larger than a MiB into segments of 2 MiB: it takes
+# none of the room that a step's large tensors leave and need again.
+MIB, ALIGNMENT = 2**20, 512
 
 
 def _steps(hidden: Tensor) -> list[Tensor]:
@@ -81,25 +83,30 @@ class Run:
             with torch.inference_mode():
                 self.layer.cache.rewind()
 
-    def move(self, nbytes: int) -> None:
-        """Let decode steps on a cache work elsewhere from here on, up to a MiB further on.
+    def move(self, share: float) -> bool:
+        """Let decode steps on a cache read their inputs elsewhere from here on.
 
-        How long products of few tokens take depends on where in memory these lie.
+        How long products of few tokens take depends on the addresses that they read and write. A
+        captured step is captured again, and with its input its other tensors lie elsewhere.
 
         Args:
-            nbytes: Where, a multiple of 512 below 2**20.
+            share: How far into a MiB, from 0 to less than 1.
+
+        Returns:
+            Whether a step was captured.
 
         Raises:
             torch.OutOfMemoryError: There is no room for it; nothing is moved.
         """
-        if not self.layer.reuses_cache:
-            return
-        if self.layer.execution.captures:
-            self.layer.move_graph(nbytes)
-            return
-        hidden = self._hidden
+        captures = self.layer.execution.captures
+        hidden = self._inputs[0] if captures else self._hidden
+        if not self.layer.reuses_cache or hidden.nbytes > MIB // 2:
+            return False  # of many tokens it does not matter
+        nbytes = ALIGNMENT * int(share * ((MIB - hidden.nbytes) // ALIGNMENT))
+        if captures:
+            return self.layer.move_graph(nbytes)
         if self._room is None:
-            self._room = hidden.new_empty(hidden.numel() + MIB // hidden.itemsize)
+            self._room = hidden.new_empty(MIB // hidden.itemsize)
         # No view of it: compiled layers are guarded by what their inputs are views of.
         moved = hidden.new_empty(0).set_(
             self._room.untyped_storage(),
@@ -108,6 +115,7 @@ class Run:
             hidden.stride(),
         )
         self._inputs = _steps(moved.copy_(hidden))
+        return False
 
     def step(self, index: int) -> Tensor:
         """Run the step `index`, which must follow the one before it. Returns its output."""

@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from objectives.accuracy import relative_error
 from objectives.kernels import kernels_of_step
-from objectives.memory import settle
 from tests.configurations import configured
 from variants.backends import BACKENDS, backend_that_ran, flex
 from variants.caches import CACHES
@@ -21,8 +20,9 @@ from variants.configuration import Configuration
 from variants.detect import detect_device
 from variants.device import DeviceKind
 from variants.executions import EXECUTIONS
+from variants.graph import empty_behind
 from variants.layer import PROJECTIONS
-from variants.run import Run
+from variants.run import ALIGNMENT, MIB, Run
 from variants.support import unsupported_reasons
 from variants.workload import Workload
 
@@ -44,64 +44,112 @@ def outs_of(configuration: Configuration, kind: DeviceKind, passes: int = 1) -> 
         run.restart()
         for index in range(run.steps):
             if number > 0:
-                run.move(512 * (number * run.steps + index))
+                run.move((number * run.steps + index) / (passes * run.steps))
             outs.append(run.step(index).clone())
     return outs
 
 
 @pytest.mark.parametrize("words", ["math fp32 static", "eager bf16 concat", "flash fp32 static"])
 def test_steps_that_work_elsewhere_come_to_the_same(words: str) -> None:
-    configuration = configured(SHORT, words)
-    first, second = (outs_of(configuration, "cpu", passes=2)[n : n + 8] for n in (0, 8))
-    for here, elsewhere in zip(first, second, strict=True):
+    outs = outs_of(configured(SHORT, words), "cpu", passes=2)
+    for here, elsewhere in zip(outs[:8], outs[8:], strict=True):
         assert torch.equal(here, elsewhere)
 
 
 @pytest.mark.parametrize("words", ["math fp32 static", "eager bf16 concat"])
-def test_each_place_is_as_far_on_as_it_was_asked_to_be(words: str) -> None:
+def test_inputs_lie_anywhere_in_a_mib(words: str) -> None:
     run = Run(configured(SHORT, words), CPU, SEED)
     places = []
-    for nbytes in (0, 512, 2**20 - 512, 1024):
-        run.move(nbytes)
+    for share in (0.0, 0.25, 0.5, 0.9999):
+        assert not run.move(share)  # nothing is captured
         places.append(run._inputs[0].data_ptr())
-    assert [place - places[0] for place in places] == [0, 512, 2**20 - 512, 1024]
+    first, *others = (place - places[0] for place in places)
+    assert all(place % ALIGNMENT == 0 for place in others)
+    room = MIB - run._hidden.nbytes
+    assert [first, *others] == pytest.approx([0, room / 4, room / 2, room], abs=2 * ALIGNMENT)
+    assert others[-1] <= room
 
 
-@pytest.mark.parametrize("phase", ["prefill", "train"])
-def test_what_is_no_step_on_a_cache_stays_where_it_is(phase: str) -> None:
-    run = Run(configured(Workload.model_validate({"phase": phase}), "math fp32"), CPU, SEED)
+LARGE = Workload(batch=128, seq_len=8, new_tokens=9, q_heads=4, hidden_size=512)
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (Workload.model_validate({"phase": "prefill"}), "math fp32"),
+        (Workload.model_validate({"phase": "train"}), "math fp32"),
+        (SHORT, "math fp32 none"),
+        (LARGE, "math fp32 static"),
+    ],
+)
+def test_steps_of_many_tokens_stay_where_they_are(of: Workload, words: str) -> None:
+    run = Run(configured(of, words), CPU, SEED)
     before = run._inputs[0].data_ptr()
-    run.move(512)
+    assert not run.move(0.5)
     assert run._inputs[0].data_ptr() == before
 
 
+@pytest.mark.parametrize("nbytes", [0, 512, 4096])
+def test_memory_behind_something_else_is_shaped_as_asked(nbytes: int) -> None:
+    like = torch.zeros(3, 1, 64, dtype=torch.bfloat16)
+    found = empty_behind(nbytes, like)
+    assert (found.shape, found.dtype, found.is_contiguous()) == (like.shape, like.dtype, True)
+    assert found.data_ptr() - found.untyped_storage().data_ptr() == nbytes
+    assert found.untyped_storage().nbytes() == nbytes + like.nbytes
+
+
+def captured_run(words: str = "math bf16 static") -> Run:
+    return Run(configured(ACROSS, words, execution="cuda_graph"), torch.device("cuda"), SEED)
+
+
 @pytest.mark.cuda
+@pytest.mark.parametrize("products_first", [False, True])
 def test_a_captured_step_that_finds_no_room_elsewhere_stays_where_it_is(
-    monkeypatch: pytest.MonkeyPatch,
+    products_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(
-        configured(ACROSS, "math bf16 static", execution="cuda_graph"), torch.device("cuda"), 0
-    )
+    run = captured_run()
     expected = [run.step(index).clone() for index in range(run.steps)]
-    settle()
-    before = torch.cuda.memory_allocated()
+    step = run.layer._fixed_step
 
     def no_room(hidden: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        if products_first:
+            step(hidden, position)
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(run.layer, "_fixed_step", no_room)
     run.restart()
     for index, theirs in enumerate(expected):
         with pytest.raises(torch.OutOfMemoryError):
-            run.move(512)
+            run.move(0.5)
         assert torch.equal(run.step(index), theirs)
     monkeypatch.undo()
     run.restart()
     for index, theirs in enumerate(expected):
-        run.move(512 * index)
+        assert run.move(index / run.steps)
         assert torch.equal(run.step(index), theirs)
-    settle()
-    assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.cuda
+def test_captured_steps_lie_at_many_addresses_and_take_no_more_memory_for_it() -> None:
+    run, other = captured_run(), captured_run("efficient bf16 static")
+    outs = [[one.step(index).clone() for index in range(one.steps)] for one in (run, other)]
+    inputs, results, reserved = set[int](), set[int](), list[int]()
+    for number in range(20):
+        run.restart()
+        for index, theirs in enumerate(outs[0]):
+            assert run.move((index + number / 20) / run.steps)
+            assert torch.equal(run.step(index), theirs)
+            graph = run.layer._graph
+            assert graph is not None
+            inputs.add(graph._hidden.data_ptr())
+            results.add(graph._out.data_ptr())
+        reserved.append(torch.cuda.memory_reserved())
+    assert len(inputs) > 200  # of 400
+    assert len(results) > 20
+    assert reserved[-1] - reserved[1] <= 4 * MIB
+    other.restart()
+    for index, theirs in enumerate(outs[1]):
+        assert torch.equal(other.step(index), theirs)
 
 
 @pytest.mark.cuda
