@@ -530,3 +530,27 @@ def test_a_turn_is_of_all_steps_which_differ_by_their_length(
         assert one_pass() == (pytest.approx(2 * 0.375), 2 * 0.2)  # layers
     assert held()
     assert len(stream.holds) == 3 * steps.steps
+
+
+@pytest.mark.parametrize("needs_ms", [5.0, 1e9])  # beyond the first hold, and beyond any
+def test_a_turn_goes_on_until_something_counts(needs_ms: float) -> None:
+    run, stream = Steps(3), ScriptedStream(needs_ms)
+    one_pass, held = prepare_built(run, stream)  # type: ignore[arg-type]
+    assert one_pass() == pytest.approx((2 * 0.05, 2 * needs_ms))
+    assert held() == (needs_ms < 1e9)
+
+
+def test_a_turn_of_a_single_captured_step_has_a_host_time_that_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps, stream, moves = Steps(1), ScriptedStream(0.2), 0
+    steps.layer.execution.captures = True
+
+    def sample(step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
+        nonlocal moves
+        is_cold, moves = len(steps.moves) > moves, len(steps.moves)
+        return 0.5, 0.3 if is_cold else 0.2, True
+
+    monkeypatch.setattr(stream, "sample", sample)
+    one_pass, _ = prepare_built(steps, stream)  # type: ignore[arg-type]
+    assert [one_pass().host_ms for _ in range(4)] == [2 * 0.2] * 4
