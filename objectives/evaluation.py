@@ -34,7 +34,7 @@ class Samples(BaseModel):
     low: float  # 95 % interval of `value`
     high: float
     iqr: float
-    count: int
+    count: int  # of GPU times: passes, where six or more were taken; else steps
     # Why sampling ended; throttled: further samples would have been discarded.
     stopped: Literal["precise", "time", "count", "throttled"]
 

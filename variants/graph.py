@@ -41,10 +41,14 @@ def empty_behind(nbytes: int, like: Tensor) -> Tensor:
     return block[nbytes:].view(like.dtype).view(like.shape)
 
 
-def _end(graph: torch.cuda.CUDAGraph) -> None:
-    """End a capture. What the driver allocates for it is not the allocator's, nor is its error."""
+@contextmanager
+def _drivers_memory() -> Iterator[None]:
+    """Let the driver's lack of memory be the error that the allocator's is.
+
+    What a graph's launches need is allocated beside the allocator.
+    """
     try:
-        graph.capture_end()
+        yield
     except RuntimeError as error:
         if "out of memory" in str(error) and not isinstance(error, torch.OutOfMemoryError):
             raise torch.OutOfMemoryError(str(error)) from error
@@ -86,8 +90,8 @@ class Graph:
         """Capture `step` again, its input so many bytes into a block of its own.
 
         A captured step keeps its addresses for good, and how long it takes depends on them. It is
-        run once where it stands, at `position`, for the next replay to be like any other. `step`
-        is not kept: it would keep what it belongs to, which keeps this graph.
+        run once at `position`, where the next replay must stand, too: what is launched for the
+        first time is uploaded. `step` is not kept: it would keep its layer, which keeps this.
 
         Raises:
             torch.OutOfMemoryError: There is no room for it. What was captured before is kept.
@@ -103,11 +107,13 @@ class Graph:
             except BaseException:
                 graph.capture_end()
                 raise
-            _end(graph)
+            with _drivers_memory():
+                graph.capture_end()
         torch.cuda.current_stream().wait_stream(stream)
         hidden.copy_(self._hidden)
         self._position.fill_(position)
-        graph.replay()
+        with _drivers_memory():
+            graph.replay()
         self._position.fill_(position)
         self._graph, self._hidden, self._out = graph, hidden, out
         self._expected = position

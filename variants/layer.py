@@ -362,7 +362,7 @@ class AttentionLayer(nn.Module):
         Raises:
             torch.OutOfMemoryError: There is no room for it. What was captured before is kept.
         """
-        if self._graph is None or not self.reuses_cache:
+        if self._graph is None:
             return False
         with self.precision.applied(), torch.inference_mode():
             self._graph.move(self._fixed_step, self._filled().length, nbytes)
