@@ -90,8 +90,9 @@ class Graph:
         """Capture `step` again, its input so many bytes into a block of its own.
 
         A captured step keeps its addresses for good, and how long it takes depends on them. It is
-        run once at `position`, where the next replay must stand, too: what is launched for the
-        first time is uploaded. `step` is not kept: it would keep its layer, which keeps this.
+        run once at `position`, on anything: what is launched for the first time is uploaded. The
+        next replay must stand there, too. `step` is not kept: it would keep its layer, which keeps
+        this.
 
         Raises:
             torch.OutOfMemoryError: There is no room for it. What was captured before is kept.
@@ -110,7 +111,6 @@ class Graph:
             with _drivers_memory():
                 graph.capture_end()
         torch.cuda.current_stream().wait_stream(stream)
-        hidden.copy_(self._hidden)
         self._position.fill_(position)
         with _drivers_memory():
             graph.replay()
