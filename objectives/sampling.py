@@ -102,7 +102,8 @@ def sample_until(
 ) -> tuple[list[Sample], Stopped]:
     """Call `one_pass` until what it returned is `known`, or time is up.
 
-    A pass may return nothing (its samples did not count), but not for ever. What `watch` calls
+    A pass may return nothing (its samples did not count), but not for ever; `known` is asked of
+    at least one sample. What `watch` calls
     unclean is discarded, and its time does not count.
 
     Returns:
@@ -126,11 +127,13 @@ def sample_until(
         else:
             deadline += time.monotonic() - begin
             continue
+        if not samples:
+            continue
         if known(samples):
             return samples, "precise"
         if len(samples) >= MAX_COUNT:
             return samples, "count"
-        if samples and time.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             return samples, "time"
 
 

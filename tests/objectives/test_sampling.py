@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -52,6 +52,19 @@ def test_interval_covers_the_median_about_95_percent_of_the_time() -> None:
 def test_steady_values_stop_as_soon_as_they_may() -> None:
     values, stopped = sample(lambda: [1.0] * 4, 60)
     assert (len(values), stopped) == (MIN_COUNT, "precise")
+
+
+def test_nothing_is_asked_of_no_samples() -> None:
+    passes = iter([[], [], [2.0]])
+    asked = []
+
+    def known(samples: Sequence[float]) -> bool:
+        asked.append(list(samples))
+        return False
+
+    found = sample_until(lambda: next(passes), known, budget_s=0, watch=Trusting())
+    assert found == ([2.0], "time")
+    assert asked == [[2.0]]
 
 
 def test_noise_stops_by_count_and_slowness_by_time() -> None:

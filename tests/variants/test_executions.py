@@ -98,8 +98,9 @@ def test_memory_behind_something_else_is_shaped_as_asked(nbytes: int) -> None:
     assert found.untyped_storage().nbytes() == nbytes + like.nbytes
 
 
-def captured_run(words: str = "math bf16 static") -> Run:
-    return Run(configured(ACROSS, words, execution="cuda_graph"), torch.device("cuda"), SEED)
+def captured_run(words: str = "math bf16 static", gqa: str = "native") -> Run:
+    captured = configured(ACROSS, words, gqa=gqa, execution="cuda_graph")
+    return Run(captured, torch.device("cuda"), SEED)
 
 
 @pytest.mark.cuda
@@ -131,7 +132,7 @@ def test_a_captured_step_that_finds_no_room_elsewhere_stays_where_it_is(
 
 @pytest.mark.cuda
 def test_captured_steps_lie_at_many_addresses_and_take_no_more_memory_for_it() -> None:
-    run, other = captured_run(), captured_run("efficient bf16 static")
+    run, other = captured_run(), captured_run("efficient bf16 static", gqa="repeat_kv")
     outs = [[one.step(index).clone() for index in range(one.steps)] for one in (run, other)]
     inputs, results, reserved = set[int](), set[int](), list[int]()
     for number in range(20):
