@@ -10,7 +10,7 @@ import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, in_a_process, spread, within
 from objectives.evaluate import Evaluator
-from objectives.passes import HeldPasses, StepTime, host_ms_of, on_full_core
+from objectives.passes import HeldPasses, StepTime, for_host, on_full_core
 from objectives.sampling import quantile_of
 from objectives.visits import first_visits, later_visits
 from variants.run import Run
@@ -113,8 +113,9 @@ def main(
 
 
 def _estimated(taken: Sequence[StepTime], estimate: Estimator, divisor: Estimator) -> float:
-    by = divisor([step.yardstick_ms or 0.0 for step in taken])
-    return estimate(host_ms_of(taken)) / by
+    counted = for_host(taken)
+    by = divisor([step.yardstick_ms or 0.0 for step in counted])
+    return estimate([step.host_ms for step in counted]) / by
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from objectives.comparison import Comparison, Retimed
 from objectives.cores import Cores
 from objectives.held_stream import HeldStream
 from objectives.latency import HOST_QUANTILE
-from objectives.passes import HOLD_RETRIES, HeldPasses, host_ms_of
+from objectives.passes import HOLD_RETRIES, HeldPasses, for_gpu, for_host
 from objectives.sampling import BURST_S, Throttled, Watcher, quantile_interval, quantile_of
 from objectives.visits import first_visits, later_visits
 from variants.configuration import Configuration
@@ -254,12 +254,12 @@ def prepare_built(run: Run, stream: HeldStream | None) -> Prepared:
     last: dict[int, float] = {}  # of each step; one that is not held counts as the time before
 
     def one_pass() -> Turn:
-        steps = passes()
+        steps = passes.turn()
         for _ in range(HOLD_RETRIES):  # behind them the hold is given up, if none was held
             if all(step.behind_capture for step in steps):
-                steps += passes()
-        last.update((step.index, step.gpu_ms) for step in steps)
-        host_ms = quantile_of(host_ms_of(steps), HOST_QUANTILE)
+                steps += passes.turn()
+        last.update((step.index, step.gpu_ms) for step in for_gpu(steps))
+        host_ms = quantile_of([step.host_ms for step in for_host(steps)], HOST_QUANTILE)
         return Turn(fmean(last.values()) * layers, host_ms * layers)
 
     one_pass()  # allocates what is moved: if there is no room for it, there is none for this run

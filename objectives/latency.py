@@ -13,8 +13,9 @@ from objectives.passes import (
     LEAST_PASSES,
     HeldPasses,
     StepTime,
+    for_gpu,
+    for_host,
     gpu_ms_of_passes,
-    host_ms_of,
     on_full_core,
 )
 from objectives.sampling import (
@@ -34,11 +35,11 @@ from variants.run import Run
 # both are of the same share of them.
 HOST_QUANTILE = 0.05
 # Between visits of an H100, host time by its yardstick differed by 6.0 % (standard deviation) with
-# 56 samples, 3.0 % with 112, 1.8 % with 224. Of captured steps every second one counts.
+# 56 samples, 3.0 % with 112, 1.8 % with 224.
 HOST_COUNT = 256
-# Where the GPU takes twice as long as the host, which does not matter then: what it does in so
-# long, but some.
-HOST_COUNT_UNBOUND, UNBOUND_MS, LEAST_COUNT = 128, 128.0, 32
+# Where the GPU takes twice as long as the host, which does not matter then: no more than it does
+# in so long, but some.
+UNBOUND_MS, LEAST_COUNT = 128.0, 32
 # Before a trial beside which the host was disturbed is timed again: one in twenty on an H100, and
 # hardly ever the next one, a second later.
 PAUSES_S = (0.2, 0.5, 1.0)
@@ -95,10 +96,13 @@ def _time(
             lambda: on_full_core(passes, cores), steps_known, budget_s=budget_s, watch=watch
         )
     layers = run.configuration.workload.layers
-    beside = [step.yardstick_ms for step in steps if step.yardstick_ms is not None]
+    host = for_host(steps)
+    beside = [step.yardstick_ms for step in host if step.yardstick_ms is not None]
     return Timed(
         gpu=summarise(gpu_ms_of_passes(steps), stopped, layers=layers),
-        host=summarise(host_ms_of(steps), stopped, quantile=HOST_QUANTILE, layers=layers),
+        host=summarise(
+            [step.host_ms for step in host], stopped, quantile=HOST_QUANTILE, layers=layers
+        ),
         held=passes.held,
         yardstick_ms=quantile_of(beside, HOST_QUANTILE) if passes.held and beside else None,
     )
@@ -106,17 +110,17 @@ def _time(
 
 def steps_known(steps: Sequence[StepTime]) -> bool:
     """Tell whether GPU time is known to within 1 %, and host time as well as it can be."""
-    passes, lengths = {step.of_pass for step in steps}, {step.index for step in steps}
+    passes, lengths = {step.of_pass for step in for_gpu(steps)}, {step.index for step in steps}
     if len(lengths) > 1 and len(passes) < LEAST_PASSES:
         return False
     gpu = gpu_ms_of_passes(steps)
     if not median_known(gpu, math.ceil(MIN_COUNT / len(lengths))):
         return False
-    gpu_ms = quantile_of(gpu, 0.5)
-    host_ms = quantile_of(host_ms_of(steps), HOST_QUANTILE)
-    if 2 * host_ms >= gpu_ms:
-        return len(steps) >= HOST_COUNT
-    return len(steps) >= min(HOST_COUNT_UNBOUND, max(LEAST_COUNT, UNBOUND_MS / gpu_ms))
+    gpu_ms, host = quantile_of(gpu, 0.5), [step.host_ms for step in for_host(steps)]
+    count: float = HOST_COUNT
+    if 2 * quantile_of(host, HOST_QUANTILE) < gpu_ms:
+        count = min(count, max(LEAST_COUNT, UNBOUND_MS / gpu_ms))
+    return len(host) >= count
 
 
 def measure_cpu(run: Run, *, budget_s: float) -> Samples:

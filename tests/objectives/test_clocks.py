@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +29,9 @@ from objectives.evaluation import Outcome
 from objectives.held_stream import WARM_SHARE, Hold, raise_clock
 from objectives.latency import (
     HOST_COUNT,
-    HOST_COUNT_UNBOUND,
     LEAST_COUNT,
     LEAST_PASSES,
+    UNBOUND_MS,
     Timed,
     measure_cuda,
     steps_known,
@@ -42,8 +42,9 @@ from objectives.passes import (
     STEPS_A_YARDSTICK,
     HeldPasses,
     StepTime,
+    for_gpu,
+    for_host,
     gpu_ms_of_passes,
-    host_ms_of,
 )
 from objectives.sampling import Throttled, Trusting, Watcher
 from objectives.yardstick import Usual
@@ -283,15 +284,16 @@ KINDS = [0.7361, 0.6876, 0.7352, 0.6875, 0.7361, 0.6855, 0.7365, 0.5169]  # as o
 
 
 def test_steps_that_differ_by_their_length_alone_are_known() -> None:
-    steps = as_passes(*[KINDS] * (HOST_COUNT_UNBOUND // 8))
-    assert gpu_ms_of_passes(steps) == pytest.approx([0.6902] * (HOST_COUNT_UNBOUND // 8), rel=1e-3)
+    passes = math.ceil(UNBOUND_MS / 0.6902 / 8)
+    steps = as_passes(*[KINDS] * passes)
+    assert gpu_ms_of_passes(steps) == pytest.approx([0.6902] * passes, rel=1e-3)
     assert steps_known(steps)
-    assert not steps_known(steps[1:])
+    assert not steps_known(steps[8:])
 
 
 @pytest.mark.parametrize("length", [2, 40, 200])
 def test_few_passes_are_not_known_however_many_their_steps(length: int) -> None:
-    passes = max(LEAST_PASSES, HOST_COUNT_UNBOUND // length)
+    passes = max(LEAST_PASSES, int(UNBOUND_MS) // length)
     for few in range(1, LEAST_PASSES):
         assert not steps_known(as_passes(*[[1.0] * length] * few))
     assert steps_known(as_passes(*[[1.0] * length] * passes))
@@ -317,9 +319,9 @@ def test_the_steps_of_few_passes_are_spread_about_the_usual_pass() -> None:
 
 @pytest.mark.parametrize(
     ("captures", "length", "moves"),
-    [(False, 5, 40), (True, 5, 100), (True, 2, 40), (True, 1, 20)],
+    [(False, 5, 40), (True, 5, 65), (True, 2, 26), (True, 1, 13)],
 )
-def test_passes_work_elsewhere_and_of_captured_steps_every_second(
+def test_passes_work_elsewhere_and_one_in_three_captures_its_steps_again(
     captures: bool, length: int, moves: int
 ) -> None:
     steps = Steps(length)
@@ -327,35 +329,84 @@ def test_passes_work_elsewhere_and_of_captured_steps_every_second(
     passes = HeldPasses(steps, ScriptedStream(0.2))  # type: ignore[arg-type]
     taken = [step for _ in range(40) for step in passes()]
     assert len(steps.moves) == moves
-    assert sum(step.behind_capture for step in taken) == (moves if captures else 0)
+    captured = [step for step in taken if step.behind_capture]
+    assert len(captured) == (moves if captures else 0)
+    assert len({step.of_pass for step in captured}) == (13 if captures else 0)
     assert min(steps.moves) >= 0
     assert 0.9 < max(steps.moves) < 1
 
 
-def test_host_times_right_behind_a_capture_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, stream = Steps(4), ScriptedStream(0.02)
-    steps.layer.execution.captures = True
+class CapturedSteps(Steps):
+    """What is captured again, on a host that needs three times as long behind it."""
 
-    def sample(step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
-        number = next(numbers)
-        # Besides those right behind a capture one of the others takes longer than the GPU.
-        return 0.05, (0.06, 0.09, 0.02, 0.09)[number], True
+    def __init__(self, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(steps)
+        self.layer.execution.captures = True
+        self.stream = ScriptedStream(0.02)
+        monkeypatch.setattr(self.stream, "sample", self.sample)
+        self._seen = self.before = 0
 
-    numbers = itertools.cycle(range(4))
-    monkeypatch.setattr(stream, "sample", sample)
-    other_streams = [lambda: pytest.fail("the GPU takes longer than a host in its stride")]
-    monkeypatch.setattr(stream, "others", other_streams)
-    passes = HeldPasses(steps, stream)  # type: ignore[arg-type]
-    taken = [step for _ in range(8) for step in passes()]
-    assert host_ms_of(taken) == [0.06, 0.02] * 8
-    assert len(gpu_ms_of_passes(taken)) == 8
-    assert host_ms_of([taken[1]]) == [0.09]  # nothing else is known
+    def restart(self) -> None:
+        self.before = len(self.moves)
+
+    def sample(self, step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
+        cold, self._seen = len(self.moves) > self._seen, len(self.moves)
+        return (0.04, 0.06, True) if cold else (0.05, 0.02, True)
 
 
-def test_where_there_is_no_room_to_work_elsewhere_passes_stay(
+def test_behind_a_capture_gpu_times_count_and_host_times_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    steps = CapturedSteps(4, monkeypatch)
+    other_streams = [lambda: pytest.fail("the GPU takes longer than a host in its stride")]
+    monkeypatch.setattr(steps.stream, "others", other_streams)
+    passes = HeldPasses(steps, steps.stream)  # type: ignore[arg-type]
+    taken = [step for _ in range(3 * LEAST_PASSES) for step in passes()]
+    assert gpu_ms_of_passes(taken) == [0.04] * LEAST_PASSES
+    assert [step.host_ms for step in for_host(taken)] == [0.02] * 8 * LEAST_PASSES
+    # Where nothing else is known.
+    assert for_host([step for step in taken if step.behind_capture])[0].host_ms == 0.06
+    assert for_gpu([step for step in taken if not step.behind_capture])[0].gpu_ms == 0.05
+
+
+def test_of_captured_steps_those_that_count_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = CapturedSteps(8, monkeypatch)
+    passes = HeldPasses(steps, steps.stream)  # type: ignore[arg-type]
+    taken = passes()
+    while not steps_known(taken):
+        taken += passes()
+    assert len(for_host(taken)) == HOST_COUNT
+    assert len(for_gpu(taken)) == HOST_COUNT / 2
+    few = [step for step in taken if not step.behind_capture or step.of_pass <= 15]
+    assert len({step.of_pass for step in for_gpu(few)}) < LEAST_PASSES
+    assert not steps_known(few)
+
+
+def test_a_yardstick_behind_captures_does_not_tell_how_fast_the_host_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = CapturedSteps(8, monkeypatch)
+
+    def yardstick() -> float:
+        return 0.1 if len(steps.moves) > steps.before else 0.3
+
+    monkeypatch.setattr(steps.stream, "yardstick", yardstick)
+    timed = measure_cuda(
+        steps,  # type: ignore[arg-type]
+        steps.stream,  # type: ignore[arg-type]
+        budget_s=60.0,
+        watch=Trusting(),
+    )
+    assert timed.yardstick_ms == 0.3
+    assert (timed.gpu.value, timed.host.value) == pytest.approx((2 * 0.04, 2 * 0.02))
+
+
+@pytest.mark.parametrize("captures", [False, True])
+def test_where_there_is_no_room_to_work_elsewhere_passes_stay(
+    captures: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps, tries = Steps(3), 0
+    steps.layer.execution.captures = captures
 
     def no_room(share: float) -> None:
         nonlocal tries
@@ -364,13 +415,14 @@ def test_where_there_is_no_room_to_work_elsewhere_passes_stay(
 
     monkeypatch.setattr(steps, "move", no_room)
     passes = HeldPasses(steps, ScriptedStream(0.2))  # type: ignore[arg-type]
-    assert [len(passes()) for _ in range(3)] == [3, 3, 3]
+    assert [len(passes()) for _ in range(6)] == [3] * 6
+    assert [len(passes.turn()) for _ in range(2)] == [3] * 2
     assert tries == 1
 
 
 @pytest.mark.parametrize(
     ("gpu_ms", "wanted"),
-    [(1.0, HOST_COUNT_UNBOUND), (0.1, HOST_COUNT_UNBOUND), (2.0, 64), (30.0, LEAST_COUNT)],
+    [(0.1, HOST_COUNT), (0.5, HOST_COUNT), (1.0, 128), (2.0, 64), (30.0, LEAST_COUNT)],
 )
 def test_host_time_that_does_not_matter_needs_fewer_the_longer_the_gpu_takes(
     gpu_ms: float, wanted: int
@@ -378,8 +430,10 @@ def test_host_time_that_does_not_matter_needs_fewer_the_longer_the_gpu_takes(
     steps = as_passes(*[[gpu_ms]] * wanted, host_ms=0.4 * gpu_ms)
     assert steps_known(steps)
     assert not steps_known(steps[1:])
-    # Here it does matter.
-    assert not steps_known(as_passes(*[[gpu_ms]] * wanted, host_ms=0.6 * gpu_ms))
+    # Where it does matter.
+    bound = as_passes(*[[gpu_ms]] * HOST_COUNT, host_ms=0.6 * gpu_ms)
+    assert steps_known(bound)
+    assert not steps_known(bound[1:])
 
 
 def test_a_yardstick_is_taken_every_few_steps_and_goes_with_them() -> None:
@@ -505,22 +559,25 @@ def test_a_host_that_has_become_slower_is_usual_again_some_trials_later() -> Non
     assert not usual.is_exceeded(0.5)
 
 
+@pytest.mark.parametrize("captures", [False, True])
 def test_a_turn_is_of_all_steps_which_differ_by_their_length(
-    monkeypatch: pytest.MonkeyPatch,
+    captures: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, stream, number = Steps(4), ScriptedStream(0.2), 0
-    steps.layer.execution.captures = True
+    steps, stream, number, moves = Steps(4), ScriptedStream(0.2), 0, 0
+    steps.layer.execution.captures = captures
 
     def step(index: int) -> None:
         nonlocal number
         number = index
 
     def sample(step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
+        nonlocal moves
         step()
         stream.holds.append(hold.ms)
-        host_ms = 0.1 if steps.moves and number % 2 else 0.2  # right behind a capture
-        # Of the second pass one is missed.
-        return 0.1 * 2**number, host_ms, len(stream.holds) != 6
+        cold, moves = captures and len(steps.moves) > moves, len(steps.moves)
+        gpu_ms = 0.1 * 2**number if cold or not captures else 9.0
+        # Of the second turn one is missed.
+        return gpu_ms, 0.1 if cold else 0.2, len(stream.holds) != (10 if captures else 6)
 
     monkeypatch.setattr(steps, "step", step)
     monkeypatch.setattr(stream, "sample", sample)
@@ -529,7 +586,7 @@ def test_a_turn_is_of_all_steps_which_differ_by_their_length(
     for _ in range(2):
         assert one_pass() == (pytest.approx(2 * 0.375), 2 * 0.2)  # layers
     assert held()
-    assert len(stream.holds) == 3 * steps.steps
+    assert len(stream.holds) == 3 * steps.steps * (2 if captures else 1)
 
 
 @pytest.mark.parametrize("needs_ms", [5.0, 1e9])  # beyond the first hold, and beyond any
@@ -540,17 +597,9 @@ def test_a_turn_goes_on_until_something_counts(needs_ms: float) -> None:
     assert held() == (needs_ms < 1e9)
 
 
-def test_a_turn_of_a_single_captured_step_has_a_host_time_that_counts(
+def test_a_turn_of_a_single_captured_step_has_times_that_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    steps, stream, moves = Steps(1), ScriptedStream(0.2), 0
-    steps.layer.execution.captures = True
-
-    def sample(step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
-        nonlocal moves
-        is_cold, moves = len(steps.moves) > moves, len(steps.moves)
-        return 0.5, 0.3 if is_cold else 0.2, True
-
-    monkeypatch.setattr(stream, "sample", sample)
-    one_pass, _ = prepare_built(steps, stream)  # type: ignore[arg-type]
-    assert [one_pass().host_ms for _ in range(4)] == [2 * 0.2] * 4
+    steps = CapturedSteps(1, monkeypatch)
+    one_pass, _ = prepare_built(steps, steps.stream)  # type: ignore[arg-type]
+    assert [one_pass() for _ in range(4)] == [(2 * 0.04, 2 * 0.02)] * 4
