@@ -73,9 +73,9 @@ def _burst(run: Run, of: Evaluator, samples: int) -> list[StepTime]:
         return [StepTime(ms, ms) for _ in passes for ms in later_visits(run)][:samples]
     held, taken = HeldPasses(run, of.stream, of.stream.yardstick), list[StepTime]()
     with of.stream.cores as cores:
-        while len(taken) < samples:
+        while len(for_host(taken)) < samples:
             taken += on_full_core(held, cores)
-    return taken[:samples]
+    return for_host(taken)[:samples]
 
 
 def main(
@@ -113,9 +113,8 @@ def main(
 
 
 def _estimated(taken: Sequence[StepTime], estimate: Estimator, divisor: Estimator) -> float:
-    counted = for_host(taken)
-    by = divisor([step.yardstick_ms or 0.0 for step in counted])
-    return estimate([step.host_ms for step in counted]) / by
+    by = divisor([step.yardstick_ms or 0.0 for step in taken])
+    return estimate([step.host_ms for step in taken]) / by
 
 
 if __name__ == "__main__":

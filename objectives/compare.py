@@ -256,11 +256,11 @@ def prepare_built(run: Run, stream: HeldStream | None) -> Prepared:
     def one_pass() -> Turn:
         steps = passes.turn()
         for _ in range(HOLD_RETRIES):  # behind them the hold is given up, if none was held
-            if all(step.behind_capture for step in steps):
+            if not any(step.host_counts for step in steps):
                 steps += passes.turn()
         last.update((step.index, step.gpu_ms) for step in for_gpu(steps))
         host_ms = quantile_of([step.host_ms for step in for_host(steps)], HOST_QUANTILE)
         return Turn(fmean(last.values()) * layers, host_ms * layers)
 
-    one_pass()  # allocates what is moved: if there is no room for it, there is none for this run
+    one_pass()  # takes the room that moving needs, before another run is prepared
     return one_pass, lambda: passes.held

@@ -35,7 +35,8 @@ from variants.run import Run
 # both are of the same share of them.
 HOST_QUANTILE = 0.05
 # Between visits of an H100, host time by its yardstick differed by 6.0 % (standard deviation) with
-# 56 samples, 3.0 % with 112, 1.8 % with 224.
+# 56 samples, 3.0 % with 112, 1.8 % with 224. In six trials on an H200 ten CUDA graphs were 12 %
+# apart at most with 128 and 7 % with 256, of which this quantile repeated best.
 HOST_COUNT = 256
 # Where the GPU takes twice as long as the host, which does not matter then: no more than it does
 # in so long, but some.

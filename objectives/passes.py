@@ -10,7 +10,7 @@ import functools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -26,7 +26,9 @@ from variants.run import Run
 HOLD_RETRIES = 4
 STEPS_A_YARDSTICK = 4  # at most
 LEAST_PASSES = 6  # whose range is a 95 % interval of their median
-CAPTURING = 3  # captured steps are captured again in one pass of so many
+# A captured step is captured again in one pass of so many, with so many of its neighbours: the
+# others come one behind the other, as launches usually do.
+ROUND, BLOCK = 3, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,10 @@ class StepTime:
     gpu_ms: float
     host_ms: float
     yardstick_ms: float | None = None  # shortly before
-    of_pass: int = 0
+    of_pass: int = 0  # the first of its round, where steps are captured again
     index: int = 0  # in its pass
-    behind_capture: bool = False  # which leaves the host's caches to others
+    gpu_counts: bool = True  # unless others of its round work at addresses of their own
+    host_counts: bool = True  # unless it was captured just before: the host's caches are cold
 
 
 class HeldPasses:
@@ -49,9 +52,9 @@ class HeldPasses:
 
     How long products of few tokens take depends on the addresses that they read and write: 5.0 to
     7.5 µs on an H200. So the inputs of every pass lie elsewhere. A captured step keeps its
-    addresses for good: in some passes every one is captured again before it is run. GPU times of
-    those count, and host times of the others: behind a capture an H200's host took 55 instead of
-    32 µs to launch a step, and 38 µs for the one after that.
+    addresses for good: once in every round of passes it is captured again before it is run, for
+    its GPU time. In the other passes its host time is taken: behind a capture an H200's host took
+    59 instead of 34 µs to launch a step.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class HeldPasses:
         self._yardstick = yardstick
         self._streams = Turns(stream.others, lambda: later_visits(run))
         self._counted = self._launched = 0  # steps; of which the host took longer than the GPU
-        self._places, self._has_room = random.Random(0), True
+        self._places, self._moves = random.Random(0), run.moves
         self._passes = 0  # begun
         self._missed = 0  # passes without a sample that was held, one after the other
 
@@ -73,92 +76,118 @@ class HeldPasses:
 
     def __call__(self) -> list[StepTime]:
         """Run all steps once and return those that count."""
-        return self._one(capturing=self._passes % CAPTURING == 1)
+        number = self._passes
+        begins = number % ROUND == 0 or not self._captures_again
+        with self._on_a_stream(begins=begins):
+            return self._pass(lambda index: (index // BLOCK + number) % ROUND == 1)
 
     def turn(self) -> list[StepTime]:
-        """Run all steps once, captured ones twice: captured again, and as they are then."""
-        steps = self._one(capturing=True)
-        if any(step.behind_capture for step in steps):
-            steps += self._one(capturing=False)
+        """Run all steps once, captured ones first captured again and then as they are.
+
+        Returns those that count, of which there may be none.
+        """
+        with self._on_a_stream(begins=True):
+            steps = self._pass(lambda index: True)
+            if self._captures_again:
+                as_they_are = self._pass(lambda index: False)
+                if self._run.steps == 1:  # the first behind a capture takes the host a bit longer
+                    as_they_are = self._pass(lambda index: False)
+                steps += as_they_are
         return steps
 
-    def _one(self, *, capturing: bool) -> list[StepTime]:
+    @property
+    def _captures_again(self) -> bool:
+        return self._moves and self._run.layer.execution.captures
+
+    def _on_a_stream(self, *, begins: bool) -> AbstractContextManager[object]:
+        """Make the stream of these passes current: the next one where something `begins`."""
+        if 2 * self._launched <= self._counted:
+            return nullcontext()
+        return self._streams.next() if begins else self._streams.same()
+
+    def _pass(self, captures: Callable[[int], bool]) -> list[StepTime]:
         if not self.held:
             self._hold.let_go()
-        launches_take_longest = 2 * self._launched > self._counted
-        with self._streams.next() if launches_take_longest else nullcontext():
-            counted = self._pass(capturing)
-        if self.held:
-            self._missed = 0 if counted else self._missed + 1
-            usual = [step for step in counted if not step.behind_capture]
-            self._counted += len(usual)
-            self._launched += sum(step.host_ms > step.gpu_ms for step in usual)
-        return counted
-
-    def _pass(self, capturing: bool) -> list[StepTime]:
         self._run.restart()
-        self._passes += 1
+        number, self._passes = self._passes, self._passes + 1
         counted: list[StepTime] = []
         beside = None
         for index in range(self._run.steps):
             if self._yardstick is not None and index % STEPS_A_YARDSTICK == 0:
                 beside = self._yardstick()
-            behind_capture = self._move(index, capturing)
+            captured = self._move(index, captures)
             step = functools.partial(self._run.step, index)
             gpu_ms, host_ms, held = self._stream.sample(step, self._hold)
             if held or not self.held:
+                again = self._captures_again
+                of_pass = number - number % ROUND if again else number
                 counted.append(
-                    StepTime(gpu_ms, host_ms, beside, self._passes, index, behind_capture)
+                    StepTime(
+                        *(gpu_ms, host_ms, beside, of_pass, index),
+                        gpu_counts=captured or not again,
+                        host_counts=not captured,
+                    )
                 )
             if held:
                 self._hold.expect(host_ms)
             elif self.held:
                 self._hold.lengthen()
+        if self.held:
+            self._missed = 0 if counted else self._missed + 1
+            usual = [step for step in counted if step.host_counts]
+            self._counted += len(usual)
+            self._launched += sum(step.host_ms > step.gpu_ms for step in usual)
         return counted
 
-    def _move(self, index: int, capturing: bool) -> bool:
+    def _move(self, index: int, captures: Callable[[int], bool]) -> bool:
         """Let the step `index` work elsewhere in its turn. Tells whether it was captured."""
-        turn = capturing if self._run.layer.execution.captures else index == 0
-        if not (turn and self._has_room):
+        turn = captures(index) if self._run.layer.execution.captures else index == 0
+        if not (turn and self._moves):
             return False
         try:
             return self._run.move(self._places.random())
         except torch.OutOfMemoryError:
-            self._has_room = False
+            self._moves = False
             return False
 
 
 def for_gpu(steps: Sequence[StepTime]) -> list[StepTime]:
-    """Return those whose GPU times count: where steps were captured again, only they."""
-    return [step for step in steps if step.behind_capture] or list(steps)
+    """Return those whose GPU times count, which are all where else there were none."""
+    return [step for step in steps if step.gpu_counts] or list(steps)
 
 
 def for_host(steps: Sequence[StepTime]) -> list[StepTime]:
-    """Return those whose host times count: not those that were captured just before."""
-    return [step for step in steps if not step.behind_capture] or list(steps)
+    """Return those whose host times count, which are all where else there were none."""
+    return [step for step in steps if step.host_counts] or list(steps)
 
 
 def gpu_ms_of_passes(steps: Sequence[StepTime]) -> list[float]:
-    """Return the mean step of each pass that counts; one not held counts as it usually takes.
+    """Return the mean step of each pass or round; one not held counts as it usually takes.
 
     Steps differ by their lengths: attention written out in bf16 took 0.74, 0.69 and 0.52 ms with
     8,193, 8,194 and 8,200 keys on an H200, and a median of them is a chance between kinds. Of few
     passes of several steps all steps are returned, about the median pass: passes alone do not tell
     their noise.
     """
-    steps = for_gpu(steps)
+    counted = for_gpu(steps)
+    usual = _usual(steps) | _usual(counted)
     passes: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    apart: defaultdict[int, list[float]] = defaultdict(list)
-    for step in steps:
+    for step in counted:
         passes[step.of_pass][step.index] = step.gpu_ms
-        apart[step.index].append(step.gpu_ms)
-    usual = {index: quantile_of(times, 0.5) for index, times in apart.items()}
     means = [fmean(one.get(index, usual[index]) for index in usual) for one in passes.values()]
     if len(usual) <= 1 or len(means) >= LEAST_PASSES:
         return means
-    every = [step.gpu_ms for step in steps]
+    every = [step.gpu_ms for step in counted]
     off = quantile_of(means, 0.5) - quantile_of(every, 0.5)
     return [gpu_ms + off for gpu_ms in every]
+
+
+def _usual(steps: Sequence[StepTime]) -> dict[int, float]:
+    """Return the median GPU time of each step of a pass, by its index."""
+    apart: defaultdict[int, list[float]] = defaultdict(list)
+    for step in steps:
+        apart[step.index].append(step.gpu_ms)
+    return {index: quantile_of(times, 0.5) for index, times in apart.items()}
 
 
 def on_full_core(passes: HeldPasses, cores: Cores) -> list[StepTime]:

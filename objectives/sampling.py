@@ -103,8 +103,7 @@ def sample_until(
     """Call `one_pass` until what it returned is `known`, or time is up.
 
     A pass may return nothing (its samples did not count), but not for ever; `known` is asked of
-    at least one sample. What `watch` calls
-    unclean is discarded, and its time does not count.
+    at least one sample. What `watch` calls unclean is discarded, and its time does not count.
 
     Returns:
         The samples in the order they were taken, and why sampling ended.

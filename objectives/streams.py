@@ -115,6 +115,10 @@ class Turns:
         if self._last > self._visited and not self._has_room(self._others[self._last - 1]):
             del self._others[self._last - 1 :]
             self._last = 0
+        return self.same()
+
+    def same(self) -> AbstractContextManager[object]:
+        """Return what makes the stream of the last turn current again."""
         return self._others[self._last - 1]() if self._last else nullcontext()
 
     def _has_room(self, stream: Callable[[], AbstractContextManager[object]]) -> bool:

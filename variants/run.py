@@ -83,6 +83,12 @@ class Run:
             with torch.inference_mode():
                 self.layer.cache.rewind()
 
+    @property
+    def moves(self) -> bool:
+        """Whether `move` does anything: decode steps on a cache, of few tokens."""
+        hidden = self._inputs[0] if self.layer.execution.captures else self._hidden
+        return self.layer.reuses_cache and hidden.nbytes <= MIB // 2
+
     def move(self, share: float) -> bool:
         """Let decode steps on a cache read their inputs elsewhere from here on.
 
@@ -100,8 +106,8 @@ class Run:
         """
         captures = self.layer.execution.captures
         hidden = self._inputs[0] if captures else self._hidden
-        if not self.layer.reuses_cache or hidden.nbytes > MIB // 2:
-            return False  # of many tokens it does not matter
+        if not self.moves:
+            return False
         nbytes = ALIGNMENT * int(share * ((MIB - hidden.nbytes) // ALIGNMENT))
         if captures:
             return self.layer.move_graph(nbytes)

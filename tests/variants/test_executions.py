@@ -59,6 +59,7 @@ def test_steps_that_work_elsewhere_come_to_the_same(words: str) -> None:
 @pytest.mark.parametrize("words", ["math fp32 static", "eager bf16 concat"])
 def test_inputs_lie_anywhere_in_a_mib(words: str) -> None:
     run = Run(configured(SHORT, words), CPU, SEED)
+    assert run.moves
     places = []
     for share in (0.0, 0.25, 0.5, 0.9999):
         assert not run.move(share)  # nothing is captured
@@ -85,6 +86,7 @@ LARGE = Workload(batch=128, seq_len=8, new_tokens=9, q_heads=4, hidden_size=512)
 def test_steps_of_many_tokens_stay_where_they_are(of: Workload, words: str) -> None:
     run = Run(configured(of, words), CPU, SEED)
     before = run._inputs[0].data_ptr()
+    assert not run.moves
     assert not run.move(0.5)
     assert run._inputs[0].data_ptr() == before
 
