@@ -15,7 +15,7 @@ from objectives.evaluation import Outcome
 from objectives.held_stream import HeldStream, Hold
 from objectives.limits import Limits
 from objectives.memory import settle
-from objectives.passes import HeldPasses
+from objectives.passes import ROUND, HeldPasses
 from objectives.streams import IN_TURNS, near_streams
 from objectives.visits import first_visits
 from tests.configurations import configured
@@ -243,10 +243,10 @@ def test_a_run_on_several_streams_comes_to_the_same(
     run.step = noted  # type: ignore[method-assign]
     monkeypatch.setattr(stream, "sample", with_a_slow_host)
     passes = HeldPasses(run, stream)
-    for _ in range(2 * IN_TURNS):  # each stream is visited
+    for _ in range(2 * ROUND * IN_TURNS):  # each stream is visited
         passes()
     used.clear()
-    for _ in range(IN_TURNS):
+    for _ in range(ROUND * IN_TURNS):  # captured steps stay on one for a round
         passes()
     assert passes.held
     assert used == {one.cuda_stream for one in near_streams()}
