@@ -13,9 +13,9 @@ from objectives.passes import (
     LEAST_PASSES,
     HeldPasses,
     StepTime,
-    for_gpu,
     for_host,
     gpu_ms_of_passes,
+    means_of_passes,
     on_full_core,
 )
 from objectives.sampling import (
@@ -111,8 +111,8 @@ def _time(
 
 def steps_known(steps: Sequence[StepTime]) -> bool:
     """Tell whether GPU time is known to within 1 %, and host time as well as it can be."""
-    passes, lengths = {step.of_pass for step in for_gpu(steps)}, {step.index for step in steps}
-    if len(lengths) > 1 and len(passes) < LEAST_PASSES:
+    lengths = {step.index for step in steps}
+    if len(lengths) > 1 and len(means_of_passes(steps)) < LEAST_PASSES:
         return False
     gpu = gpu_ms_of_passes(steps)
     if not median_known(gpu, math.ceil(MIN_COUNT / len(lengths))):

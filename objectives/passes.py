@@ -38,7 +38,7 @@ class StepTime:
     gpu_ms: float
     host_ms: float
     yardstick_ms: float | None = None  # shortly before
-    of_pass: int = 0  # the first of its round, where steps are captured again
+    of_pass: int = 0  # or the first of its round, where steps are captured again
     index: int = 0  # in its pass
     gpu_counts: bool = True  # unless others of its round work at addresses of their own
     host_counts: bool = True  # unless it was captured just before: the host's caches are cold
@@ -48,7 +48,7 @@ class HeldPasses:
     """Passes over all steps of one run, each step behind a hold as long as it needs.
 
     Where the host takes longer than the GPU, launches are most of what the GPU does, and every
-    pass is on the next of several streams.
+    pass, or round of passes, is on the next of several streams.
 
     How long products of few tokens take depends on the addresses that they read and write: 5.0 to
     7.5 µs on an H200. So the inputs of every pass lie elsewhere. A captured step keeps its
@@ -161,23 +161,33 @@ def for_host(steps: Sequence[StepTime]) -> list[StepTime]:
     return [step for step in steps if step.host_counts] or list(steps)
 
 
-def gpu_ms_of_passes(steps: Sequence[StepTime]) -> list[float]:
-    """Return the mean step of each pass or round; one not held counts as it usually takes.
+def means_of_passes(steps: Sequence[StepTime]) -> list[float]:
+    """Return the mean GPU time of each pass or round of which more than half counts, if any does.
 
     Steps differ by their lengths: attention written out in bf16 took 0.74, 0.69 and 0.52 ms with
-    8,193, 8,194 and 8,200 keys on an H200, and a median of them is a chance between kinds. Of few
-    passes of several steps all steps are returned, about the median pass: passes alone do not tell
-    their noise.
+    8,193, 8,194 and 8,200 keys on an H200, and a median of them is a chance between kinds. A step
+    that is missing counts as it usually takes.
     """
     counted = for_gpu(steps)
-    usual = _usual(steps) | _usual(counted)
+    usual = _usual(counted)
+    if len(usual) < BLOCK:  # so few may all be of one kind
+        usual = _usual(steps) | usual
     passes: defaultdict[int, dict[int, float]] = defaultdict(dict)
     for step in counted:
         passes[step.of_pass][step.index] = step.gpu_ms
-    means = [fmean(one.get(index, usual[index]) for index in usual) for one in passes.values()]
-    if len(usual) <= 1 or len(means) >= LEAST_PASSES:
+    most = [one for one in passes.values() if 2 * len(one) > len(usual)] or passes.values()
+    return [fmean((usual | one).values()) for one in most]
+
+
+def gpu_ms_of_passes(steps: Sequence[StepTime]) -> list[float]:
+    """Return the mean step of each pass or round, as `means_of_passes` does.
+
+    Of few passes of several steps all steps are returned, about the median pass: passes alone do
+    not tell their noise.
+    """
+    means, every = means_of_passes(steps), [step.gpu_ms for step in for_gpu(steps)]
+    if len(means) >= LEAST_PASSES or len({step.index for step in steps}) <= 1:
         return means
-    every = [step.gpu_ms for step in counted]
     off = quantile_of(means, 0.5) - quantile_of(every, 0.5)
     return [gpu_ms + off for gpu_ms in every]
 

@@ -86,8 +86,12 @@ class Run:
     @property
     def moves(self) -> bool:
         """Whether `move` does anything: decode steps on a cache, of few tokens."""
-        hidden = self._inputs[0] if self.layer.execution.captures else self._hidden
-        return self.layer.reuses_cache and hidden.nbytes <= MIB // 2
+        return self.layer.reuses_cache and self._moved.nbytes <= MIB // 2
+
+    @property
+    def _moved(self) -> Tensor:
+        """What lies elsewhere behind `move`: the input of a captured step, or of all steps."""
+        return self._inputs[0] if self.layer.execution.captures else self._hidden
 
     def move(self, share: float) -> bool:
         """Let decode steps on a cache read their inputs elsewhere from here on.
@@ -104,12 +108,11 @@ class Run:
         Raises:
             torch.OutOfMemoryError: There is no room for it; nothing is moved.
         """
-        captures = self.layer.execution.captures
-        hidden = self._inputs[0] if captures else self._hidden
         if not self.moves:
             return False
+        hidden = self._moved
         nbytes = ALIGNMENT * int(share * ((MIB - hidden.nbytes) // ALIGNMENT))
-        if captures:
+        if self.layer.execution.captures:
             return self.layer.move_graph(nbytes)
         if self._room is None:
             self._room = hidden.new_empty(MIB // hidden.itemsize)

@@ -49,7 +49,10 @@ def still_works(worker: Worker) -> int:
 def ends(pid: int) -> bool:
     """Tell whether a process is gone within a few seconds."""
     for _ in range(100):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
             return True
         time.sleep(0.05)
     return False

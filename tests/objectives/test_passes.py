@@ -24,6 +24,7 @@ from objectives.passes import (
     for_gpu,
     for_host,
     gpu_ms_of_passes,
+    means_of_passes,
 )
 from objectives.sampling import MAX_COUNT
 from tests.objectives.scripted_steps import (
@@ -91,10 +92,34 @@ def test_a_step_that_waits_for_its_launches_is_timed_on_several_streams_in_turns
 def test_a_step_that_was_not_held_counts_as_it_usually_takes() -> None:
     rng = random.Random(0)
     held = [step for step in as_passes(*[KINDS] * 32) if rng.random() > 0.3]
-    assert gpu_ms_of_passes(held) == pytest.approx([0.6902] * 32, rel=1e-3)
+    means = gpu_ms_of_passes(held)
+    assert means == pytest.approx([0.6902] * len(means), rel=1e-3)
+    assert 24 < len(means) < 32  # without those that were held for less than half
     # One is never held: what the others take.
     never = [step for step in as_passes(*[[1.0, 2.0, 6.0]] * LEAST_PASSES) if step.index != 1]
     assert gpu_ms_of_passes(never) == [3.5] * LEAST_PASSES
+
+
+@pytest.mark.parametrize("length", [9, 16, 20])
+def test_rounds_of_which_little_was_captured_are_not_counted(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = CapturedSteps(length, monkeypatch)
+    passes = HeldPasses(steps, steps.stream)  # type: ignore[arg-type]
+    taken = [step for _ in range(ROUND * LEAST_PASSES) for step in passes()]
+    assert len(means_of_passes(taken)) == LEAST_PASSES
+    taken += [step for step in passes() if step.index >= BLOCK]  # which of 9 is one
+    assert len(means_of_passes(taken)) == LEAST_PASSES
+    taken += [step for step in passes() if step.index < BLOCK]
+    assert len(means_of_passes(taken)) == LEAST_PASSES + 1
+
+
+def test_a_pass_of_many_steps_is_told_by_those_that_were_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = CapturedSteps(64, monkeypatch)
+    taken = HeldPasses(steps, steps.stream)()  # type: ignore[arg-type]
+    assert gpu_ms_of_passes(taken) == pytest.approx([0.04] * len(for_gpu(taken)))
 
 
 def test_the_steps_of_few_passes_are_spread_about_the_usual_pass() -> None:
@@ -107,13 +132,13 @@ def test_the_steps_of_few_passes_are_spread_about_the_usual_pass() -> None:
 
 
 def test_a_step_that_is_missing_wherever_it_counts_takes_what_it_takes_elsewhere() -> None:
-    steps = [
-        StepTime(ms, 0.1, of_pass=one, index=index, gpu_counts=one == 1)
-        for one in range(2)
+    counted = [StepTime(KINDS[n], 0.1, of_pass=n, index=n) for n in (6, 7)]
+    others = [
+        StepTime(9.0 if index in (6, 7) else ms, 0.1, index=index, gpu_counts=False)
         for index, ms in enumerate(KINDS)
-        if one == 0 or index == 7
     ]
-    assert statistics.median(gpu_ms_of_passes(steps)) == pytest.approx(statistics.fmean(KINDS))
+    expected = pytest.approx([statistics.fmean(KINDS)] * 2)
+    assert means_of_passes(counted + others) == expected
 
 
 def test_inputs_of_every_pass_lie_elsewhere() -> None:
@@ -219,6 +244,9 @@ def test_captured_steps_are_captured_again_on_each_stream(
             passes()
     each = {(number, cold) for number in range(others + 1) for cold in (False, True)}
     assert set(seen) == each
+    of_a_round = 2 * 2 if in_turns else ROUND * 2
+    for begin in range(0, len(seen), of_a_round):
+        assert len({number for number, _ in seen[begin : begin + of_a_round]}) == 1
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 5, 8, 40])
@@ -303,7 +331,7 @@ def test_a_turn_is_of_all_steps_which_differ_by_their_length(
     monkeypatch.setattr(steps, "step", step)
     monkeypatch.setattr(stream, "sample", sample)
     one_pass, held = prepare_built(steps, stream)  # type: ignore[arg-type]
-    assert steps.places  # while a lack of room still is this run's own
+    assert steps.places  # before another run is prepared
     for _ in range(2):
         assert one_pass() == (pytest.approx(2 * 0.375), 2 * 0.2)  # layers
     assert held()
