@@ -232,8 +232,8 @@ def test_several_posts_have_the_next_proposal_made_while_they_measure(
     memory: BaseStorage, posts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = session(memory, sampler=OWN)
-    of.posts += [Post(FakeBench(), f"gpu{number}") for number in range(1, posts)]
     run(of, 4)
+    of.posts += [Post(FakeBench(), f"gpu{number}") for number in range(1, posts)]
     made = counted(of, monkeypatch)
     during: list[int] = []
     evaluate = of.bench.evaluate
