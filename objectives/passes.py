@@ -119,12 +119,15 @@ class HeldPasses:
             step = functools.partial(self._run.step, index)
             gpu_ms, host_ms, held = self._stream.sample(step, self._hold)
             if held or not self.held:
-                again = self._captures_again
-                of_pass = number - number % ROUND if again else number
+                in_rounds = self._captures_again
                 counted.append(
                     StepTime(
-                        *(gpu_ms, host_ms, beside, of_pass, index),
-                        gpu_counts=captured or not again,
+                        gpu_ms,
+                        host_ms,
+                        beside,
+                        of_pass=number - number % ROUND if in_rounds else number,
+                        index=index,
+                        gpu_counts=captured or not in_rounds,
                         host_counts=not captured,
                     )
                 )

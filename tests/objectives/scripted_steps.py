@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from objectives.held_stream import Hold
-from objectives.passes import (
-    StepTime,
-)
+from objectives.passes import StepTime
 from objectives.yardstick import Usual
 from tests.configurations import configured
 from variants.workload import Workload
