@@ -63,6 +63,20 @@ def _prefill(device: Device) -> Iterator[Configuration]:
                 yield _of(workload, device, backend)
 
 
+def compiled_cases(device: Device, count: int) -> list[Configuration]:
+    """Return `count` configurations of compiled layers, whose kernels Inductor chooses."""
+    cuda = device.kind == "cuda"
+    found = []
+    for seq_len in (1024, 2048) if cuda else (64,):
+        decode = Workload(seq_len=seq_len, q_heads=16 if cuda else 2, new_tokens=8)
+        prefill = decode.model_copy(update={"phase": Phase.PREFILL})
+        for backend in ("flex", "math"):
+            for cache in ("concat", "static"):
+                found.append(_of(decode, device, backend, cache=cache, execution="compiled"))
+            found.append(_of(prefill, device, backend, execution="compiled"))
+    return [c for c in found if not unsupported_reasons(c, device)][:count]
+
+
 def _of(workload: Workload, device: Device, backend: str, **choices: str) -> Configuration:
     precision = "bf16" if device.kind == "cuda" else "fp32"
     chosen = {"backend": backend, "precision": precision, **choices}

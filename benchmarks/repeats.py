@@ -12,6 +12,7 @@ from benchmarks.cases import (
     Count,
     Minutes,
     cases,
+    compiled_cases,
     evaluator,
     in_a_process,
     say_spreads,
@@ -21,11 +22,13 @@ from benchmarks.cases import (
 from objectives.evaluation import Latency
 
 
-def one_process(number: int, count: int, orders: int, minutes: float) -> list[tuple[str, Latency]]:
+def one_process(
+    number: int, count: int, compiled: int, orders: int, minutes: float
+) -> list[tuple[str, Latency]]:
     """Return the latency of each trial by the key of its configuration."""
     of = evaluator(0.4)
     rng = random.Random(number)
-    chosen = cases(of.device, count)
+    chosen = cases(of.device, count) + compiled_cases(of.device, compiled)
     trials = []
     for _ in range(orders):
         rng.shuffle(chosen)
@@ -51,16 +54,23 @@ def one_process(number: int, count: int, orders: int, minutes: float) -> list[tu
     return found
 
 
-def main(count: Count = 44, orders: int = 3, processes: int = 2, minutes: Minutes = 9.0) -> None:
+def main(
+    count: Count = 44,
+    compiled: int = 8,
+    orders: int = 3,
+    processes: int = 2,
+    minutes: Minutes = 9.0,
+) -> None:
     """Evaluate each configuration some times in shuffled orders in each of some processes.
 
+    Beside `count` of them, `compiled` whose layer is compiled.
     Host times are compared as of the same host, as they are in a study.
     """
     seen: dict[str, list[Latency]] = {}
     apart: list[Mapping[str, list[Latency]]] = []
     usual_ms = None
     for number in range(processes):
-        found = in_a_process(one_process, number, count, orders, minutes / processes)
+        found = in_a_process(one_process, number, count, compiled, orders, minutes / processes)
         usual_ms = usual_ms or usual_yardstick_ms(found)
         apart.append(by_key(at_speed(found, usual_ms)))
         for key, taken in apart[-1].items():
@@ -78,6 +88,9 @@ def main(count: Count = 44, orders: int = 3, processes: int = 2, minutes: Minute
         bound_by = [each for key, each in gpu.items() if repeated[key][0].bound == bound]
         if bound_by:
             say_spreads(f"gpu_ms of those that the {bound} binds", bound_by, 0.03, None)
+    by_inductor = [each for key, each in gpu.items() if key.endswith("compiled")]
+    if by_inductor:
+        say_spreads("gpu_ms of compiled layers", by_inductor, 0.03, None)
     if gpu:
         say_spreads("gpu_ms of all", list(gpu.values()), 0.03, 0.015)
     for number in range(1, processes):

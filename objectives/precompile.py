@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
-import torch._inductor.config
+from torch._inductor.runtime.autotune_cache import LocalAutotuneCache  # type: ignore[attr-defined]
 
 from objectives.memory import settle
 from objectives.messages import Message
@@ -16,6 +17,9 @@ from variants.configuration import Configuration
 from variants.detect import detect_device
 from variants.plugins import PluginSource, load_plugin
 from variants.run import Run
+
+if TYPE_CHECKING:
+    from torch._inductor.remote_cache import JsonDataTy, RemoteCache
 
 # Of the memory that is free, what one helper's configuration may be expected to take, and of the
 # device's, what it may take at most. Divided among the helpers.
@@ -40,9 +44,13 @@ class Precompiler:
         self._seed, self._helpers = options["seed"], options["helpers"]
         if self._device.kind == "cuda":
             torch.cuda.set_per_process_memory_fraction(WHOLE_SHARE / self._helpers)
-        # Which launch of a kernel is fastest is found by timing it, which is not done here, where
-        # others keep the device busy: whoever measures finds out for itself.
-        torch._inductor.config.autotune_local_cache = False
+        # Set, though to what it is: the key of the compiler's graphs tells a setting that nobody
+        # ever made from the same one made and restored, as it is in whoever computed a reference.
+        torch.set_float32_matmul_precision(torch.get_float32_matmul_precision())
+        # Which launch of a kernel is fastest is found by timing it: not here, where others keep
+        # the device busy. Whoever measures finds out for itself, and keeps that. (The compiler's
+        # own switch for it would be written into the kernels, and they would not keep it, either.)
+        LocalAutotuneCache.put = _keep_nothing  # type: ignore[method-assign, assignment]
 
     def compile(self, configuration: Configuration) -> Message:
         """Take all steps once: every length that needs a graph of its own gets it."""
@@ -82,3 +90,7 @@ class Precompiler:
         except RuntimeError:
             return False
         return True
+
+
+def _keep_nothing(cache: RemoteCache[JsonDataTy], key: str, value: JsonDataTy) -> None:
+    pass

@@ -77,7 +77,7 @@ def a_winner_in_a_model() -> None:
 SMALLEST: dict[str, Callable[[], object]] = {
     "same_twice": lambda: same_twice.one_process(0, 1, 0.01, 1.0),
     "planted": lambda: planted.main(count=1, seconds=0.01, minutes=1.0),
-    "repeats": lambda: repeats.one_process(0, 1, 1, 1.0),
+    "repeats": lambda: repeats.one_process(0, 1, 0, 1, 1.0),
     "places": lambda: places.one_process(0, 2, 1),
     "peak_bytes": lambda: peak_bytes.main(count=1, repeats=2, minutes=1.0),
     "host_estimators": lambda: host_estimators.one_process(0, 1, 1, 8, 1.0),

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ from tests.objectives.faulty_station import ENVIRONMENT
 from tests.objectives.timing_station import TIMING
 from tests.objectives.toy_helper import TOY
 from variants.configuration import Configuration
-from variants.device import DEVICE_PROFILES
+from variants.device import DEVICE_PROFILES, DeviceKind
 from variants.workload import Phase, Workload
 
 CPU = DEVICE_PROFILES["cpu"].device
@@ -432,23 +433,61 @@ def test_helpers_are_bounded_by_cores_and_memory(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_flex_compiled_by_a_helper_is_not_compiled_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kind", "phase", "words", "execution"),
+    [
+        ("cpu", Phase.PREFILL, "flex bf16", "eager"),
+        pytest.param("cuda", Phase.PREFILL, "flex bf16", "eager", marks=pytest.mark.cuda),
+        pytest.param("cuda", Phase.DECODE, "flex bf16 static", "compiled", marks=pytest.mark.cuda),
+    ],
+)
+def test_what_a_helper_compiled_is_not_compiled_again(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: DeviceKind,
+    phase: Phase,
+    words: str,
+    execution: str,
 ) -> None:
+    def kept(*patterns: str) -> set[Path]:
+        return {path for pattern in patterns for path in tmp_path.rglob(pattern) if path.is_file()}
+
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     agenda = Agenda()
-    ahead = Ahead(agenda, 1, seed=0, device="cpu", deadline_s=300)
-    bench = DeviceBench(Limits(sampling_s=0.1), seed=0, device="cpu", ahead=ahead)
-    prompt = Workload(phase=Phase.PREFILL, batch=1, seq_len=200, q_heads=2, head_dim=32)
-    of = configured(prompt, "flex fp32")
+    ahead = Ahead(agenda, 1, seed=0, device=kind, deadline_s=300)
+    bench = DeviceBench(Limits(sampling_s=0.1), seed=0, device=kind, ahead=ahead)
+    workload = Workload(phase=phase, batch=1, seq_len=200, q_heads=2, head_dim=32)
+    of = configured(workload, words, execution=execution)
     try:
         agenda.wish([of])
         ahead.ready()
         assert soon(lambda: agenda.compiled_in(of)) or soon(lambda: agenda.compiled_in(of))
-        compiled = {path.name for path in tmp_path.rglob("*.so")}
-        assert compiled
+        objects, graphs = ("*.so", "*.cubin"), ("fxgraph/**/*", "aotautograd/**/*")
+        before = kept(*objects), kept(*graphs)
+        assert all(before)
+        assert not kept("*.best_config")
         assert bench.evaluate(of).outcome is Outcome.MEASURED
-        assert {path.name for path in tmp_path.rglob("*.so")} == compiled
+        assert (kept(*objects), kept(*graphs)) == before
         assert agenda.tally.met == 1
     finally:
         bench.close()
+
+
+def test_a_helper_keeps_no_choice_among_launches_of_a_kernel(tmp_path: Path) -> None:
+    made = f"""
+        from types import SimpleNamespace
+        from torch._inductor.runtime.autotune_cache import AutotuneCache
+        from objectives.precompile import Precompiler
+
+        def choose(kernel):
+            meta = {{"autotune_local_cache": True, "autotune_remote_cache": False}}
+            launch = SimpleNamespace(kwargs={{"XBLOCK": 8}}, num_warps=4, num_stages=1)
+            AutotuneCache.create(meta, f"{tmp_path}/{{kernel}}/kernel.py", "").save(launch, 1)
+
+        choose("measured")
+        Precompiler({{"plugins": [], "device": "cpu", "seed": 0, "helpers": 1}})
+        choose("ahead")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(made)], check=True)
+    assert [path.parent.name for path in tmp_path.rglob("*.best_config")] == ["measured"]
