@@ -44,6 +44,7 @@ from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
 from variants.graph import capture_stream
+from variants.precisions import settle_matmul_precision
 from variants.quantizations import QUANTIZATIONS
 from variants.run import Run
 from variants.workload import Workload
@@ -75,6 +76,7 @@ class Evaluator:
         self._torch_device = torch.device(device.kind)
         self._references = References(self._torch_device, seed)
         self._new_length_ms: dict[tuple[object, ...], float] = {}
+        settle_matmul_precision()
         self.stream: HeldStream | None = None
         self._workspace_bytes: int | None = None
         self._clocks: Clocks | None = None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from torch._inductor.runtime.autotune_cache import LocalAutotuneCache  # type: ignore[attr-defined]
+from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
 from objectives.memory import settle
 from objectives.messages import Message
@@ -16,10 +15,8 @@ from objectives.prior import predict
 from variants.configuration import Configuration
 from variants.detect import detect_device
 from variants.plugins import PluginSource, load_plugin
+from variants.precisions import settle_matmul_precision
 from variants.run import Run
-
-if TYPE_CHECKING:
-    from torch._inductor.remote_cache import JsonDataTy, RemoteCache
 
 # Of the memory that is free, what one helper's configuration may be expected to take, and of the
 # device's, what it may take at most. Divided among the helpers.
@@ -44,13 +41,8 @@ class Precompiler:
         self._seed, self._helpers = options["seed"], options["helpers"]
         if self._device.kind == "cuda":
             torch.cuda.set_per_process_memory_fraction(WHOLE_SHARE / self._helpers)
-        # Set, though to what it is: the key of the compiler's graphs tells a setting that nobody
-        # ever made from the same one made and restored, as it is in whoever computed a reference.
-        torch.set_float32_matmul_precision(torch.get_float32_matmul_precision())
-        # Which launch of a kernel is fastest is found by timing it: not here, where others keep
-        # the device busy. Whoever measures finds out for itself, and keeps that. (The compiler's
-        # own switch for it would be written into the kernels, and they would not keep it, either.)
-        LocalAutotuneCache.put = _keep_nothing  # type: ignore[method-assign, assignment]
+        settle_matmul_precision()
+        CachingAutotuner.autotune_to_one_config = _take_the_first  # type: ignore[method-assign, assignment]
 
     def compile(self, configuration: Configuration) -> Message:
         """Take all steps once: every length that needs a graph of its own gets it."""
@@ -92,5 +84,11 @@ class Precompiler:
         return True
 
 
-def _keep_nothing(cache: RemoteCache[JsonDataTy], key: str, value: JsonDataTy) -> None:
-    pass
+def _take_the_first(kernel: CachingAutotuner, *args: object, **kwargs: object) -> None:
+    """Launch a kernel in the first of the ways that were compiled for it.
+
+    Inductor times all of them, which cannot be done where others keep the device busy, and keeps
+    the fastest for everybody. Whoever measures finds that out. (Inductor's own switch for keeping
+    it, `autotune_local_cache`, is written into the kernels: nobody would keep it then.)
+    """
+    kernel.launchers = kernel.launchers[:1]

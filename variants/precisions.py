@@ -54,6 +54,17 @@ class Precision:
             torch.set_float32_matmul_precision(before)
 
 
+def settle_matmul_precision() -> None:
+    """Set the process's float32 matmul precision to what it is.
+
+    In the key of Inductor's graphs a precision that nobody ever set is another one than the same
+    set and restored, as by `Precision.applied`. Processes that share its cache all have it set.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision(torch.get_float32_matmul_precision())
+
+
 PRECISIONS = Registry(
     "precision",
     [

@@ -469,25 +469,51 @@ def test_what_a_helper_compiled_is_not_compiled_again(
         assert not kept("*.best_config")
         assert bench.evaluate(of).outcome is Outcome.MEASURED
         assert (kept(*objects), kept(*graphs)) == before
+        if execution == "compiled":
+            assert kept("*.best_config")  # of who measured
         assert agenda.tally.met == 1
     finally:
         bench.close()
 
 
-def test_a_helper_keeps_no_choice_among_launches_of_a_kernel(tmp_path: Path) -> None:
-    made = f"""
-        from types import SimpleNamespace
-        from torch._inductor.runtime.autotune_cache import AutotuneCache
-        from objectives.precompile import Precompiler
+def printed_by(code: str) -> str:
+    """Run code in a process of its own, whose settings are those of no other test."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
 
-        def choose(kernel):
-            meta = {{"autotune_local_cache": True, "autotune_remote_cache": False}}
-            launch = SimpleNamespace(kwargs={{"XBLOCK": 8}}, num_warps=4, num_stages=1)
-            AutotuneCache.create(meta, f"{tmp_path}/{{kernel}}/kernel.py", "").save(launch, 1)
 
-        choose("measured")
-        Precompiler({{"plugins": [], "device": "cpu", "seed": 0, "helpers": 1}})
-        choose("ahead")
+HELPER_HERE = """
+    from objectives.precompile import Precompiler
+    Precompiler({"plugins": [], "device": "cpu", "seed": 0, "helpers": 1})
+"""
+EVALUATOR_HERE = """
+    from objectives.evaluate import Evaluator
+    from objectives.limits import Limits
+    from variants.detect import detect_device
+    Evaluator(detect_device("cpu", {}), Limits(), 0)
+"""
+
+
+@pytest.mark.parametrize("here", [HELPER_HERE, EVALUATOR_HERE], ids=["helper", "evaluator"])
+def test_who_compiles_has_the_precision_that_a_reference_leaves(here: str) -> None:
+    said = "\n    import torch; print(torch.backends.cuda.matmul.fp32_precision)\n"
+    applied = """
+    from variants.precisions import PRECISIONS
+    with PRECISIONS["fp32"].applied():
+        pass
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(made)], check=True)
-    assert [path.parent.name for path in tmp_path.rglob("*.best_config")] == ["measured"]
+    assert printed_by(here + said) == printed_by(applied + said) != printed_by(said)
+
+
+def test_a_helper_times_no_launches_of_a_kernel_and_keeps_all() -> None:
+    launched = """
+    from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+
+    kernel = CachingAutotuner.__new__(CachingAutotuner)
+    kernel.compile_results = kernel.launchers = ["first", "second"]
+    kernel.autotune_to_one_config()
+    print(kernel.launchers, kernel.compile_results)
+    """
+    assert printed_by(HELPER_HERE + launched) == "['first'] ['first', 'second']"
