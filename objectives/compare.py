@@ -26,7 +26,7 @@ from objectives.visits import first_visits, later_visits
 from variants.configuration import Configuration
 from variants.run import Run
 
-MIN_ROUNDS = 3  # whatever the time: a step may take seconds
+MIN_ROUNDS = 6  # whatever the time, for a verdict: a step may take seconds
 PRECISE_ROUNDS = 16  # before a ratio may pass for known
 MAX_ROUNDS = 400
 BURST_ROUNDS = 8  # between two looks at the device, unless they take long

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from objectives.bench import DeviceBench
@@ -142,6 +141,7 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
 
     Raises:
         StudyError: There is no such finished trial.
+        UsageError: It was measured on another kind of device.
     """
     study = load_study(open_storage(storage), name)
     configurations = {each.number: each.evaluation.configuration for each in told(study)}
@@ -152,6 +152,10 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
         )
     plan = plan_of(study)
     kind = environment_of(study).device.kind
+    if device not in ("auto", kind):
+        raise UsageError(
+            f"--device must be {kind} here, on which {study.study_name} was measured, got {device}"
+        )
     bench = DeviceBench(plan.limits, seed=plan.seed, device=kind)
     try:
         for difference in environment_of(study).differences(bench.environment()):
@@ -314,5 +318,5 @@ def _print(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -
         left = heading == headings[0]
         table.add_column(heading, justify="left" if left else "right", overflow="ellipsis")
     for row in rows[:ROWS]:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*row)
     console.print(table)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from objectives.bench import Bench, DeviceBench
 from objectives.environment import Environment
@@ -19,10 +19,10 @@ from search.choices import UsageError
 from search.options import DeviceOption
 from search.plugins import PluginOption
 from search.terminal import make_console
-from studies.claims import Checked, Claim, Span, check, configurations_of
+from studies.claims import Checked, Claim, Span, check, choices_of, configurations_of
 from studies.export import Export, ExportedWorkload
-from studies.finalists import Finals, judge
-from studies.text import milliseconds, variant_label, workload_label
+from studies.finalists import judge
+from studies.text import variant_label, workload_label
 from variants.plugins import missing_plugins
 
 console = make_console()
@@ -52,12 +52,19 @@ def verify(
         differences = _admit(document.environment, bench.environment(), file, anyway=anyway)
         for difference in differences:
             console.print(f"differs: {difference}", highlight=False, soft_wrap=True)
-        broken = sum(
-            verify_workload(console, bench, document, workload) for workload in document.workloads
-        )
+        claims = [
+            claim
+            for workload in document.workloads
+            for one in verify_workload(console, bench, document, workload)
+            for claim in one.claims
+        ]
     finally:
         bench.close()
-    console.print("all claims hold" if not broken else f"{broken} claims no longer hold")
+    broken = sum(bool(claim.broken) for claim in claims)
+    unchecked = sum(claim.new is None and not claim.broken for claim in claims)
+    held = f"all {len(claims) - unchecked} claims hold"
+    held += f", {unchecked} more could not be checked" if unchecked else ""
+    console.print(f"{broken} of {len(claims)} claims no longer hold" if broken else held)
     if broken:
         raise typer.Exit(1)
 
@@ -78,6 +85,8 @@ def read_export(file: Path) -> Export:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(f"{file} is not an export: {where}: {first['msg']}") from None
+    if not any(choices_of(document, workload) for workload in document.workloads):
+        raise UsageError(f"{file} must hold a choice for a workload, got none: nothing to verify")
     if missing := missing_plugins(document.plugins):
         raise UsageError(f"{file} was made with --plugin {', '.join(missing)}; name the same file")
     return document
@@ -101,12 +110,13 @@ def _admit(there: Environment, here: Environment, file: Path, *, anyway: bool) -
 
 def verify_workload(
     console: Console, bench: Bench, document: Export, workload: ExportedWorkload
-) -> int:
-    """Measure a workload's default and choices again, print, and return how many claims fail."""
-    configurations = configurations_of(workload)
-    if not workload.choices:
-        return 0
-    stored = [choice.measurements for choice in workload.choices.values()]
+) -> list[Checked]:
+    """Measure a workload's default and choices again, and print and return what came of it."""
+    choices = choices_of(document, workload)
+    if not choices:
+        return []
+    configurations = configurations_of(workload, choices)
+    stored = [choice.measurements for choice in choices.values()]
     if workload.default.measurements is not None:
         stored.append(workload.default.measurements)
     full_ms = full_speed_of(each.latency for each in stored)
@@ -116,7 +126,7 @@ def verify_workload(
         reference=workload.default.configuration.variant.key,
         after_trial=-1,
     )
-    checked = check(workload, measured, turns, document.study.limits)
+    checked = check(workload, choices, measured, turns, document.study.limits)
     table = Table(title=workload_label(workload.workload, ()), title_justify="left")
     for heading in ("choice", "variant", "claim", "old", "new", ""):
         table.add_column(heading, overflow="fold")
@@ -124,13 +134,13 @@ def verify_workload(
     _add_default(
         table,
         variant_label(workload.default.configuration.variant),
-        _latency(workload.default, workload.finals),
-        _latency(again, turns),
+        _latency(workload.default),
+        _latency(again),
     )
     for one in checked:
         _add(table, one)
     console.print(table)
-    return sum(bool(claim.broken) for one in checked for claim in one.claims)
+    return checked
 
 
 def _add_default(table: Table, label: str, old: str, new: str) -> None:
@@ -138,17 +148,14 @@ def _add_default(table: Table, label: str, old: str, new: str) -> None:
     table.add_section()
 
 
-def _latency(evaluation: Evaluation | None, finals: Finals | None) -> str:
-    """Return a default's latency, taken in turns if it was, or what became of it."""
+def _latency(evaluation: Evaluation | None) -> str:
+    """Return a default's latency with its interval, or what became of it."""
     if evaluation is None:
         return ""
-    variant = evaluation.configuration.variant.key
-    again = None if finals is None else finals.of(variant)
-    if again is not None:
-        return milliseconds(again.latency_ms)
-    if evaluation.latency_ms is None:
+    if evaluation.measurements is None:
         return evaluation.outcome.value
-    return milliseconds(evaluation.latency_ms)
+    latency = evaluation.measurements.latency
+    return _span(Span(latency.latency_ms, latency.low_ms, latency.high_ms))
 
 
 def _add(table: Table, checked: Checked) -> None:
@@ -156,14 +163,14 @@ def _add(table: Table, checked: Checked) -> None:
     label = variant_label(checked.configuration.variant)
     for claim in checked.claims:
         new = "" if claim.new is None else _span(claim.new)
-        table.add_row(names, label, escape(claim.what), _span(claim.old), new, _state(claim))
+        table.add_row(names, label, claim.what, _span(claim.old), new, _state(claim))
         names = label = ""
     table.add_section()
 
 
-def _state(claim: Claim) -> str:
+def _state(claim: Claim) -> str | Text:
     if claim.broken:
-        return f"[red]broken[/red]: {escape(claim.broken)}"
+        return Text("broken", style="red").append(f": {claim.broken}", style="default")
     return "holds" if claim.new is not None else "not checked"
 
 

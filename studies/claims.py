@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from objectives.evaluation import Evaluation, Latency, Outcome
 from objectives.limits import Limits
-from studies.export import ExportedChoice, ExportedWorkload
+from studies.export import Export, ExportedChoice, ExportedWorkload
 from studies.finalists import Finals
 from studies.verdicts import MARGIN
 from variants.configuration import Configuration
@@ -45,29 +45,45 @@ class Checked:
     claims: tuple[Claim, ...]
 
 
-def configurations_of(workload: ExportedWorkload) -> tuple[Configuration, ...]:
+def choices_of(document: Export, workload: ExportedWorkload) -> dict[str, ExportedChoice]:
+    """Return all that may be loaded for a workload, by name: its own choices, and the single ones.
+
+    Those are what one choice for all workloads comes to for this one.
+    """
+    found = dict(workload.choices)
+    for name, single in document.single.items():
+        for choice in single.choices:
+            if choice.configuration.workload == workload.workload:
+                found[f"single {name}"] = choice
+    return found
+
+
+def configurations_of(
+    workload: ExportedWorkload, choices: Mapping[str, ExportedChoice]
+) -> tuple[Configuration, ...]:
     """Return what has to be measured for a workload's claims: the default first, if it ran."""
-    chosen = [choice.configuration for choice in workload.choices.values()]
+    chosen = [choice.configuration for choice in choices.values()]
     ran = workload.default.measurements is not None
     return tuple(dict.fromkeys([workload.default.configuration, *chosen] if ran else chosen))
 
 
 def check(
     workload: ExportedWorkload,
+    choices: Mapping[str, ExportedChoice],
     measured: Mapping[Configuration, Evaluation],
     turns: Finals,
     limits: Limits,
 ) -> list[Checked]:
-    """Compare every choice of a workload with what measuring it again gave."""
+    """Compare the choices of a workload with what measuring them again gave."""
     default = workload.default.configuration
     names: dict[Configuration, list[str]] = {}
-    for name, choice in workload.choices.items():
+    for name, choice in choices.items():
         names.setdefault(choice.configuration, []).append(name)
     checked = []
     for configuration, of in names.items():
-        choice = workload.choices[of[0]]
+        choice = choices[of[0]]
         again = measured[configuration]
-        strict = any(name.startswith("strict_") for name in of)
+        strict = any("strict_" in name for name in of)
         max_error = Limits().max_error if strict else limits.max_error
         claims = [_memory(choice, again), _error(choice, again, max_error)]
         if workload.default.measurements is None:

@@ -67,14 +67,16 @@ class _Timed:
 def judge(comparison: Comparison, *, reference: str, after_trial: int) -> Finals:
     """Return the verdicts on everything that was timed in turns."""
     timed = list(_timed(comparison))
-    words: dict[tuple[str, str], Word] = {}
+    ties: dict[tuple[str, str], Word] = {}
     for one, other in itertools.combinations(timed, 2):
-        word = _latency_verdict(one, other).word
-        words[one.key, other.key] = words[other.key, one.key] = word
+        verdict = _latency_verdict(one, other)
+        # Unclear is no tie where all of a few rounds say the same.
+        if verdict.word in ("same", "unclear") and verdict.may_be_equal:
+            ties[one.key, other.key] = ties[other.key, one.key] = verdict.word
     return Finals(
         reference=reference,
         after_trial=after_trial,
-        finalists=tuple(_finalist(one, words) for one in timed),
+        finalists=tuple(_finalist(one, ties) for one in timed),
         missing={key.rpartition(" ")[2]: reason for key, reason in comparison.missing.items()},
         seconds=comparison.seconds,
     )
@@ -89,8 +91,8 @@ def _timed(comparison: Comparison) -> Iterator[_Timed]:
         yield from (_Timed(other, reference, number) for other in others)
 
 
-def _finalist(one: _Timed, words: Mapping[tuple[str, str], Word]) -> Finalist:
-    against = {other: word for (mine, other), word in words.items() if mine == one.key}
+def _finalist(one: _Timed, ties: Mapping[tuple[str, str], Word]) -> Finalist:
+    against = {other: word for (mine, other), word in ties.items() if mine == one.key}
     gpu_ms, host_ms = one.retimed.gpu_ms, one.retimed.host_ms
     return Finalist(
         variant=one.key,

@@ -307,6 +307,8 @@ class Session:
             except TrialLostError as error:
                 found = str(error)
             yield found
+        if post.since_anchor is not None:
+            self.anchor(post, last=True)
 
     def _claim(self, post: Post, budget: int | None) -> Trial:
         """Ask for a trial that nobody else measures."""

@@ -6,6 +6,8 @@ import gc
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ import objectives.evaluate as evaluate_module
 from objectives.accuracy import relative_error
 from objectives.bench import DeviceBench
 from objectives.evaluate import Evaluator
-from objectives.evaluation import Evaluation, Outcome
+from objectives.evaluation import Evaluation, Latency, Outcome
 from objectives.limits import Limits
 from objectives.memory import MIB
 from tests.configurations import configured
@@ -84,6 +86,32 @@ def test_another_kernel_than_asked_for_is_refused(monkeypatch: pytest.MonkeyPatc
     evaluation = evaluate(DECODE, "flash fp32 static")
     assert evaluation.outcome is Outcome.REFUSED
     assert evaluation.reason == "flash was asked for, math ran"
+
+
+@pytest.mark.parametrize(
+    ("gpu_ms", "datasheet", "outcome"),
+    [
+        (0.94, True, Outcome.IMPLAUSIBLE),
+        (0.96, True, Outcome.MEASURED),
+        (0.94, False, Outcome.MEASURED),  # of rates that are only measured, nothing is sure
+    ],
+)
+def test_faster_than_the_datasheet_allows_is_implausible(
+    monkeypatch: pytest.MonkeyPatch, gpu_ms: float, datasheet: bool, outcome: Outcome
+) -> None:
+    real = evaluate_module.measure_latency
+
+    def claimed(*args: Any, **kwargs: Any) -> Latency:
+        latency = real(*args, **kwargs)
+        gpu = latency.host.model_copy(update={"value": gpu_ms})
+        return latency.model_copy(update={"gpu": gpu})
+
+    bound = SimpleNamespace(latency_ms=1.0, datasheet=datasheet)
+    monkeypatch.setattr(evaluate_module, "measure_latency", claimed)
+    monkeypatch.setattr(evaluate_module, "bound", lambda configuration, device: bound)
+    found = evaluate(DECODE, "flash fp32 static")
+    assert found.outcome is outcome
+    assert ("below the bound of 1 ms" in found.reason) == (outcome is Outcome.IMPLAUSIBLE)
 
 
 def test_a_stall_is_remembered_from_the_trial_that_paid_it(

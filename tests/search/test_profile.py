@@ -132,3 +132,17 @@ def test_the_summary_says_what_binds_and_what_launching_costs(tmp_path: Path) ->
     assert "15 kernels, copies and fills a step" in text
     assert "launching so many operations takes 0.060 ms" in text
     assert re.search(r"roofline: \d+% \(bound by bandwidth, 0\.0\d+ ms at measured rates\)", text)
+
+
+def test_a_trial_is_not_profiled_on_another_kind_of_device(
+    storage: RDBStorage,
+    storage_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    of = session(storage, FakeBench(profile="cpu"), axes={"batch": (1,), "seq_len": (64,)})
+    run(of, 1)
+    assert profile(monkeypatch, "--trial", "0", "--device", "cuda", "--storage", storage_url) == 2
+    errors = capsys.readouterr().err
+    assert "--device must be cpu here" in errors
+    assert errors.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -41,7 +42,8 @@ def test_what_holds_is_status_0_with_old_and_new_side_by_side(
 ) -> None:
     assert verify(FakeBench()) == 0
     shown = capsys.readouterr().out
-    assert "all claims hold" in shown
+    assert "claims hold\n" in shown
+    assert "broken" not in shown
     (workload,) = exported(finals=True).workloads
     assert workload.finals is not None
     best = workload.finals.of(workload.choices["lowest_latency"].configuration.variant.key)
@@ -54,7 +56,8 @@ def test_a_broken_claim_is_status_1(
 ) -> None:
     assert verify(OtherBench(memory=1.5)) == 1
     shown = capsys.readouterr().out
-    assert "broken" in shown
+    assert "broken: grown by" in " ".join(shown.replace("│", " ").split())
+    assert "[red]" not in shown
     assert "50.0%" in shown
     assert "claims no longer hold" in shown
 
@@ -134,6 +137,63 @@ def test_a_slow_host_breaks_no_claim(
     document = build_export(read_results(of.study))
     (tmp_path / "best.json").write_text(document.model_dump_json())
     assert verify(HostBench(step=step, yardstick=yardstick, default=default)) == status
+
+
+def test_what_was_not_timed_in_turns_is_said_to_be_unchecked(
+    verify: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Alone(FakeBench):
+        def compare(self, configurations: Sequence[Configuration]) -> Comparison:
+            missing = {each.key: "no room" for each in configurations}
+            return Comparison(groups=(), missing=missing, seconds=0.0)
+
+    assert verify(Alone()) == 0
+    assert "more could not be checked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("choices.balanced.measurements.memory.peak_mib", 0.0, "peak_mib must be above 0"),
+        ("choices.balanced.measurements.memory.peak_mib", "NaN", "peak_mib must be above 0"),
+        ("choices.balanced.measurements.latency.latency_ms", 0.0, "latency_ms must be above 0"),
+        ("choices.balanced.measurements.relative_error", "Infinity", "relative_error must be"),
+        ("choices.balanced.latency_vs_default", 0.0, "greater than 0"),
+        ("default.measurements.latency.high_ms", 0.0, "high_ms must be above 0"),
+    ],
+)
+def test_numbers_that_nobody_measured_are_refused(
+    place: str,
+    value: object,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = exported(finals=False).model_dump(mode="json")
+    *parents, last = place.split(".")
+    where = document["workloads"][0]
+    for name in parents:
+        where = where[name]
+    assert last in where
+    where[last] = value
+    (tmp_path / "best.json").write_text(json.dumps(document))
+    monkeypatch.setattr(sys, "argv", ["search", "verify", str(tmp_path / "best.json")])
+    assert main() == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_file_without_choices_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = exported(finals=False).model_dump(mode="json") | {"single": {}}
+    document["workloads"][0]["choices"] = {}
+    (tmp_path / "best.json").write_text(json.dumps(document))
+    monkeypatch.setattr(sys, "argv", ["search", "verify", str(tmp_path / "best.json")])
+    assert main() == 2
+    assert "nothing to verify" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 5000, '{"schema_version": 1}', "\udcff"])

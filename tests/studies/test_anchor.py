@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from studies.anchor import (
 )
 from studies.results import as_table, read_results
 from studies.study import has_peaks, peaks_of_study
+from studies.summary import notes_of_study
 from tests.fake_bench import FakeBench
 from tests.studies.test_session import run, session
 from variants.configuration import Configuration
@@ -141,14 +143,14 @@ class DriftingBench(FakeBench):
         return found.model_copy(update={"measurements": measured})
 
 
-def test_a_run_anchors_at_first_every_so_often_and_at_last() -> None:
+@pytest.mark.parametrize(("budget", "stop"), [(2 * EVERY + 5, 999), (999, 2 * EVERY + 5)])
+def test_a_run_anchors_at_first_every_so_often_and_at_last(budget: int, stop: int) -> None:
     bench = FakeBench()
     of = session(InMemoryStorage(), bench, sampler="random")
     list(of.measure_defaults())
-    for _ in range(2 * EVERY + 5):
-        of.anchor()
-        of.trial()
-    of.anchor(last=True)
+    asked = itertools.count()
+    found = list(of.trials(of.posts[0], budget, lambda: next(asked) < stop))
+    assert len(found) == 2 * EVERY + 5
     of.anchor(last=True)  # nothing came between
     assert [point.before_trial for point in anchors_of(of.study)] == [0, 25, 50, 55]
     anchor = anchor_configuration(of.bench.device()).key
@@ -173,6 +175,8 @@ def test_marked_trials_are_told_in_the_table() -> None:
     table = as_table(results)
     marked = table[table["drift"].notna()]["trial"].tolist()
     assert marked == list(range(50, 55))
+    (note,) = notes_of_study(results)
+    assert note.startswith("the device drifted: the anchor took +20% before trial 55; 5 trials")
 
 
 def test_an_anchor_that_fails_is_stored_with_its_reason() -> None:
@@ -182,6 +186,8 @@ def test_an_anchor_that_fails_is_stored_with_its_reason() -> None:
     assert point is not None
     assert (point.value_ms, point.reason) == (None, "as planned")
     assert drifts(anchors_of(of.study), "cuda") == []
+    (note,) = notes_of_study(read_results(of.study))
+    assert note == "the anchor failed 1 times, drift is not watched: as planned"
 
 
 def test_rates_are_measured_once_for_a_study_and_every_trial_is_placed_under_them() -> None:

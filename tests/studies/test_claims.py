@@ -10,7 +10,7 @@ from optuna.storages import InMemoryStorage
 
 from objectives.comparison import Comparison
 from objectives.evaluation import Evaluation, Measurements, Outcome
-from studies.claims import Checked, check, configurations_of
+from studies.claims import Checked, check, choices_of, configurations_of
 from studies.export import Export, build_export
 from studies.finalists import judge
 from studies.results import read_results
@@ -59,14 +59,15 @@ def exported(*, finals: bool, failing: Outcome = Outcome.MEASURED) -> Export:
 
 def verified(document: Export, bench: FakeBench) -> list[Checked]:
     (workload,) = document.workloads
-    configurations = configurations_of(workload)
+    choices = choices_of(document, workload)
+    configurations = configurations_of(workload, choices)
     measured = {each: bench.evaluate(each) for each in configurations}
     turns = judge(
         bench.compare(configurations),
         reference=workload.default.configuration.variant.key,
         after_trial=-1,
     )
-    return check(workload, measured, turns, document.study.limits)
+    return check(workload, choices, measured, turns, document.study.limits)
 
 
 def broken(checked: Sequence[Checked]) -> set[str]:
@@ -100,11 +101,29 @@ def test_a_winner_that_fails_breaks_all_it_claimed() -> None:
     assert [claim.broken for claim in one.claims] == ["OUT_OF_MEMORY: as planned"] * 3
 
 
+def test_what_loads_as_the_single_choice_is_checked_too() -> None:
+    document = exported(finals=True)
+    (workload,) = document.workloads
+    only = document.model_copy(
+        update={"workloads": (workload.model_copy(update={"choices": {}}),)}
+    )
+    (single,) = document.single["balanced"].choices
+    lost = single.configuration.variant.backend
+    checked = verified(only, FakeBench(fails={lost: Outcome.CRASHED}))
+    (one,) = [one for one in checked if "single balanced" in one.names]
+    assert all(claim.broken for claim in one.claims)
+    assert {name for one in checked for name in one.names} == {
+        f"single {name}" for name in document.single
+    }
+
+
 def test_each_configuration_is_checked_once_under_all_its_names() -> None:
     document = exported(finals=True)
     (workload,) = document.workloads
     checked = verified(document, FakeBench())
-    assert sorted(name for one in checked for name in one.names) == sorted(workload.choices)
+    assert sorted(name for one in checked for name in one.names) == sorted(
+        choices_of(document, workload)
+    )
     assert len({one.configuration for one in checked}) == len(checked)
 
 

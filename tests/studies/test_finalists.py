@@ -105,6 +105,18 @@ def test_what_cannot_be_told_apart_is_a_tie_and_the_smaller_is_named() -> None:
     assert (won.candidate, won.ties) == (small, (large,))
 
 
+@pytest.mark.parametrize("rounds", range(1, 10))
+def test_few_rounds_make_no_tie_of_what_is_five_times_slower(rounds: int) -> None:
+    def slow(backend: str, time: float) -> Retimed:
+        times = tuple(time * (1 + 0.01 * (index % 3)) for index in range(rounds))
+        whole = retimed(backend, time)
+        return whole.model_copy(update={"gpu_ms": times, "host_ms": times})
+
+    finals = judged((slow("auto", 11.0), slow("flash", 10.0), slow("math", 50.0)))
+    fast, small = candidate(10.0, 9.0, "flash"), candidate(50.0, 1.0, "math")
+    assert winners([fast, small], UNIT, finals)["lowest_latency"].candidate is fast
+
+
 def test_finalists_are_the_default_the_winners_and_the_front(storage: BaseStorage) -> None:
     of = session(storage, axes=ONE)
     run(of, 40)

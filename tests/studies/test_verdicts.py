@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from objectives.compare import Turn, take_turns
 from objectives.sampling import Trusting
-from studies.verdicts import FEWEST_ROUNDS, MARGIN, judge_across, judge_rounds, word_of
+from studies.verdicts import (
+    FEWEST_OF_BOOTSTRAP,
+    FEWEST_ROUNDS,
+    MARGIN,
+    judge_across,
+    judge_rounds,
+    word_of,
+)
 
 PLACE = 0.004  # deviation of what another place in memory does to a time
 PAIRS = 150
@@ -110,6 +117,21 @@ def test_exactly_one_word_fits_and_turned_round_its_opposite(
     assert turned == opposite.get(word, word)
     if word == "same":
         assert 1 / (1 + MARGIN) < low <= high < 1 + MARGIN
+
+
+@pytest.mark.parametrize("rounds", [FEWEST_ROUNDS, FEWEST_OF_BOOTSTRAP - 1])
+def test_of_few_rounds_all_must_say_the_same(rounds: int) -> None:
+    base = [1.0] * rounds
+    slower = [1.04, *[1.05] * (rounds - 2), 1.07]
+    found = judge_rounds(slower, base)
+    assert (found.word, found.low, found.high) == (
+        "slower",
+        pytest.approx(1.04),
+        pytest.approx(1.07),
+    )
+    assert judge_rounds([0.99, *slower[1:]], base).word == "unclear"
+    across = judge_across(slower, base, base, [1.0, *[1.01] * (rounds - 1)])
+    assert (across.low, across.high) == (pytest.approx(1.04), pytest.approx(1.07 * 1.01))
 
 
 def test_few_rounds_tell_nothing_and_unpaired_ones_are_refused() -> None:
