@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Protocol
+
+from pydantic import ValidationError
 
 from objectives.ahead import Ahead
 from objectives.comparison import Comparison
@@ -25,6 +26,7 @@ from objectives.isolation import (
 from objectives.lanes import Lane
 from objectives.limits import Limits
 from objectives.messages import Message
+from objectives.problems import first_problem
 from objectives.profile import Profile
 from objectives.roofline import Peaks
 from variants.configuration import Configuration
@@ -310,14 +312,14 @@ def _read(answer: Message, asked: Configuration) -> Evaluation:
     Raises:
         ValueError: It is none, of something else, or measured what is no number.
     """
-    evaluation = Evaluation.model_validate(answer)
+    try:
+        evaluation = Evaluation.model_validate(answer)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
     if evaluation.configuration != asked:
         raise ValueError(f"of {evaluation.configuration.key}")
-    if evaluation.outcome is Outcome.MEASURED:
-        for name in ("latency_ms", "peak_memory_mib"):
-            value = getattr(evaluation, name)
-            if value is None or not 0 < value < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {value}")
+    if evaluation.outcome is Outcome.MEASURED and evaluation.measurements is None:
+        raise ValueError("it is MEASURED, and nothing was")
     return evaluation
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from variants.configuration import Configuration
 
@@ -24,13 +24,16 @@ class Outcome(StrEnum):
     THROTTLED = "THROTTLED"  # no sample was taken at the device's usual clock
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # others are divided by it
+
+
 class Samples(BaseModel):
     """A sampled quantity in milliseconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     quantile: float  # which quantile `value` is; 0.5 is the median
-    value: float
+    value: Positive
     low: float  # 95 % interval of `value`
     high: float
     iqr: float
@@ -49,9 +52,9 @@ class Latency(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latency_ms: float  # the larger of the two below
-    low_ms: float  # 95 % interval of the binding part
-    high_ms: float
+    latency_ms: Positive  # the larger of the two below
+    low_ms: Positive  # 95 % interval of the binding part
+    high_ms: Positive
     bound: Literal["gpu", "host"]
     gpu: Samples | None  # cold L2, without launch gaps; None on CPU
     held: bool | None  # False: the stream could not be held, so launch gaps are in `gpu`
@@ -92,7 +95,7 @@ class Memory(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    peak_mib: float
+    peak_mib: Positive
     weights_mib: float  # of one layer
     cache_mib: float  # of one layer: keys, values and their scales
     gradients_mib: float = 0.0  # of one layer's weights, in training

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MOST_S = 1e6  # eleven days; what a clock can wait for has an end
+
 
 class Limits(BaseModel):
     """The constraints of a study; part of what every trial was judged by."""
@@ -13,5 +15,7 @@ class Limits(BaseModel):
     max_error: float = Field(default=1e-2, gt=0)  # relative error
     max_stall_ms: float = Field(default=5.0, gt=0)  # extra cost of each new length
     max_memory_gib: float | None = Field(default=None, gt=0)  # peak memory
-    sampling_s: float = Field(default=0.4, gt=0)  # time for latency samples of a trial
-    deadline_s: float = Field(default=180.0, gt=0)  # for a whole trial, compilation included
+    sampling_s: float = Field(default=0.4, gt=0, le=MOST_S)  # time for latency samples of a trial
+    deadline_s: float = Field(
+        default=180.0, gt=0, le=MOST_S
+    )  # for a whole trial, compilation included

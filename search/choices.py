@@ -48,7 +48,7 @@ def choices_from_toml(path: Path, option: str = "--space") -> dict[str, tuple[Ch
         raise UsageError(
             f"{option} must be a file that can be read, got {path}: {error}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of too many digits, too
         raise UsageError(f"{option} must be a TOML file, got {path}: {error}") from None
     unknown = [name for name in document if name not in ("axes", "summary")]
     if unknown:

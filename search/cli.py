@@ -21,7 +21,7 @@ from search.sensitivity import sensitivity
 from search.verify import verify
 from search.views import dashboard, show, support, table
 from studies.space import SpaceError
-from studies.storage import STORAGE_FAILURES, failure_text
+from studies.storage import STORAGE_FAILURES, StorageLostError, failure_text
 from studies.study import StudyError
 from variants.detect import DeviceMissingError
 
@@ -65,8 +65,10 @@ def main() -> int:
     except WorkerError as error:
         return _failed(f"the measuring process cannot be used: {error}")
     except STORAGE_FAILURES as error:
-        kept = "what was told before is kept, and the same command with --study resumes"
-        return _failed(f"the storage failed: {failure_text(error)}; {kept}")
+        kept = "; what was told before is kept, and the same command with --study resumes"
+        if StorageLostError in (type(error), type(error.__cause__)):  # it says more itself
+            kept = ""
+        return _failed(f"the storage failed: {failure_text(error)}{kept}")
     except OSError as error:
         _drop_output()
         return _failed(str(error))

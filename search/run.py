@@ -13,7 +13,7 @@ from objectives.agenda import Agenda
 from objectives.ahead import ahead_of, why_fewer
 from objectives.bench import DeviceBench, start_together
 from objectives.lanes import Lane, LanesError, lanes, visible_gpus
-from objectives.limits import Limits
+from objectives.limits import MOST_S, Limits
 from objectives.neighbours import other_gpu_processes
 from search.choices import UsageError, gather_choices
 from search.finals import retime_finalists
@@ -64,7 +64,7 @@ from studies.results import Results, read_results
 from studies.samplers import OWN, SAMPLERS
 from studies.session import Session
 from studies.space import Survey, fill_defaults, survey
-from studies.study import Plan, open_storage
+from studies.study import MOST_SEED, Plan, open_storage
 from studies.text import duration
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
@@ -139,6 +139,7 @@ def run(
         float | None,
         typer.Option(
             min=1.0,
+            max=MOST_S,
             help=f"Seconds for one trial, compilation included. "
             f"[default: {Limits().deadline_s:g}]",
         ),
@@ -147,7 +148,8 @@ def run(
         str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}. [default: {OWN}]")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of inputs and proposals. [default: 0]")
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Of inputs and proposals. [default: 0]"),
     ] = None,
     workers: Annotated[
         str,

@@ -15,6 +15,7 @@ from objectives.bench import Bench, DeviceBench
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation
 from objectives.host_speed import at_full_speed, full_speed_of, turns_at_full_speed
+from objectives.problems import first_problem
 from search.choices import UsageError
 from search.options import DeviceOption
 from search.plugins import PluginOption
@@ -82,9 +83,7 @@ def read_export(file: Path) -> Export:
     except OSError as error:
         raise UsageError(f"{file} must be a file that can be read: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(f"{file} is not an export: {where}: {first['msg']}") from None
+        raise UsageError(f"{file} is not an export: {first_problem(error)}") from None
     if not any(choices_of(document, workload) for workload in document.workloads):
         raise UsageError(f"{file} must hold a choice for a workload, got none: nothing to verify")
     if missing := missing_plugins(document.plugins):

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from objectives.environment import Environment
-from objectives.evaluation import Evaluation, Measurements, Outcome
+from objectives.evaluation import Evaluation, Measurements, Outcome, Positive
 from objectives.limits import Limits
 from studies.finalists import Finals
 from studies.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
@@ -35,22 +35,6 @@ from variants.plugins import Plugin
 SCHEMA_FILE = Path(__file__).with_name("best.schema.json")
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-def _have_sense(measured: Measurements) -> None:
-    """Raise ValueError where numbers that others are divided by cannot have been measured."""
-    latency, memory = measured.latency, measured.memory
-    for name, value in (
-        ("latency_ms", latency.latency_ms),
-        ("low_ms", latency.low_ms),
-        ("high_ms", latency.high_ms),
-        ("peak_mib", memory.peak_mib),
-    ):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, got {value}")
-
-
 class ExportedChoice(LoadableChoice):
     """A configuration worth choosing, with every number that speaks for it."""
 
@@ -63,8 +47,7 @@ class ExportedChoice(LoadableChoice):
     ties: tuple[str, ...] = ()  # keys of variants that cannot be told from it
 
     @model_validator(mode="after")
-    def _measured(self) -> ExportedChoice:
-        _have_sense(self.measurements)
+    def _agrees(self) -> ExportedChoice:
         if not 0 <= self.measurements.relative_error < math.inf:
             raise ValueError(
                 f"relative_error must be finite, got {self.measurements.relative_error}"
@@ -82,12 +65,6 @@ class ExportedWorkload(LoadableWorkload):
     default_is_roofline: bool  # the default failed, and ratios are to its roofline
     front: tuple[ExportedChoice, ...]  # by rising memory
     finals: Finals | None = None  # the finalists timed again in turns, against the default
-
-    @model_validator(mode="after")
-    def _measured(self) -> ExportedWorkload:
-        if self.default.measurements is not None:
-            _have_sense(self.default.measurements)
-        return self
 
 
 class ExportedSingle(LoadableSingle):

@@ -10,6 +10,7 @@ from statistics import median
 from pydantic import BaseModel, ConfigDict
 
 from objectives.comparison import Comparison, Retimed
+from objectives.evaluation import Positive
 from studies.verdicts import MARGIN, Verdict, Word, judge_across, judge_rounds
 
 
@@ -19,9 +20,9 @@ class Finalist(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: str  # its key
-    latency_ms: float  # median of the rounds
-    gpu_ms: float | None  # None on CPU
-    host_ms: float
+    latency_ms: Positive  # median of the rounds
+    gpu_ms: Positive | None  # None on CPU
+    host_ms: Positive
     rounds: int
     latency: Verdict  # against the reference
     gpu: Verdict | None  # the same for GPU time alone

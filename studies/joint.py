@@ -181,6 +181,11 @@ class JointSampler(BaseSampler):
         return bool(trial.params) or not self.catalogue.choices
 
 
+def _is_positive(value: object) -> bool:
+    """Tell whether it is a number above 0: anybody may write attributes."""
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
 def _numbers(trial: FrozenTrial) -> tuple[tuple[float, float] | None, bool]:
     """Return log10 memory and log10 latency if they are known, and whether it failed.
 
@@ -189,6 +194,6 @@ def _numbers(trial: FrozenTrial) -> tuple[tuple[float, float] | None, bool]:
     attrs = trial.user_attrs
     pair = (attrs[MEMORY], attrs[LATENCY]) if LATENCY in attrs else trial.values
     failed = trial.state is not TrialState.COMPLETE
-    if pair is None or len(pair) != 2 or not all(0 < one < math.inf for one in pair):
+    if pair is None or len(pair) != 2 or not all(_is_positive(one) for one in pair):
         return None, True
     return (math.log10(pair[0]), math.log10(pair[1])), failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,16 @@ STATUSES = {"ok": Outcome.MEASURED, "oom": Outcome.OUT_OF_MEMORY}
 MEASURED = {
     *("trial", "status", "outcome", "reason", "note", "compile_s", "environment"),
     *("latency_ms", "latency_iqr_ms", "latency_low_ms", "latency_high_ms", "bound", "gpu_ms"),
-    *("host_ms", "held", "host_speed", "first_step_ms", "new_length_ms", "backend_ran"),
+    *(
+        "host_ms",
+        "held",
+        "samples",
+        "stopped",
+        "host_speed",
+        "first_step_ms",
+        "new_length_ms",
+        "backend_ran",
+    ),
     *("roofline_ms", "roofline_share", "roofline_mib"),
     *("sm_mhz_low", "sm_mhz_high", "temperature_c", "clock_limits", "bursts_discarded"),
     *("peak_bytes", "reserved_bytes", "rel_error", "relative_error", *Memory.model_fields),
@@ -170,8 +180,10 @@ def _outcome(cells: Mapping[str, str]) -> Outcome:
 
 
 def _measurements(latency_ms: float, memory_mib: float) -> Measurements:
-    if not (latency_ms > 0 and memory_mib > 0):
-        raise ValueError(f"measured numbers must be positive, got {latency_ms} ms")
+    if not (0 < latency_ms < math.inf and 0 < memory_mib < math.inf):
+        raise ValueError(
+            f"measured numbers must be positive and finite, got {latency_ms} ms, {memory_mib} MiB"
+        )
     samples = Samples(
         quantile=0.5,
         value=latency_ms,

@@ -150,6 +150,7 @@ def _row(number: int | None, evaluation: Evaluation) -> dict[str, object]:
     }
     if measured is not None:
         latency, memory = measured.latency, measured.memory
+        sampled = latency.gpu or latency.host
         row |= {
             "latency_ms": latency.latency_ms,
             "latency_low_ms": latency.low_ms,
@@ -158,6 +159,8 @@ def _row(number: int | None, evaluation: Evaluation) -> dict[str, object]:
             "gpu_ms": None if latency.gpu is None else latency.gpu.value,
             "host_ms": latency.host.value,
             "held": latency.held,
+            "samples": sampled.count,
+            "stopped": sampled.stopped,
             "host_speed": latency.host_speed,
             "first_step_ms": latency.first_step_ms,
             "new_length_ms": latency.new_length_ms,

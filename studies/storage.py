@@ -251,7 +251,12 @@ def _watch(engine: sqlalchemy.Engine, path: Path) -> None:
             saved = _save(database, path) if isinstance(database, sqlite3.Connection) else None
             raise StorageLostError(
                 f"{path} was removed or replaced while it was in use"
-                + (f"; what it held is saved as {saved}" if saved else "")
+                + (
+                    f"; what it held is saved as {saved}, and the same command with "
+                    f"--study and --storage sqlite:///{saved} resumes"
+                    if saved
+                    else ""
+                )
             )
 
     sqlalchemy.event.listen(engine, "begin", check)

@@ -22,14 +22,16 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
+from objectives.problems import first_problem
 from objectives.roofline import Peaks, bound
 from studies import lease
+from studies.anchor import ANCHORS, anchors_of
 from studies.claim import ClaimLock
 from studies.database_url import DatabaseUrlError, shown, without_passwords
 from studies.finalists import Finals
@@ -46,11 +48,13 @@ FINALS, PEAKS = "goldilocks:finals:", "goldilocks:peaks"
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
 EVALUATION, OWNER, MEASURED_ON = "evaluation", "owner", "measured_on"
 ABANDONED = "abandoned"  # why a trial was given up; means something in state FAIL alone
+MOST_SEED = 2**32 - 1  # that NumPy takes
 RAW_OBJECTIVES = ("peak_memory_mib", "latency_ms")
 RATIO_OBJECTIVES = ("peak_memory_vs_default", "latency_vs_default")
 
 
 Stored = TypeVar("Stored", bound=BaseModel)
+_PEAKS = TypeAdapter(Peaks)
 
 
 class StudyError(ValueError):
@@ -66,7 +70,7 @@ class Plan(BaseModel):
     space: SearchSpace
     limits: Limits
     sampler: str
-    seed: int
+    seed: int = Field(ge=0, le=MOST_SEED)
     plugins: tuple[Plugin, ...] = ()  # whose names the space may hold; never loaded from here
 
 
@@ -131,7 +135,24 @@ def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
             study.metric_names  # noqa: B018 (read to see whether it can be)
     except GarbledError as error:
         raise StudyError(f"study {name} cannot be read: {error}") from None
+    _check_attributes(study)
     return study
+
+
+def _check_attributes(study: optuna.Study) -> None:
+    """Raise StudyError where an attribute of the study is not as it was written."""
+    for key, stored in study.user_attrs.items():
+        try:
+            if key.startswith(FINALS):
+                Finals.model_validate(stored)
+            elif key == ANCHORS:
+                anchors_of(study)
+            elif key == PEAKS:
+                peaks_of_study(study)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise StudyError(
+                f"study {study.study_name} cannot be read: {key}: {_one_line(error)}"
+            ) from None
 
 
 def create_study(
@@ -221,7 +242,7 @@ def _read(model: type[Stored], attributes: Mapping[str, Any], key: str, of: str)
         return model.model_validate(attributes[key])
     except KeyError:
         raise StudyError(f"{of} cannot be read: it has no {key}") from None
-    except (ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # lone surrogates, too
         raise StudyError(f"{of} cannot be read: {key}: {_one_line(error)}") from None
 
 
@@ -395,9 +416,19 @@ def has_peaks(study: Held) -> bool:
 
 
 def peaks_of_study(study: Held) -> Peaks | None:
-    """Return the rates that were measured for the study, if they were."""
+    """Return the rates that were measured for the study, if they were.
+
+    Raises:
+        ValueError: They are not as they were written.
+    """
     stored = study.user_attrs.get(PEAKS)
-    return None if stored is None else Peaks(**stored)
+    if stored is None:
+        return None
+    peaks = _PEAKS.validate_python(stored)
+    rates = [rate for rate in dataclasses.astuple(peaks) if rate is not None]
+    if not all(0 < rate < math.inf for rate in rates):
+        raise ValueError(f"rates must be positive and finite, got {min(rates)}")
+    return peaks
 
 
 def told(study: optuna.Study) -> Iterator[Told]:
@@ -449,5 +480,7 @@ def ask(study: optuna.Study, measured_on: str = "", environment: int = 1) -> Tri
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return first_problem(error)
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

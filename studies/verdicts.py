@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from objectives.evaluation import Positive
+
 # Equivalence: two times within 2 % of each other are the same to anyone who has to choose. The GPU
 # time of one configuration repeats within 1 to 3 % on an H100 when built again at another place
 # in memory, so nothing smaller could be called different with a good conscience.
@@ -27,9 +29,9 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     word: Word
-    ratio: float  # of the times; below 1 is faster
-    low: float  # 95 % interval of the ratio; the range of the rounds where they are few
-    high: float
+    ratio: Positive  # of the times; below 1 is faster
+    low: Positive  # 95 % interval of the ratio; the range of the rounds where they are few
+    high: Positive
 
     @property
     def may_be_equal(self) -> bool:

@@ -11,6 +11,8 @@ from variants.score_mods import parse_score_mod
 from variants.variant import VARIANT_AXES
 from variants.workload import Phase
 
+LARGEST = 2**31 - 1  # that an axis may hold; larger ones are no shapes of tensors
+
 Choice = int | str
 
 
@@ -39,6 +41,8 @@ class Axis:
         if self.numeric:
             if isinstance(choice, bool) or not isinstance(choice, int) or choice < 1:
                 raise ValueError(f"{self.name} must be a positive integer, got {choice!r}")
+            if choice > LARGEST:  # and maybe too large to be printed
+                raise ValueError(f"{self.name} must be at most {LARGEST}, got more")
             return choice
         if not isinstance(choice, str):
             raise ValueError(f"{self.name} must be a name, got {choice!r}")

@@ -201,7 +201,7 @@ def _kinds(config: Mapping[str, Any], layers: int, name: str) -> dict[str, int]:
                 f"{name}: layer_types has sliding_attention, but sliding_window is off"
             )
         return {full: layers}
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+    if isinstance(window, bool) or not isinstance(window, int) or not 0 < window < 2**31:
         raise ModelError(f"{name}: sliding_window must be a positive integer, got {window!r}")
     windowed = "+".join([*always, f"sliding_window:{window}"])
     if types is not None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from optuna.storages import InMemoryStorage
 
-from objectives.evaluation import Evaluation, Outcome
+from objectives.evaluation import Conditions, Evaluation, Outcome
 from objectives.roofline import DATASHEET, Peaks
 from studies.anchor import (
     EVERY,
@@ -236,3 +236,32 @@ def test_host_times_of_trials_are_those_of_the_studys_full_speed() -> None:
     for one in finals.finalists:  # in turns, which have no yardsticks
         assert one.gpu_ms is not None
         assert one.host_ms == pytest.approx(0.5 * one.gpu_ms, rel=0.05)
+
+
+def test_the_table_says_why_sampling_ended_and_what_the_device_was_like() -> None:
+    class Watched(FakeBench):
+        conditions = Conditions(
+            sm_mhz=(1755, 1980), temperature_c=61, limits=("power",), discarded=2, unread=""
+        )
+
+        def _answer(self, configuration: Configuration) -> Evaluation:
+            answer = super()._answer(configuration)
+            assert answer.measurements is not None
+            measured = answer.measurements.model_copy(update={"conditions": self.conditions})
+            return answer.model_copy(update={"measurements": measured})
+
+    class Unread(Watched):
+        conditions = Conditions(sm_mhz=None, temperature_c=None, unread="no NVML here")
+
+    of = session(InMemoryStorage(), Watched(), axes=ONE)
+    run(of, 2)
+    results = read_results(of.study)
+    row = as_table(results).iloc[-1]
+    assert (row["samples"], row["stopped"]) == (20, "precise")
+    assert (row["sm_mhz_low"], row["sm_mhz_high"], row["temperature_c"]) == (1755, 1980, 61)
+    assert (row["clock_limits"], row["bursts_discarded"]) == ("power", 2)
+    assert list(notes_of_study(results)) == []
+    unread = session(InMemoryStorage(), Unread(), axes=ONE)
+    run(unread, 2)
+    (note,) = notes_of_study(read_results(unread.study))
+    assert note.startswith("clocks could not be read, throttling was not watched for: no NVML")

@@ -123,7 +123,7 @@ def test_a_removed_database_is_noticed_and_saved(tmp_path: Path, how: str) -> No
     path.unlink()
     if how == "replaced":
         path.write_bytes(b"")
-    with pytest.raises(StorageLostError, match=r"study\.db was removed .*/study\.saved-1\.db$"):
+    with pytest.raises(StorageLostError, match=r"study\.db was removed .*/study\.saved-1\.db res"):
         of.trial()
     copy = open_storage(f"sqlite:///{tmp_path / 'study.saved-1.db'}")
     assert [t.evaluation.configuration.key for t in told(load_study(copy, "s"))] == keys

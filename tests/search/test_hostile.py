@@ -1,0 +1,228 @@
+"""Hostile input to every loader: it is read, or refused in a line, and never a traceback."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
+
+from search.choices import UsageError, choices_from_toml
+from search.verify import read_export
+from studies.anchor import ANCHORS
+from studies.recorded import TableError, read_table
+from studies.results import as_table, read_results
+from studies.space import SearchSpace, SpaceError
+from studies.study import FINALS, PEAKS, StudyError, load_study
+from tests.fake_bench import FakeBench
+from tests.studies.test_claims import exported
+from tests.studies.test_session import run, session
+from variants.axes import Choice
+
+# A folder of a test serves all of its examples.
+SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+ONE = {"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -1, 0, 1e308, math.inf, math.nan, "", "\ud800", "NaN", "../../x"])
+    | st.floats()
+    | st.text(max_size=5)
+)
+ANYTHING = LEAVES | st.lists(LEAVES, max_size=2) | st.dictionaries(st.text(max_size=3), LEAVES)
+
+
+def places(document: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to everything in a JSON document."""
+    if path:
+        yield path
+    inner: Any = ()
+    if isinstance(document, dict):
+        inner = document.items()
+    elif isinstance(document, list):
+        inner = enumerate(document)
+    for key, value in inner:
+        yield from places(value, (*path, key))
+
+
+def changed(document: Any, path: tuple[Any, ...], value: object) -> Any:
+    """Return a copy with one thing replaced."""
+    document = copy.deepcopy(document)
+    where = document
+    for key in path[:-1]:
+        where = where[key]
+    where[path[-1]] = value
+    return document
+
+
+def refused(read: Callable[[], object], *errors: type[Exception]) -> str | None:
+    """Return the line with which something is refused; None where it is read."""
+    try:
+        read()
+    except errors as error:
+        return str(error)
+    return None
+
+
+def written(document: object) -> str:
+    return json.dumps(document)  # NaN and Infinity as Python writes them
+
+
+EXPORT = exported(finals=True).model_dump(mode="json")
+
+
+@SHARED
+@given(st.sampled_from(sorted(places(EXPORT), key=str)), ANYTHING)
+@example(("schema_version",), 10**400)
+def test_a_changed_export_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, path: tuple[Any, ...], value: object
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "changed.json"
+    try:
+        file.write_text(written(changed(EXPORT, path, value)))
+    except ValueError:  # a number of more digits than Python writes
+        file.write_text("9" * 5000)
+    said = refused(lambda: read_export(file), UsageError)
+    assert said is None or str(file) in said
+
+
+@SHARED
+@given(st.integers(0, len(written(EXPORT))), st.binary(max_size=3))
+def test_a_truncated_export_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, length: int, tail: bytes
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "truncated.json"
+    file.write_bytes(written(EXPORT).encode()[:length] + tail)
+    said = refused(lambda: read_export(file), UsageError)
+    assert length == len(written(EXPORT)) if said is None else str(file) in said
+
+
+TOML = st.text(max_size=40) | st.builds(
+    lambda name, value: f"[axes]\n{name} = {value}\n",
+    st.sampled_from(
+        ["batch", "seq_len", "score_mod", "backend", "head_dim", "phase", '"\\u0000"']
+    ),
+    st.integers().map(str)
+    | st.integers(0, 10**30).map(hex)
+    | st.floats().map(str)
+    | st.text(max_size=8).map(lambda text: json.dumps(text, ensure_ascii=False))
+    | st.lists(st.integers(), max_size=3).map(str),
+)
+
+
+@SHARED
+@given(TOML)
+@example("[axes]\nbatch = " + "9" * 5000)
+@example("[axes]\nbatch = 0x" + "f" * 6000)
+@example("[axes]\nbatch = " + "[" * 5000)
+@example("[axes]\nbatch = [[1]]")
+@example("axes = 1")
+def test_any_text_is_a_space_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "space.toml"
+    file.write_bytes(text.encode(errors="surrogatepass"))
+    choices: dict[str, tuple[Choice, ...]] = {}
+    said = refused(lambda: choices.update(choices_from_toml(file)), UsageError)
+    assert said is None or "--space" in said
+    refused(lambda: SearchSpace(axes=choices).workloads(), SpaceError)
+
+
+@pytest.fixture(scope="module")
+def table() -> list[list[str]]:
+    axes = {"batch": (1, 4), "seq_len": (512,), "score_mod": ("none",), "precision": ("bf16",)}
+    of = session(InMemoryStorage(), FakeBench(), axes=axes, sampler="sweep")
+    run(of, 6)
+    text = as_table(read_results(of.study)).to_csv(index=False)
+    return [line.split(",") for line in text.splitlines()]
+
+
+@SHARED
+@given(st.data())
+def test_a_changed_table_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, table: list[list[str]], data: st.DataObject
+) -> None:
+    rows = [list(row) for row in table]
+    row = data.draw(st.integers(0, len(rows) - 1))
+    column = data.draw(st.integers(0, len(rows[0]) - 1))
+    rows[row][column] = data.draw(
+        st.sampled_from(["", "nan", "inf", "-1", "0", "1e999", "9" * 5000, "x", '"', "\x00", "é"])
+        | st.text(max_size=5)
+    )
+    file = tmp_path_factory.getbasetemp() / "table.csv"
+    text = "\n".join(",".join(cells) for cells in rows)
+    file.write_bytes(text.encode(errors="surrogatepass"))
+    said = refused(lambda: read_table(file), TableError)
+    assert said is None or str(file) in said
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "0", "-1", "1e999"])
+@pytest.mark.parametrize("column", ["latency_ms", "peak_mib"])
+def test_a_table_of_numbers_that_nobody_measured_is_refused(
+    tmp_path: Path, table: list[list[str]], column: str, number: str
+) -> None:
+    changed_row = list(table[-1])
+    changed_row[table[0].index(column)] = number
+    file = tmp_path / "table.csv"
+    file.write_text("\n".join(",".join(row) for row in (*table[:-1], changed_row)))
+    with pytest.raises(TableError, match="positive and finite"):
+        read_table(file)
+
+
+@pytest.fixture(scope="module")
+def study() -> optuna.Study:
+    of = session(InMemoryStorage(), FakeBench(), axes=ONE)
+    run(of, 6)
+    of.anchor()
+    (result,) = read_results(of.study).workloads
+    of.compare_finalists(result)
+    return of.study
+
+
+@SHARED
+@given(st.data())
+def test_what_somebody_else_wrote_into_a_study_is_read_or_refused(
+    study: optuna.Study, data: st.DataObject
+) -> None:
+    attributes = study.user_attrs
+    key = data.draw(st.sampled_from(sorted(k for k in attributes if k.startswith("goldilocks:"))))
+    path = data.draw(st.sampled_from([(), *sorted(places(attributes[key]), key=str)]))
+    value = data.draw(ANYTHING)
+    study.set_user_attr(key, changed(attributes[key], path, value) if path else value)
+    try:
+        refused(lambda: read_results(load_study(study._storage, None)), StudyError, SpaceError)
+    finally:
+        study.set_user_attr(key, attributes[key])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (ANCHORS, None),
+        (ANCHORS, 7),
+        (ANCHORS, [{}]),
+        (PEAKS, math.nan),
+        (PEAKS, {"fp32_tflops": ""}),
+        (FINALS, 7),
+    ],
+)
+def test_each_attribute_of_a_study_is_checked(
+    study: optuna.Study, key: str, value: object
+) -> None:
+    if key == FINALS:
+        key = next(k for k in study.user_attrs if k.startswith(FINALS))
+    before = study.user_attrs[key]
+    study.set_user_attr(key, value)
+    with pytest.raises(StudyError, match=re.escape(f"cannot be read: {key}: ")):
+        load_study(study._storage, None)
+    study.set_user_attr(key, before)
