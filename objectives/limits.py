@@ -16,6 +16,5 @@ class Limits(BaseModel):
     max_stall_ms: float = Field(default=5.0, gt=0)  # extra cost of each new length
     max_memory_gib: float | None = Field(default=None, gt=0)  # peak memory
     sampling_s: float = Field(default=0.4, gt=0, le=MOST_S)  # time for latency samples of a trial
-    deadline_s: float = Field(
-        default=180.0, gt=0, le=MOST_S
-    )  # for a whole trial, compilation included
+    # For a whole trial, compilation included.
+    deadline_s: float = Field(default=180.0, gt=0, le=MOST_S)

@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
-from objectives.evaluation import Evaluation, Roofline
+from objectives.evaluation import Evaluation, Positive, Roofline
 from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
@@ -26,13 +26,13 @@ from variants.workload import Workload
 class Peaks:
     """Rates of a device, dense, without sparsity."""
 
-    eight_bit_tflops: float  # int8 and float8, whichever is faster
-    half_tflops: float  # bf16 and fp16
-    tf32_tflops: float
-    fp32_tflops: float
-    bandwidth_gb_s: float
-    launch_us: float | None = None  # host time to launch an operation; None in a datasheet
-    yardstick_ms: float | None = None  # see `objectives.yardstick`; of CUDA devices alone
+    eight_bit_tflops: Positive  # int8 and float8, whichever is faster
+    half_tflops: Positive  # bf16 and fp16
+    tf32_tflops: Positive
+    fp32_tflops: Positive
+    bandwidth_gb_s: Positive
+    launch_us: Positive | None = None  # host time to launch an operation; None in a datasheet
+    yardstick_ms: Positive | None = None  # see `objectives.yardstick`; of CUDA devices alone
 
     def tflops(self, precision: str) -> float:
         """Return the rate of products at a precision."""

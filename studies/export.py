@@ -47,7 +47,7 @@ class ExportedChoice(LoadableChoice):
     ties: tuple[str, ...] = ()  # keys of variants that cannot be told from it
 
     @model_validator(mode="after")
-    def _agrees(self) -> ExportedChoice:
+    def _is_accurate(self) -> ExportedChoice:
         if not 0 <= self.measurements.relative_error < math.inf:
             raise ValueError(
                 f"relative_error must be finite, got {self.measurements.relative_error}"

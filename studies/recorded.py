@@ -22,16 +22,8 @@ STATUSES = {"ok": Outcome.MEASURED, "oom": Outcome.OUT_OF_MEMORY}
 MEASURED = {
     *("trial", "status", "outcome", "reason", "note", "compile_s", "environment"),
     *("latency_ms", "latency_iqr_ms", "latency_low_ms", "latency_high_ms", "bound", "gpu_ms"),
-    *(
-        "host_ms",
-        "held",
-        "samples",
-        "stopped",
-        "host_speed",
-        "first_step_ms",
-        "new_length_ms",
-        "backend_ran",
-    ),
+    *("host_ms", "held", "samples", "stopped", "host_speed", "first_step_ms"),
+    *("new_length_ms", "backend_ran"),
     *("roofline_ms", "roofline_share", "roofline_mib"),
     *("sm_mhz_low", "sm_mhz_high", "temperature_c", "clock_limits", "bursts_discarded"),
     *("peak_bytes", "reserved_bytes", "rel_error", "relative_error", *Memory.model_fields),

@@ -302,8 +302,7 @@ class Session:
                 time.sleep(POLL_S)
                 continue
             except SpaceExhausted:
-                self.anchor(post, last=True)
-                return
+                break
             except TrialLostError as error:
                 found = str(error)
             yield found
