@@ -234,3 +234,20 @@ def test_each_attribute_of_a_study_is_checked(
     with pytest.raises(StudyError, match=re.escape(f"cannot be read: {key}: ")):
         load_study(study._storage, None)
     study.set_user_attr(key, before)
+
+
+@pytest.mark.parametrize("value", ["x", None, math.nan, 0, -1.0])
+def test_a_search_goes_on_beside_a_trial_whose_numbers_are_none(value: object) -> None:
+    of = session(InMemoryStorage(), FakeBench(), axes=ONE)
+    run(of, 3)
+    told = of.study.trials[-1]
+    others = {**told.user_attrs, "latency_ms": value}
+    of.study.add_trial(
+        optuna.trial.create_trial(
+            params=told.params,
+            distributions=told.distributions,
+            values=told.values,
+            user_attrs=others,
+        )
+    )
+    assert run(session(of.study._storage, FakeBench(), axes=ONE), 2)

@@ -135,6 +135,8 @@ def test_of_few_rounds_all_must_say_the_same(rounds: int) -> None:
 
 
 def test_few_rounds_tell_nothing_and_unpaired_ones_are_refused() -> None:
+    # The median lies outside of the range where all of them are on one side of it.
+    assert 2 * 0.5**FEWEST_ROUNDS < 0.05 < 2 * 0.5 ** (FEWEST_ROUNDS - 1)
     few: Sequence[float] = [1.0] * (FEWEST_ROUNDS - 1)
     assert judge_rounds(few, few).word == "unclear"
     assert judge_rounds([1.0] * FEWEST_ROUNDS, [1.0] * FEWEST_ROUNDS).word == "same"
