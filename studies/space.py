@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from variants.axes import AXES, Choice
-from variants.configuration import Configuration, inactive_axes
+from variants.configuration import Configuration, active_choices, inactive_axes
 from variants.device import Device
-from variants.support import support_kind, unsupported_reasons
+from variants.support import reasons_by_variant, support_kind
 from variants.variant import Variant
 from variants.workload import Workload
 
@@ -70,11 +70,9 @@ class SearchSpace(BaseModel):
 
     def variants(self, workload: Workload) -> tuple[Variant, ...]:
         """Return every variant of `workload` once, without inactive axes."""
-        unique: dict[str, Variant] = {}
-        for choices in self._product(of_variant=True):
-            variant = Configuration.of(workload, choices).variant
-            unique.setdefault(variant.key, variant)
-        return tuple(unique.values())
+        active = (active_choices(workload, c) for c in self._product(of_variant=True))
+        unique = {tuple(choices.items()): choices for choices in active}
+        return tuple(Variant.model_validate(choices) for choices in unique.values())
 
     def configuration(self, params: Mapping[str, Choice]) -> Configuration:
         """Return the configuration of a trial's parameters, pinned axes filled in."""
@@ -153,10 +151,9 @@ def _divide(
 ) -> tuple[tuple[Variant, ...], Counter[str]]:
     """Return the variants that a device supports, and how many it does not by first reason."""
     supported, impossible = [], Counter[str]()
+    reasons_of = reasons_by_variant(workload, device)
     for variant in variants:
-        # Known to be valid, see `Survey.configurations`.
-        configuration = Configuration.model_construct(workload=workload, variant=variant)
-        reasons = unsupported_reasons(configuration, device)
+        reasons = reasons_of(variant)
         if reasons:
             impossible[reasons[0]] += 1
         else:

@@ -30,6 +30,19 @@ def inactive_axes(workload: Workload, cache: object) -> frozenset[str]:
     return frozenset(inactive)
 
 
+def active_choices(workload: Workload, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return variant choices without inactive axes; active ones that are missing get the simplest.
+
+    Choices whose active ones are equal are of the same variant.
+    """
+    inactive = inactive_axes(workload, choices.get("cache"))
+    return {
+        axis: choices.get(axis) or next(iter(registry))
+        for axis, registry in VARIANT_AXES.items()
+        if axis not in inactive
+    }
+
+
 class Configuration(BaseModel):
     """One workload computed one way."""
 
@@ -40,16 +53,8 @@ class Configuration(BaseModel):
 
     @classmethod
     def of(cls, workload: Workload, choices: Mapping[str, Any]) -> Self:
-        """Return the configuration of these variant choices.
-
-        Choices of inactive axes are left out; active ones that are missing get the simplest.
-        """
-        inactive = inactive_axes(workload, choices.get("cache"))
-        chosen = {
-            axis: choices.get(axis) or next(iter(registry))
-            for axis, registry in VARIANT_AXES.items()
-            if axis not in inactive
-        }
+        """Return the configuration of these variant choices, see `active_choices`."""
+        chosen = active_choices(workload, choices)
         return cls(workload=workload, variant=Variant.model_validate(chosen))
 
     @model_validator(mode="after")

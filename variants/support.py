@@ -5,7 +5,8 @@ Reads declarations and device facts only, so it answers for a GPU that this mach
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 
 from variants.backends import BACKENDS, Support, Takes
 from variants.caches import CACHES
@@ -15,7 +16,10 @@ from variants.executions import EXECUTIONS
 from variants.gqa import GQA
 from variants.precisions import PRECISIONS
 from variants.quantizations import QUANTIZATIONS
+from variants.variant import Variant
 from variants.workload import Workload
+
+Rule = Callable[[Configuration, Device], Iterator[str]]
 
 
 def unsupported_reasons(configuration: Configuration, device: Device) -> tuple[str, ...]:
@@ -23,14 +27,30 @@ def unsupported_reasons(configuration: Configuration, device: Device) -> tuple[s
 
     Whether it fits in memory is not asked here: that is measured.
     """
-    return (
-        *_precision_reasons(configuration, device),
-        *_backend_reasons(configuration, device),
-        *_quantization_reasons(configuration, device),
-        *_quantized_shape_reasons(configuration, device),
-        *_cache_reasons(configuration, device),
-        *_execution_reasons(configuration, device),
-    )
+    return tuple(reason for rule in RULES for reason in rule(configuration, device))
+
+
+def reasons_by_variant(workload: Workload, device: Device) -> Callable[[Variant], tuple[str, ...]]:
+    """Return `unsupported_reasons` for many valid variants of a workload.
+
+    What a rule says is remembered by what it reads of a variant: each is asked a few dozen times,
+    not once for each of thousands of combinations.
+    """
+    said: dict[tuple[Rule, object], tuple[str, ...]] = {}
+    rules = [(rule, attrgetter(*axes)) for rule, axes in RULES.items()]
+
+    def reasons(variant: Variant) -> tuple[str, ...]:
+        found: tuple[str, ...] = ()
+        for rule, read in rules:
+            key = rule, read(variant)
+            if key not in said:
+                # The variant is valid: validating it again would take most of the time.
+                of = Configuration.model_construct(workload=workload, variant=variant)
+                said[key] = tuple(rule(of, device))
+            found += said[key]
+        return found
+
+    return reasons
 
 
 def support_kind(workload: Workload) -> tuple[object, ...]:
@@ -223,3 +243,14 @@ def _dotted(capability: tuple[int, int] | None) -> str:
 
 def _or(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+# Each with the axes of a variant that it reads.
+RULES: Mapping[Rule, tuple[str, ...]] = {
+    _precision_reasons: ("precision",),
+    _backend_reasons: ("backend", "precision", "cache", "gqa"),
+    _quantization_reasons: ("quantization", "precision", "execution"),
+    _quantized_shape_reasons: ("quantization", "cache"),
+    _cache_reasons: ("cache", "backend"),
+    _execution_reasons: ("execution", "cache", "backend"),
+}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,14 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from objectives.evaluation import Outcome
+from search.choices import choices_from_toml
 from studies import plots, progress
 from studies.anchor import AnchorPoint, Drift, Marks
+from studies.defaults import DEFAULT_AXES
 from studies.front import Candidate, front
 from studies.hypervolume import hypervolume
 from studies.plots import front_points, history_figure
+from studies.presets import preset_path
 from studies.progress import hypervolume_history
 from studies.report import kept
 from studies.report.kept import kept_trials
@@ -31,14 +36,17 @@ from studies.sensitivity import importances, quality
 from studies.sensitivity.quality import learnt
 from studies.settled import Settled, Tally
 from studies.snapshot import Snapshot
+from studies.space import SearchSpace, fill_defaults, survey
 from studies.study import abandon, ask, default_of
 from tests.fake_bench import FakeBench
 from tests.studies.test_report import Page
 from tests.studies.test_session import run, session
+from variants import support
+from variants.axes import AXES
 from variants.configuration import Configuration
-from variants.device import DEVICE_PROFILES
-from variants.support import support_kind, unsupported_reasons
-from variants.variant import Variant
+from variants.device import DEVICE_PROFILES, Device
+from variants.support import Rule, reasons_by_variant, support_kind, unsupported_reasons
+from variants.variant import VARIANT_AXES, Variant
 from variants.workload import Workload
 
 
@@ -169,6 +177,42 @@ def test_workloads_of_one_kind_have_the_same_reasons(data: st.DataObject) -> Non
     both = (Configuration.model_construct(workload=each, variant=variant) for each in (one, other))
     first, second = (unsupported_reasons(each, device) for each in both)
     assert first == second
+
+
+@pytest.mark.parametrize("profile", ["h100", "cpu"])
+@pytest.mark.parametrize("phase", ["decode", "prefill", "train"])
+def test_what_a_rule_said_is_remembered_by_all_that_it_reads(profile: str, phase: str) -> None:
+    device = DEVICE_PROFILES[profile].device
+    shape = {"batch": 2, "seq_len": 64, "q_heads": 8, "kv_heads": 4, "head_dim": 40}
+    space = SearchSpace(axes={name: AXES[name].known or () for name in VARIANT_AXES})
+    for score_mod in ("none", "softcap", "sliding_window:16"):
+        workload = Workload.model_validate(shape | {"phase": phase, "score_mod": score_mod})
+        reasons_of = reasons_by_variant(workload, device)
+        variants = list(space.variants(workload))
+        Random(0).shuffle(variants)
+        for variant in variants[:1500]:
+            of = Configuration.model_construct(workload=workload, variant=variant)
+            assert reasons_of(variant) == unsupported_reasons(of, device)
+
+
+def test_a_survey_asks_no_rule_of_every_combination(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Counter[str]()
+
+    def counted(rule: Rule) -> Rule:
+        def ask(of: Configuration, device: Device) -> Iterator[str]:
+            asked[rule.__name__] += 1
+            return rule(of, device)
+
+        return ask
+
+    rules = {counted(rule): axes for rule, axes in support.RULES.items()}
+    monkeypatch.setattr(support, "RULES", rules)
+    here = DEVICE_PROFILES["h100"].device
+    space = fill_defaults(choices_from_toml(preset_path("goldilocks")), DEFAULT_AXES["cuda"])
+    found = survey(space, here)
+    combinations = found.size + sum(found.impossible.values())
+    assert combinations > 50_000
+    assert 0 < max(asked.values()) < combinations / 20
 
 
 def _history_of_all(results: Results) -> dict[str, list[float]]:
