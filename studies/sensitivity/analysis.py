@@ -209,7 +209,7 @@ def _objective(
 
     of_axes = shares(population, known, names, population.axes)
     share = None
-    if prior is not None:
+    if prior is not None and np.ptp(prior[rows]):
         share = float(np.corrcoef(prior[rows], known.mean)[0, 1] ** 2)
     return Objective(
         name,
