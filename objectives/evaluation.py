@@ -24,7 +24,12 @@ class Outcome(StrEnum):
     THROTTLED = "THROTTLED"  # no sample was taken at the device's usual clock
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # others are divided by it
+# Of times in ms and sizes in MiB: a femtosecond or less than a bit, and 30,000 years or a million
+# times what the largest machine holds. Nobody measured what is beyond.
+LEAST, MOST = 1e-9, 1e15
+Measured = Annotated[float, Field(ge=LEAST, le=MOST)]
+# Rates, and ratios of what was measured: others are divided by it, and it by others.
+Positive = Annotated[float, Field(ge=1e-30, le=1e30)]
 
 
 class Samples(BaseModel):
@@ -33,7 +38,7 @@ class Samples(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     quantile: float  # which quantile `value` is; 0.5 is the median
-    value: Positive
+    value: Measured
     low: float  # 95 % interval of `value`
     high: float
     iqr: float
@@ -52,9 +57,9 @@ class Latency(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latency_ms: Positive  # the larger of the two below
-    low_ms: Positive  # 95 % interval of the binding part
-    high_ms: Positive
+    latency_ms: Measured  # the larger of the two below
+    low_ms: Measured  # 95 % interval of the binding part
+    high_ms: Measured
     bound: Literal["gpu", "host"]
     gpu: Samples | None  # cold L2, without launch gaps; None on CPU
     held: bool | None  # False: the stream could not be held, so launch gaps are in `gpu`
@@ -95,7 +100,7 @@ class Memory(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    peak_mib: Positive
+    peak_mib: Measured
     weights_mib: float  # of one layer
     cache_mib: float  # of one layer: keys, values and their scales
     gradients_mib: float = 0.0  # of one layer's weights, in training

@@ -10,7 +10,7 @@ from statistics import median
 from pydantic import BaseModel, ConfigDict
 
 from objectives.comparison import Comparison, Retimed
-from objectives.evaluation import Positive
+from objectives.evaluation import Measured
 from studies.verdicts import MARGIN, Verdict, Word, judge_across, judge_rounds
 
 
@@ -20,9 +20,9 @@ class Finalist(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: str  # its key
-    latency_ms: Positive  # median of the rounds
-    gpu_ms: Positive | None  # None on CPU
-    host_ms: Positive
+    latency_ms: Measured  # median of the rounds
+    gpu_ms: Measured | None  # None on CPU
+    host_ms: Measured
     rounds: int
     latency: Verdict  # against the reference
     gpu: Verdict | None  # the same for GPU time alone

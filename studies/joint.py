@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from objectives.evaluation import LEAST, MOST
 from studies.catalogue import Catalogue
 from studies.probes import probe_order
 from studies.settled import Settled
@@ -181,9 +182,9 @@ class JointSampler(BaseSampler):
         return bool(trial.params) or not self.catalogue.choices
 
 
-def _is_positive(value: object) -> bool:
-    """Tell whether it is a number above 0: anybody may write attributes."""
-    return isinstance(value, int | float) and 0 < value < math.inf
+def _is_measured(value: object) -> bool:
+    """Tell whether it is a number that can be one of a measurement: anybody may write one."""
+    return isinstance(value, int | float) and LEAST <= value <= MOST
 
 
 def _numbers(trial: FrozenTrial) -> tuple[tuple[float, float] | None, bool]:
@@ -194,6 +195,6 @@ def _numbers(trial: FrozenTrial) -> tuple[tuple[float, float] | None, bool]:
     attrs = trial.user_attrs
     pair = (attrs[MEMORY], attrs[LATENCY]) if LATENCY in attrs else trial.values
     failed = trial.state is not TrialState.COMPLETE
-    if pair is None or len(pair) != 2 or not all(_is_positive(one) for one in pair):
+    if pair is None or len(pair) != 2 or not all(_is_measured(one) for one in pair):
         return None, True
     return (math.log10(pair[0]), math.log10(pair[1])), failed

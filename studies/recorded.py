@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,16 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from objectives.evaluation import Evaluation, Latency, Measurements, Memory, Outcome, Samples
+from objectives.evaluation import (
+    LEAST,
+    MOST,
+    Evaluation,
+    Latency,
+    Measurements,
+    Memory,
+    Outcome,
+    Samples,
+)
 from studies.catalogue import Catalogue, encode
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration
@@ -172,9 +180,10 @@ def _outcome(cells: Mapping[str, str]) -> Outcome:
 
 
 def _measurements(latency_ms: float, memory_mib: float) -> Measurements:
-    if not (0 < latency_ms < math.inf and 0 < memory_mib < math.inf):
+    if not (LEAST <= latency_ms <= MOST and LEAST <= memory_mib <= MOST):
         raise ValueError(
-            f"measured numbers must be positive and finite, got {latency_ms} ms, {memory_mib} MiB"
+            f"measured numbers must be positive and finite, {LEAST:g} to {MOST:g}, "
+            f"got {latency_ms} ms, {memory_mib} MiB"
         )
     samples = Samples(
         quantile=0.5,

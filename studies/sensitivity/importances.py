@@ -43,11 +43,13 @@ class Importances:
 
 def optuna_importances(study: optuna.Study, seed: int) -> tuple[Importances, ...]:
     """Return fANOVA and PED-ANOVA of log10 of both objectives; nothing of a few trials."""
-    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    done = [trial for trial in complete if _has_logarithms(trial)]
     if len(done) < LEAST_TRIALS:
         return ()
     if len(done) > MOST_TRIALS:
         done = [done[place] for place in evenly(len(done), MOST_TRIALS)]
+    if len(done) < len(complete):
         study = _study_of(done)
     evaluators: dict[str, BaseImportanceEvaluator] = {
         "fANOVA": FanovaImportanceEvaluator(n_trees=TREES, seed=seed),
@@ -68,6 +70,12 @@ def optuna_importances(study: optuna.Study, seed: int) -> tuple[Importances, ...
             }
             found.append(Importances(name, ANSWERS[name], len(done), of))
     return tuple(found)
+
+
+def _has_logarithms(trial: FrozenTrial) -> bool:
+    """Tell whether it told two numbers above 0: anybody may add trials."""
+    values = trial.values or ()
+    return len(values) == 2 and all(0 < value < math.inf for value in values)
 
 
 def _study_of(trials: Sequence[FrozenTrial]) -> optuna.Study:

@@ -24,8 +24,9 @@ from search.verify import read_export
 from studies.anchor import ANCHORS
 from studies.recorded import TableError, read_table
 from studies.results import as_table, read_results
+from studies.sensitivity.assess import assess
 from studies.space import SearchSpace, SpaceError
-from studies.study import FINALS, PEAKS, StudyError, load_study
+from studies.study import EVALUATION, FINALS, PEAKS, StudyError, load_study
 from tests.fake_bench import FakeBench
 from tests.studies.test_claims import exported
 from tests.studies.test_session import run, session
@@ -169,7 +170,7 @@ def test_a_changed_table_is_read_or_refused(
     assert said is None or str(file) in said
 
 
-@pytest.mark.parametrize("number", ["inf", "nan", "0", "-1", "1e999"])
+@pytest.mark.parametrize("number", ["inf", "nan", "0", "-1", "1e999", "1e308", "5e-324"])
 @pytest.mark.parametrize("column", ["latency_ms", "peak_mib"])
 def test_a_table_of_numbers_that_nobody_measured_is_refused(
     tmp_path: Path, table: list[list[str]], column: str, number: str
@@ -236,7 +237,7 @@ def test_each_attribute_of_a_study_is_checked(
     study.set_user_attr(key, before)
 
 
-@pytest.mark.parametrize("value", ["x", None, math.nan, 0, -1.0])
+@pytest.mark.parametrize("value", ["x", None, math.nan, 0, -1.0, 1e308, 5e-324])
 def test_a_search_goes_on_beside_a_trial_whose_numbers_are_none(value: object) -> None:
     of = session(InMemoryStorage(), FakeBench(), axes=ONE)
     run(of, 3)
@@ -251,3 +252,44 @@ def test_a_search_goes_on_beside_a_trial_whose_numbers_are_none(value: object) -
         )
     )
     assert run(session(of.study._storage, FakeBench(), axes=ONE), 2)
+
+
+ABSURD = [1e308, 1e16, 5e-324, 1e-10]
+
+
+@pytest.mark.parametrize("number", ABSURD)
+@pytest.mark.parametrize("part", ["latency.latency_ms", "latency.host.value", "memory.peak_mib"])
+def test_a_trial_of_numbers_that_nobody_can_measure_is_refused(part: str, number: float) -> None:
+    of = session(InMemoryStorage(), FakeBench(), axes=ONE)
+    run(of, 1)
+    (trial,) = of.study.get_trials(deepcopy=False)
+    where = ("measurements", *part.split("."))
+    evaluation = changed(trial.user_attrs[EVALUATION], where, number)
+    trial.user_attrs[EVALUATION] = evaluation
+    with pytest.raises(StudyError, match=rf"trial 0 cannot be read: .*{part}: "):
+        read_results(load_study(of.study._storage, None))
+
+
+@pytest.mark.parametrize("number", ABSURD)
+def test_sensitivity_passes_over_numbers_that_nobody_can_measure(number: float) -> None:
+    few = {**ONE, "precision": ("bf16",), "cache": ("static",), "execution": ("eager",)}
+    of = session(InMemoryStorage(), FakeBench(), axes=few, sampler="sweep")
+    run(of, of.survey.size)
+    first, second, *_ = of.study.get_trials(deepcopy=False)
+    first.user_attrs["latency_ms"], second.user_attrs["latency_ms"] = number, 1e-300
+    report = assess(of.study)
+    assert len(report.evidence.told.values) == of.survey.size - 2
+    assert json.dumps(report.as_document(), allow_nan=False)
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (-1.0, 1.0), (math.inf, 1.0)])
+def test_sensitivity_passes_over_values_without_a_logarithm(values: tuple[float, float]) -> None:
+    of = session(InMemoryStorage(), FakeBench(), axes=ONE, sampler="random")
+    run(of, 21)
+    told = of.study.trials[0]
+    of.study.add_trial(
+        optuna.trial.create_trial(
+            params=told.params, distributions=told.distributions, values=values
+        )
+    )
+    assert {found.trials for found in assess(of.study).importances} == {21}
