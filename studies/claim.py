@@ -84,7 +84,7 @@ class ClaimLock:
         if self._engine.dialect.name == "postgresql":
             return self._advisory(self._engine)
         database = self._engine.url.database
-        return _of_file(Path(f"{database}.lock")) if database else nullcontext()
+        return _of_file(Path(f"{database}.lock"), self._engine) if database else nullcontext()
 
     @contextmanager
     def _advisory(self, engine: sqlalchemy.Engine) -> Iterator[None]:
@@ -140,8 +140,13 @@ class ClaimLock:
 
 
 @contextmanager
-def _of_file(path: Path) -> Iterator[None]:
+def _of_file(path: Path, engine: sqlalchemy.Engine) -> Iterator[None]:
     # A file of its own: closing SQLite's would release SQLite's locks.
-    with path.open("ab") as file:
+    try:
+        file = path.open("ab")
+    except FileNotFoundError:  # no folder: the database says what became of it
+        with engine.begin():
+            raise
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
+from alembic.util import CommandError
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import (
@@ -24,7 +26,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from studies.database_url import database_url, without_passwords
+from studies.database_url import DatabaseUrlError, database_url, shown, without_passwords
 
 T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database, or create its tables
@@ -55,6 +57,10 @@ class StorageLostError(Exception):
 
 class GarbledError(Exception):
     """What is stored is not as it was written."""
+
+
+class SchemaError(ValueError):
+    """The tables are not those of the Optuna that is installed; the message says what to do."""
 
 
 STORAGE_FAILURES = (SQLAlchemyError, StorageInternalError, StorageLostError)
@@ -98,13 +104,19 @@ def open_database(address: str) -> BaseStorage:
     """Open an Optuna storage: an SQLite file on this host, or PostgreSQL for several.
 
     Raises:
-        DatabaseUrlError: It is neither.
+        DatabaseUrlError: It is neither, or its folder does not exist.
+        SchemaError: Another version of Optuna wrote it.
         SQLAlchemyError, ValueError, OSError, ImportError: It cannot be opened or written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = database_url(address)
     if url.get_backend_name() == "postgresql":
         return optuna.storages.get_storage(_postgresql(url))
+    file = url.database
+    if file and not file.startswith((":", "file:")) and not Path(file).parent.is_dir():
+        raise DatabaseUrlError(
+            f"storage must be a database in a folder that exists, got {shown(address)}"
+        )
     storage = _created(address, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
     _make_sqlite_fast(storage.engine)
     path = storage.engine.url.database
@@ -161,12 +173,15 @@ def _created(address: str, engine_kwargs: dict[str, Any], *, leases: bool = Fals
 
     def create() -> RDBStorage:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            return RDBStorage(
-                address,
-                engine_kwargs=engine_kwargs,
-                heartbeat_interval=HEARTBEAT_S if leases else None,
-                grace_period=LEASE_S if leases else None,
-            )
+            try:
+                return RDBStorage(
+                    address,
+                    engine_kwargs=engine_kwargs,
+                    heartbeat_interval=HEARTBEAT_S if leases else None,
+                    grace_period=LEASE_S if leases else None,
+                )
+            except (RuntimeError, CommandError) as error:  # of several versions at once
+                raise SchemaError(str(error)) from None
 
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
@@ -249,8 +264,11 @@ def _watch(engine: sqlalchemy.Engine, path: Path) -> None:
         if not there:
             database: object = connection.connection.dbapi_connection
             saved = _save(database, path) if isinstance(database, sqlite3.Connection) else None
+            what = str(path)
+            if not path.parent.is_dir():
+                what = f"{path.parent}, the folder of the database {path.name},"
             raise StorageLostError(
-                f"{path} was removed or replaced while it was in use"
+                f"{what} was removed or replaced while it was in use"
                 + (
                     f"; what it held is saved as {saved}, and the same command with "
                     f"--study and --storage sqlite:///{saved} resumes"
@@ -263,6 +281,9 @@ def _watch(engine: sqlalchemy.Engine, path: Path) -> None:
 
 
 def _save(database: sqlite3.Connection, path: Path) -> Path | None:
+    """Save a database beside where it was, or where temporary files are if its folder is gone."""
+    if not path.parent.is_dir():
+        path = Path(tempfile.gettempdir()) / path.name
     taken = (path.with_name(f"{path.stem}.saved-{n}{path.suffix}") for n in range(1, 1000))
     copy = next(name for name in taken if not name.exists())
     try:

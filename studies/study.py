@@ -38,7 +38,7 @@ from studies.finalists import Finals
 from studies.owner import host_elsewhere, is_dead, this_process
 from studies.snapshot import Held
 from studies.space import SearchSpace, SpaceExhausted
-from studies.storage import GarbledError, as_it_was_written, open_database
+from studies.storage import GarbledError, SchemaError, as_it_was_written, open_database
 from variants.device import Device
 from variants.plugins import Plugin, missing_plugins
 from variants.workload import Workload
@@ -94,6 +94,10 @@ def open_storage(url: str) -> BaseStorage:
         return open_database(url)
     except DatabaseUrlError as error:
         raise StudyError(str(error)) from None
+    except SchemaError as error:
+        raise StudyError(
+            f"storage must be a database of this version of Optuna, got {shown(url)}: {error}"
+        ) from None
     except (SQLAlchemyError, ValueError, OSError, ImportError) as error:
         raise StudyError(
             f"storage must be a database that can be written, got {shown(url)}: "

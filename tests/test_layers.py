@@ -17,6 +17,7 @@ WALLS = {
     "optuna": {"studies"},
     "optuna_dashboard": {"studies"},
     "sqlalchemy": {"studies"},
+    "alembic": {"studies"},
     "sklearn": {"studies"},
     "pandas": {"studies"},
     "plotly": {"studies"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -128,6 +129,55 @@ def test_a_removed_database_is_noticed_and_saved(tmp_path: Path, how: str) -> No
     copy = open_storage(f"sqlite:///{tmp_path / 'study.saved-1.db'}")
     assert [t.evaluation.configuration.key for t in told(load_study(copy, "s"))] == keys
     run(session(copy, sampler="random"), 3)
+
+
+def test_a_removed_folder_is_noticed_and_its_database_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "temporary"
+    folder.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    of = session(open_storage(f"sqlite:///{folder / 'study.db'}"), sampler="random")
+    keys = run(of, 4)
+    shutil.rmtree(folder)
+    said = (
+        rf"{folder}, the folder of the database study\.db, was removed .*/study\.saved-1\.db res"
+    )
+    with pytest.raises(StorageLostError, match=said):
+        of.trial()
+    copy = open_storage(f"sqlite:///{elsewhere / 'study.saved-1.db'}")
+    assert [t.evaluation.configuration.key for t in told(load_study(copy, "s"))] == keys
+
+
+def test_a_folder_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'absent' / 'study.db'}"
+    with pytest.raises(StudyError, match=f"storage must be a database in a folder .*, got {url}"):
+        open_storage(url)
+
+
+@pytest.mark.parametrize(
+    ("statement", "advice"),
+    [
+        ("UPDATE alembic_version SET version_num = 'v99.0.0.a'", "pip install -U optuna"),
+        ("UPDATE alembic_version SET version_num = 'v2.4.0.a'", "optuna storage upgrade"),
+        ("INSERT INTO alembic_version VALUES ('v99.0.0.a')", "more than one"),
+    ],
+)
+def test_a_database_of_another_version_of_optuna_is_one_line(
+    tmp_path: Path, statement: str, advice: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    run(session(open_storage(url), sampler="random"), 1)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as other, other:
+        (before,) = other.execute("SELECT version_num FROM alembic_version").fetchone()
+        other.execute(statement)
+    with pytest.raises(StudyError, match=f"^storage must be .* Optuna, got {url}: .*{advice}"):
+        open_storage(url)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as other, other:
+        other.execute("DELETE FROM alembic_version")
+        other.execute("INSERT INTO alembic_version VALUES (?)", (before,))
+    assert session(open_storage(url), sampler="random").tried() == 1  # nothing was lost
 
 
 def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
