@@ -164,7 +164,7 @@ def test_what_was_not_timed_in_turns_is_said_to_be_unchecked(
         ("choices.balanced.measurements.memory.peak_mib", "NaN", "peak_mib: Input should be"),
         ("choices.balanced.measurements.latency.latency_ms", 0.0, "latency_ms: Input should be"),
         ("choices.balanced.measurements.relative_error", "Infinity", "relative_error must be"),
-        ("choices.balanced.latency_vs_default", 0.0, "greater than 0"),
+        ("choices.balanced.latency_vs_default", 0.0, "greater than"),
         ("default.measurements.latency.high_ms", 0.0, "high_ms: Input should be"),
     ],
 )
