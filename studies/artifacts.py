@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import io
-import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from objectives.problems import first_problem
 from studies.database_url import database_url
 
 _PREFIX = "artifacts:"  # of the attributes in which Optuna lists them
+
+
+class Artifact(BaseModel):
+    """What Optuna notes of a file."""
+
+    artifact_id: Annotated[str, Field(pattern=r"^[0-9a-fA-F-]+$")]  # its name in the store
+    filename: str
+    mimetype: str
+    encoding: str | None
+
+
+_ARTIFACT = TypeAdapter(Artifact | None)
 
 
 def artifact_folder(storage_url: str) -> Path:
@@ -45,11 +60,13 @@ def attach(
 
     Raises:
         OSError: It cannot be stored.
+        ValueError: An artifact of the study is not as Optuna writes it.
     """
-    known = _artifact_id(study, name)
-    if known is not None:
-        store.write(known, io.BytesIO(content))
-        return
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    for known in artifacts_of(attributes):
+        if known.filename == name:
+            store.write(known.artifact_id, io.BytesIO(content))
+            return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
@@ -58,11 +75,22 @@ def attach(
         )
 
 
-def _artifact_id(study: optuna.Study, name: str) -> str | None:
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    for key, text in attributes.items():
-        # Optuna's own listing fails on one that was deleted in the dashboard: it is null there.
-        described = json.loads(text) if key.startswith(_PREFIX) else None
-        if described is not None and described["filename"] == name:
-            return str(described["artifact_id"])
-    return None
+def artifacts_of(attributes: Mapping[str, Any]) -> list[Artifact]:
+    """Return the artifacts among a study's system attributes.
+
+    Raises:
+        ValueError: One is not as Optuna writes it.
+    """
+    # Optuna's own listing fails on one that was deleted in the dashboard: it is null there.
+    found = (_read(key, text) for key, text in attributes.items() if key.startswith(_PREFIX))
+    return [artifact for artifact in found if artifact is not None]
+
+
+def _read(key: str, text: object) -> Artifact | None:
+    try:
+        artifact = _ARTIFACT.validate_json(str(text))
+    except ValidationError as error:
+        raise ValueError(f"{key}: {first_problem(error)}") from None
+    if artifact is not None and artifact.artifact_id != key.removeprefix(_PREFIX):
+        raise ValueError(f"{key}: artifact_id must be that of its key, got {artifact.artifact_id}")
+    return artifact

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
+
+_NOTE_VERSION, _NOTE_PART = "dashboard:note_ver", "dashboard:note_str:"
+
+
+def check_note(attributes: Mapping[str, Any]) -> None:
+    """Check the note among a study's system attributes: a version, and texts numbered from 0.
+
+    Raises:
+        ValueError: It is not as optuna-dashboard writes it.
+    """
+    version = attributes.get(_NOTE_VERSION, 0)
+    if type(version) is not int:
+        raise ValueError(f"{_NOTE_VERSION}: must be a whole number, got {version!r}")
+    parts = {key: text for key, text in attributes.items() if key.startswith(_NOTE_PART)}
+    for key in (f"{_NOTE_PART}{number}" for number in range(len(parts))):
+        if not isinstance(parts.get(key), str):
+            raise ValueError(f"{key}: must be a text, got {parts.get(key)!r}")
 
 
 class _QuietHandler(WSGIRequestHandler):

@@ -208,7 +208,8 @@ def as_it_was_written() -> Iterator[None]:
         GarbledError: Somebody else wrote it.
     """
     try:
-        yield
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of odd choices
+            yield
     except _GARBLED as error:
         if isinstance(error, STORAGE_FAILURES):
             raise

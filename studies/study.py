@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -32,9 +32,12 @@ from objectives.problems import first_problem
 from objectives.roofline import Peaks, bound
 from studies import lease
 from studies.anchor import ANCHORS, anchors_of
+from studies.artifacts import artifacts_of
 from studies.claim import ClaimLock
+from studies.dashboard import check_note
 from studies.database_url import DatabaseUrlError, shown, without_passwords
 from studies.finalists import Finals
+from studies.joint import PROBES
 from studies.owner import host_elsewhere, is_dead, this_process
 from studies.snapshot import Held
 from studies.space import SearchSpace, SpaceExhausted
@@ -55,6 +58,7 @@ RATIO_OBJECTIVES = ("peak_memory_vs_default", "latency_vs_default")
 
 Stored = TypeVar("Stored", bound=BaseModel)
 _PEAKS = TypeAdapter(Peaks)
+_PROBES = TypeAdapter(Annotated[int, Field(strict=True, ge=0)])
 
 
 class StudyError(ValueError):
@@ -135,11 +139,16 @@ def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
     study = optuna.load_study(study_name=name, storage=storage)
     try:
         with as_it_was_written():
-            study.get_trials(deepcopy=False)
+            trials = study.get_trials(deepcopy=False)
             study.metric_names  # noqa: B018 (read to see whether it can be)
     except GarbledError as error:
         raise StudyError(f"study {name} cannot be read: {error}") from None
+    if tuple(study.directions) != DIRECTIONS:
+        got = ", ".join(direction.name for direction in study.directions)
+        raise StudyError(f"study {name} cannot be read: it must minimise two values, got {got}")
     _check_attributes(study)
+    _check_system_attributes(study)
+    _check_parameters(study, trials)
     return study
 
 
@@ -153,10 +162,39 @@ def _check_attributes(study: optuna.Study) -> None:
                 anchors_of(study)
             elif key == PEAKS:
                 peaks_of_study(study)
+            elif key == PROBES:
+                _PROBES.validate_python(stored)
         except (TypeError, ValueError, RecursionError) as error:
             raise StudyError(
                 f"study {study.study_name} cannot be read: {key}: {_one_line(error)}"
             ) from None
+
+
+def _check_system_attributes(study: optuna.Study) -> None:
+    """Raise StudyError where what the dashboard shows is not as it, or Optuna, wrote it."""
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    try:
+        check_note(attributes)
+        artifacts_of(attributes)
+    except ValueError as error:
+        raise StudyError(f"study {study.study_name} cannot be read: {error}") from None
+
+
+def _check_parameters(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+    """Raise StudyError where a trial chose among other choices of an axis than the plan has.
+
+    Axes that are missing, and parameters that are no axes, are somebody else's trials.
+    """
+    searched = plan_of(study).space.searched
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            choices = searched.get(name)
+            if choices is None or getattr(distribution, "choices", None) == choices:
+                continue
+            raise StudyError(
+                f"study {study.study_name} cannot be read: trial {trial.number}: {name} must be "
+                f"one of {', '.join(map(str, choices))}; got one of {distribution}"
+            )
 
 
 def create_study(

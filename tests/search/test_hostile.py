@@ -7,7 +7,9 @@ import dataclasses
 import json
 import math
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,33 @@ import optuna
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.storages import InMemoryStorage
 
 from objectives.roofline import DATASHEET
 from search.choices import UsageError, choices_from_toml
 from search.verify import read_export
 from studies.anchor import ANCHORS
+from studies.joint import PROBES
+from studies.publish import publish
 from studies.recorded import TableError, read_table
 from studies.results import as_table, read_results
 from studies.sensitivity.assess import assess
 from studies.space import SearchSpace, SpaceError
-from studies.study import EVALUATION, FINALS, PEAKS, StudyError, load_study
+from studies.study import (
+    EVALUATION,
+    FINALS,
+    PEAKS,
+    StudyError,
+    load_study,
+    open_storage,
+)
 from tests.fake_bench import FakeBench
 from tests.studies.test_claims import exported
 from tests.studies.test_session import run, session
@@ -223,6 +241,8 @@ def test_what_somebody_else_wrote_into_a_study_is_read_or_refused(
         (PEAKS, dataclasses.asdict(replace(DATASHEET["NVIDIA H100"], bandwidth_gb_s=0.0))),
         (PEAKS, dataclasses.asdict(replace(DATASHEET["NVIDIA H100"], launch_us=math.inf))),
         (FINALS, 7),
+        (PROBES, [1]),
+        (PROBES, -1),
     ],
 )
 def test_each_attribute_of_a_study_is_checked(
@@ -230,11 +250,98 @@ def test_each_attribute_of_a_study_is_checked(
 ) -> None:
     if key == FINALS:
         key = next(k for k in study.user_attrs if k.startswith(FINALS))
-    before = study.user_attrs[key]
+    before = study.user_attrs.get(key, 0)
     study.set_user_attr(key, value)
     with pytest.raises(StudyError, match=re.escape(f"cannot be read: {key}: ")):
         load_study(study._storage, None)
     study.set_user_attr(key, before)
+
+
+ARTIFACT = {"artifact_id": "a-1", "filename": "x", "mimetype": "text/html", "encoding": None}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("dashboard:note_ver", value) for value in (None, "1", [1], math.nan)),
+        *(("dashboard:note_str:0", value) for value in (None, 1, [1], {})),
+        ("dashboard:note_str:7", "the sixth is missing"),
+        *(("artifacts:a-1", value) for value in (None, 7, [1], "", "{", "7", "[]", "{}")),
+        *(("artifacts:a-1", json.dumps({**ARTIFACT, name: 7})) for name in ARTIFACT),
+        ("artifacts:a-2", json.dumps(ARTIFACT)),
+        *(
+            (f"artifacts:{name}", json.dumps({**ARTIFACT, "artifact_id": name}))
+            for name in ("../../x", "/x", ".", "", "\0", "\ud800")
+        ),
+    ],
+)
+def test_each_attribute_that_the_dashboard_shows_is_checked(key: str, value: object) -> None:
+    of = session(InMemoryStorage(), FakeBench(), axes=ONE)
+    store, study_id = of.study._storage, of.study._study_id
+    store.set_study_system_attr(study_id, "artifacts:a-1", json.dumps(ARTIFACT))
+    store.set_study_system_attr(study_id, "artifacts:deleted", json.dumps(None))
+    publish(of.study)
+    load_study(store, None)
+    store.set_study_system_attr(study_id, key, value)
+    with pytest.raises(StudyError, match=r"cannot be read: (dashboard:note_|artifacts:).*: "):
+        load_study(store, None)
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        CategoricalDistribution(("a", "b")),
+        CategoricalDistribution(("flash", "math", "eager")),
+        FloatDistribution(0, 5),
+        IntDistribution(0, 5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("running", [False, True])
+def test_a_trial_of_other_choices_than_the_plan_has_is_refused(
+    tmp_path: Path, distribution: BaseDistribution, running: bool
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    run(session(open_storage(url), FakeBench(), axes=ONE), 2)
+    written = distribution_to_json(distribution)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute(
+            "UPDATE trial_params SET distribution_json = ?, param_value = 0 "
+            "WHERE trial_id = 2 AND param_name = 'backend'",
+            (written,),
+        )
+        if running:
+            database.execute("UPDATE trials SET state = 'RUNNING' WHERE trial_id = 2")
+    with pytest.raises(StudyError, match=r"trial 1: backend must be one of eager, .*; got one of"):
+        load_study(open_storage(url), None)
+
+
+@pytest.mark.parametrize("value", [99, "x", None, 1e999])
+def test_a_parameter_that_is_no_choice_is_refused(tmp_path: Path, value: object) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    run(session(open_storage(url), FakeBench(), axes=ONE), 2)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute("UPDATE trial_params SET param_value = ? WHERE trial_id = 2", (value,))
+    with pytest.raises(StudyError, match="study s cannot be read: "):
+        load_study(open_storage(url), None)
+
+
+@pytest.mark.parametrize("names", ["= 'backend'", "!= ''"])
+def test_a_search_goes_on_beside_a_trial_that_lacks_parameters(tmp_path: Path, names: str) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    run(session(open_storage(url), FakeBench(), axes=ONE), 2)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute(f"DELETE FROM trial_params WHERE trial_id = 2 AND param_name {names}")
+    assert run(session(open_storage(url), FakeBench(), axes=ONE), 2)
+
+
+def test_a_study_of_other_directions_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    run(session(open_storage(url), FakeBench(), axes=ONE), 1)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute("DELETE FROM study_directions WHERE objective = 1")
+    with pytest.raises(StudyError, match="it must minimise two values, got MINIMIZE"):
+        load_study(open_storage(url), None)
 
 
 @pytest.mark.parametrize("value", ["x", None, math.nan, 0, -1.0, 1e308, 5e-324])
