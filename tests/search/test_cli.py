@@ -23,7 +23,7 @@ from optuna_dashboard import wsgi
 
 from objectives.evaluation import Outcome
 from search.cli import main
-from studies.dashboard import _QuietHandler
+from studies.dashboard import _QuietHandler, _Server
 from studies.export import Export
 from studies.publish import publish
 from studies.study import load_study, open_storage, told
@@ -274,6 +274,36 @@ def test_dashboard_shows_named_objectives_and_no_failure_as_best(storage: BaseSt
         attributes = {attr["key"]: attr["value"] for attr in trial["user_attrs"]}
         assert attributes["outcome"] == "MEASURED"
         assert trial["state"] == "Complete"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [([], "127.0.0.1"), (["--host", "127.0.0.2"], "127.0.0.2")]
+)
+def test_the_dashboard_listens_to_this_machine_alone_unless_told(
+    options: list[str],
+    expected: str,
+    storage: BaseStorage,
+    storage_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(session(storage), 1)
+    sockets = []
+
+    class Listening(_Server):
+        def server_bind(self) -> None:
+            self.server_address = (self.server_address[0], 0)  # a port that is free
+            super().server_bind()
+
+        def serve_forever(self, poll_interval: float = 0.5) -> None:
+            sockets.append(self.socket.getsockname()[0])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("studies.dashboard._Server", Listening)
+    monkeypatch.setattr(sys, "argv", ["search", "dashboard", "--storage", storage_url, *options])
+    assert main() == 0
+    assert sockets == [expected]
+    assert f"http://{expected}:8080/" in capsys.readouterr().out
 
 
 def test_report_is_written_and_attached_where_the_dashboard_finds_it(
