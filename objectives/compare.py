@@ -175,6 +175,9 @@ def compare(
                 waiting = []
         alive.clear()
         free()
+    # The first was, if only in an earlier group than the one that failed.
+    timed = {one.configuration.key for group in groups for one in group}
+    missing = {key: reason for key, reason in missing.items() if key not in timed}
     return Comparison(groups=tuple(groups), missing=missing, seconds=time.monotonic() - begin)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from objectives.bench import DeviceBench
+from objectives.clocks import MAX_DISCARDED
 from objectives.compare import (
     MAX_ROUNDS,
     MIN_ROUNDS,
@@ -24,8 +25,9 @@ from objectives.cores import Cores
 from objectives.evaluate import Evaluator
 from objectives.isolation import WorkerDied
 from objectives.limits import Limits
-from objectives.sampling import Trusting
+from objectives.sampling import Throttled, Trusting, Watcher
 from tests.configurations import configured
+from tests.objectives.test_clocks import FINE, HOT, watched
 from variants.configuration import Configuration
 from variants.detect import detect_device
 from variants.workload import Workload
@@ -68,6 +70,61 @@ def test_steady_ratios_stop_early_noisy_ones_by_time_or_count() -> None:
     assert rounds(0.3, 1e9) == MAX_ROUNDS
     assert rounds(0.3, 6.0) in (20, 21)
     assert rounds(0.3, 0.0) == MIN_ROUNDS
+
+
+def counted() -> tuple[Callable[[], Turn], list[float]]:
+    """A pass that takes 1 ms, 2 ms and so on, and what it took so far."""
+    took: list[float] = []
+
+    def one_pass() -> Turn:
+        took.append(len(took) + 1.0)
+        return Turn(None, took[-1])
+
+    return one_pass, took
+
+
+def test_rounds_of_a_device_that_throttled_are_discarded_and_taken_again() -> None:
+    watch, pauses = watched(FINE, HOT, FINE, HOT, HOT, *[FINE] * 5)
+    passes = [counted(), counted()]
+    turns = take_turns(
+        [one_pass for one_pass, _ in passes], budget_s=0, rng=random.Random(0), watch=watch
+    )
+    clean = [2.0, 5.0, 6.0, 7.0, 8.0, 9.0]  # a round is a burst where no time is left
+    assert [[turn.host_ms for turn in taken] for taken in turns] == [clean, clean]
+    assert len(clean) == MIN_ROUNDS
+    assert len(pauses) == 3
+
+
+def test_what_was_sampled_before_the_turns_is_not_taken_for_theirs() -> None:
+    watch, pauses = watched(HOT, *[FINE] * MIN_ROUNDS)
+    one_pass, took = counted()
+    take_turns([one_pass], budget_s=0, rng=random.Random(0), watch=watch)
+    assert (len(took), len(pauses)) == (MIN_ROUNDS, 1)
+
+
+def test_the_time_of_discarded_rounds_is_given_back() -> None:
+    clock = Clock()
+    passes = [noisy(clock, 0.1, 0.3, seed) for seed in range(3)]
+    watch, _ = watched(FINE, *[HOT] * (MAX_DISCARDED - 1), *[FINE] * 30)
+    turns = take_turns(passes, budget_s=6.0, rng=random.Random(0), watch=watch, now=clock)
+    assert len(turns[0]) in (20, 21)
+
+
+@pytest.mark.parametrize("clean", [0, 1, 3])
+def test_a_device_that_goes_on_throttling_is_given_up(clean: int) -> None:
+    watch, pauses = watched(FINE, *[FINE] * clean, *[HOT] * MAX_DISCARDED)
+    one_pass, took = counted()
+
+    def turns() -> list[list[Turn]]:
+        return take_turns([one_pass], budget_s=0, rng=random.Random(0), watch=watch)
+
+    if clean:
+        assert [turn.host_ms for turn in turns()[0]] == took[:clean]
+    else:
+        with pytest.raises(Throttled, match=r"hw_thermal_slowdown, 92 °C\) in 8 bursts"):
+            turns()
+    assert len(took) == clean + MAX_DISCARDED
+    assert len(pauses) == MAX_DISCARDED
 
 
 def test_each_round_has_everybody_once_in_an_order_of_its_own() -> None:
@@ -140,7 +197,7 @@ class Room:
         built = Built(self, self.sizes.get(configuration.variant.backend, 1))
         return built.one_pass, lambda: True
 
-    def compare(self) -> Comparison:
+    def compare(self, watch: Callable[[], Watcher] = Trusting) -> Comparison:
         return compare(
             [FIRST, *OTHERS],
             self.prepare,
@@ -148,7 +205,7 @@ class Room:
             lambda: None,  # reference counts alone must do
             budget_s=0,
             rng=random.Random(0),
-            watch=Trusting,
+            watch=watch,
             cores=None,
         )
 
@@ -200,6 +257,43 @@ def test_without_the_first_there_is_nothing_to_compare_with() -> None:
     assert comparison.missing[FIRST.key] == "CUDA out of memory"
 
 
+def test_a_first_that_fits_no_more_was_timed_all_the_same() -> None:
+    class Shrinking(Room):
+        def compare(self, watch: Callable[[], Watcher] = Trusting) -> Comparison:
+            def watching() -> Watcher:
+                self.places = 0  # once the first group is built
+                return watch()
+
+            return super().compare(watching)
+
+    comparison = Shrinking(3).compare()
+    (group,) = comparison.groups
+    assert [one.configuration for one in group] == [FIRST, *OTHERS[:2]]
+    ((key, reason),) = comparison.missing.items()
+    assert key == OTHERS[2].key
+    assert reason.endswith("against which it is timed, was not: CUDA out of memory")
+
+
+def test_where_a_device_throttles_all_are_missing_with_the_reason() -> None:
+    room = Room(4)
+    comparison = room.compare(lambda: watched(FINE, *[HOT] * MAX_DISCARDED)[0])
+    assert comparison.groups == ()
+    assert set(comparison.missing) == {c.key for c in (FIRST, *OTHERS)}
+    for reason in comparison.missing.values():
+        assert reason.startswith("the device throttled (hw_thermal_slowdown, 92 °C) in 8 bursts")
+    assert room.taken == 0
+
+
+def test_groups_before_the_one_that_was_throttled_are_kept() -> None:
+    watches = [watched(*[FINE] * 20)[0], watched(FINE, *[HOT] * MAX_DISCARDED)[0]]
+    comparison = Room(2).compare(lambda: watches.pop(0))
+    (group,) = comparison.groups
+    assert [one.configuration for one in group] == [FIRST, OTHERS[0]]
+    # Those of the group, and what was to come after it; the first was timed.
+    assert set(comparison.missing) == {c.key for c in OTHERS[1:]}
+    assert watches == []
+
+
 def test_what_pytorch_declines_is_missing_and_other_errors_are_raised() -> None:
     class Refusing(Room):
         text = "declined"
@@ -226,6 +320,15 @@ def test_on_this_machine_two_configurations_are_timed_in_turns() -> None:
     assert group[0].gpu_ms == ()
     assert all(time > 0 for one in group for time in one.latency_ms)
     assert Comparison.model_validate_json(comparison.model_dump_json()) == comparison
+
+
+def test_turns_are_watched_by_what_watches_a_trial() -> None:
+    evaluator = Evaluator(detect_device("cpu"), Limits(sampling_s=0.02), seed=0)
+    evaluator.watch = lambda: watched(FINE, *[HOT] * MAX_DISCARDED)[0]  # type: ignore[method-assign]
+    chosen = [configured(W, f"{words} static") for words in ("flash fp32", "math bf16")]
+    comparison = evaluator.compare(chosen)
+    assert comparison.groups == ()
+    assert set(comparison.missing) == {one.key for one in chosen}
 
 
 def test_a_process_that_dies_leaves_all_missing_with_the_reason(
