@@ -247,7 +247,8 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beginning = path.name[:40]  # what is added must not make a long name too long
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{beginning}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

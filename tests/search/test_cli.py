@@ -164,6 +164,11 @@ BAD: list[tuple[str, str]] = [
     ("table --output x.xlsx", "study|must end in .csv or .parquet"),
     ("dashboard", "the storage holds no study"),
     ("run --preset kv", "--preset: preset must be one of flex-attention, .*; got kv"),
+    (
+        "run --preset ../presets/kv-cache",
+        "--preset: preset must be one of flex-attention, .*; got",
+    ),
+    ("profile --trial ../../x", "--trial"),
     ("run --model lama", "--model: model must be one of gpt2, .*; got lama"),
     ("run --model ./absent.json", "--model: model must be a file that can be read, got absent"),
     ("run --model broken.json", "--model: broken.json: num_key_value_heads must divide"),
