@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ from objectives.clocks import (
 )
 from objectives.evaluate import Evaluator
 from objectives.evaluation import Outcome
-from objectives.held_stream import WARM_SHARE, raise_clock
+from objectives.held_stream import WARM_SHARE, HeldStream, raise_clock
 from objectives.limits import Limits
 from objectives.sampling import Throttled
 from tests.configurations import configured
@@ -126,3 +127,15 @@ def test_the_clock_is_raised_before_anything_is_timed_but_not_for_ever() -> None
     ticks = iter(range(100))
     raise_clock(lambda: 0.2, now=lambda: next(ticks) * 0.02)
     assert next(ticks) < 10
+
+
+def test_a_stream_is_warm_once_it_spins_as_fast_as_when_it_was_calibrated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("objectives.held_stream.WARM_S", math.inf)
+    stream = object.__new__(HeldStream)  # without its buffers on a device
+    stream._cycles_per_ms = 1.98e6
+    rates = iter([0.35e6, 1.2e6, 1.98e6, 1.98e6])
+    stream._spin = lambda cycles: next(rates)  # type: ignore[method-assign]
+    stream.warm()
+    assert len([*rates]) == 1

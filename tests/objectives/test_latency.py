@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
+from objectives.held_stream import Hold
 from objectives.latency import (
     HOST_COUNT,
     LEAST_COUNT,
@@ -189,6 +190,36 @@ def test_a_trial_beside_which_the_host_is_disturbed_is_timed_again(
         host.stream.usual.learn(0.3)
     assert host.measure().yardstick_ms == pytest.approx(kept_ms)
     assert len(host.pauses) == pauses
+
+
+class IdlingHost(Host):
+    """A host whose device lowers its clock while it idles: steps take five times as long then."""
+
+    def __init__(self, *trials_ms: float) -> None:
+        super().__init__(*trials_ms)
+        self.cold, self._sample = True, self.stream.sample
+        self.stream.sample, self.stream.warm = self.sample, self.warm  # type: ignore[method-assign]
+
+    def warm(self) -> None:
+        self.cold = False
+
+    def sample(self, step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
+        gpu_ms, host_ms, held = self._sample(step, hold)
+        return gpu_ms * (5 if self.cold else 1), host_ms, held
+
+    def _passed(self, seconds: float) -> None:
+        super()._passed(seconds)
+        self.cold = True
+
+
+@pytest.mark.parametrize("trials_ms", [(0.31, 9.9), (0.6, 0.31, 9.9)])
+def test_no_step_is_timed_before_the_clock_is_up(trials_ms: Sequence[float]) -> None:
+    host = IdlingHost(*trials_ms)
+    for _ in range(5):
+        host.stream.usual.learn(0.3)
+    timed = host.measure()
+    assert timed.yardstick_ms == 0.31
+    assert timed.gpu.high == pytest.approx(2 * 0.05)  # layers
 
 
 def test_what_was_sampled_stands_where_the_device_throttles_the_second_time() -> None:
