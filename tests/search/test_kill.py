@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -64,7 +66,8 @@ def test_killed_and_resumed_runs_are_one_uninterrupted_run(tmp_path: Path) -> No
 
 
 def test_killed_at_20_moments_nothing_is_lost_twice_or_left_behind(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'killed.db'}"
+    path = tmp_path / "killed.db"
+    url = f"sqlite:///{path}"
     rng = random.Random(3)
     with subprocess.Popen(
         [sys.executable, "-m", "tests.search.killed_run", url],
@@ -80,11 +83,13 @@ def test_killed_at_20_moments_nothing_is_lost_twice_or_left_behind(tmp_path: Pat
         begun = tmp_path / "resumed.txt"
         begun.touch()
         for number in range(20):
-            size = begun.stat().st_size
+            size, known = begun.stat().st_size, len(keys)
             print(1000, file=runs.stdin, flush=True)
             pid = int(runs.stdout.readline())
-            # Half of them at any moment, opening the study included, half while trials run.
-            assert number % 2 or wait_for(lambda size=size: begun.stat().st_size > size)
+            # Half of them at any moment, opening the study included, half once a trial was told.
+            if number % 2 == 0:
+                assert wait_for(lambda size=size: begun.stat().st_size > size)
+                assert wait_for(lambda known=known: count_told(path) > known)
             time.sleep(rng.uniform(0.0, 0.5))
             os.kill(pid, signal.SIGKILL)
             assert runs.stdout.readline() == f"{-signal.SIGKILL}\n"
@@ -92,13 +97,14 @@ def test_killed_at_20_moments_nothing_is_lost_twice_or_left_behind(tmp_path: Pat
                 now = told_keys(url)
                 assert now[: len(keys)] == keys  # no told trial is lost
                 keys = now
+        assert len(keys) >= 10
         print(len(keys) + 10, file=runs.stdin, flush=True)
         assert [runs.stdout.readline() for _ in "ab"][1] == "0\n"
         runs.stdin.close()
     assert wait_for(lambda: not left_over(str(tmp_path)))
 
     keys = told_keys(url)
-    assert len(keys) == len(set(keys)) >= 10
+    assert len(keys) == len(set(keys)) >= 20
     states = Counter(trial.state for trial in load_study(open_storage(url), "s").trials)
     assert states[TrialState.RUNNING] == 0
     assert states[TrialState.FAIL] <= 20  # the one in flight of each kill
@@ -106,5 +112,11 @@ def test_killed_at_20_moments_nothing_is_lost_twice_or_left_behind(tmp_path: Pat
     assert measured.total() - len(measured) <= 20  # so is a default
 
 
+def count_told(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as database:
+        query = "SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')"
+        return int(database.execute(query).fetchone()[0])
+
+
 def wait_for(condition: Callable[[], bool]) -> bool:
-    return any(condition() or time.sleep(0.05) for _ in range(100))
+    return any(condition() or time.sleep(0.05) for _ in range(600))
