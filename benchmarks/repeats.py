@@ -20,6 +20,7 @@ from benchmarks.cases import (
     within,
 )
 from objectives.evaluation import Latency
+from objectives.host_speed import speed_beside
 
 
 def one_process(
@@ -116,7 +117,7 @@ def at_speed(
         if usual_ms is None or latency.yardstick_ms is None:
             yield key, latency
         else:
-            yield key, latency.at_host_speed(usual_ms / latency.yardstick_ms)
+            yield key, latency.at_host_speed(speed_beside(latency.yardstick_ms, usual_ms))
 
 
 def by_key(found: Iterable[tuple[str, Latency]]) -> dict[str, list[Latency]]:

@@ -8,7 +8,7 @@ import torch
 from objectives.comparison import Comparison, Retimed
 from objectives.evaluate import Evaluator
 from objectives.evaluation import Evaluation, Latency, Outcome, Samples
-from objectives.host_speed import at_full_speed, full_speed_of, turns_at_full_speed
+from objectives.host_speed import STEEPNESS, at_full_speed, full_speed_of, turns_at_full_speed
 from objectives.limits import Limits
 from objectives.yardstick import Yardstick
 from tests.configurations import configured
@@ -21,6 +21,7 @@ CONFIGURATION, OTHER, THIRD = (
     for backend in ("math", "efficient", "eager")
 )
 FULL_MS = 0.2  # of a yardstick
+SPEED = 0.5**STEEPNESS  # where it takes twice as long
 
 
 def samples(value: float) -> Samples:
@@ -56,14 +57,15 @@ def placed(evaluation: Evaluation) -> Latency:
 
 @pytest.mark.parametrize(
     ("gpu_ms", "host_ms", "latency_ms", "bound"),
-    [(0.3, 1.0, 0.5, "host"), (0.7, 1.0, 0.7, "gpu"), (2.0, 1.0, 2.0, "gpu")],
+    [(0.3, 1.0, SPEED, "host"), (0.7, 1.0, 0.7, "gpu"), (2.0, 1.0, 2.0, "gpu")],
 )
 def test_host_time_is_that_of_full_speed_and_what_binds_is_told_by_it(
     gpu_ms: float, host_ms: float, latency_ms: float, bound: str
 ) -> None:
     latency = placed(taken(gpu_ms, host_ms, yardstick_ms=0.4))  # twice what it takes at full speed
-    assert latency.host_speed == 0.5
-    assert latency.host == samples(host_ms).times(0.5)
+    assert latency.host_speed == SPEED
+    assert latency.host == samples(host_ms).times(SPEED)
+    assert full_speed_of([latency]) == pytest.approx(FULL_MS)
     assert latency.gpu == samples(gpu_ms)
     assert (latency.latency_ms, latency.bound) == (pytest.approx(latency_ms), bound)
     assert latency.high_ms == pytest.approx(1.2 * latency_ms)

@@ -13,6 +13,7 @@ from optuna.storages import RDBStorage
 
 import search.profile
 from objectives.evaluation import Evaluation, Outcome
+from objectives.host_speed import STEEPNESS
 from objectives.roofline import DATASHEET, under_roofline
 from search.cli import main
 from search.profile import one_configuration, summary
@@ -110,7 +111,7 @@ def test_host_time_is_that_of_full_speed(
     of = Configuration.of(Workload(batch=1, seq_len=64), {"backend": "eager"})
     monkeypatch.setattr(search.profile, "console", make_console())
     search.profile.profile_one(Slow(), H100, of, peaks, tmp_path, prefix="")  # type: ignore[arg-type]
-    assert "GPU 0.100 ms, host 0.400 ms a step" in capsys.readouterr().out
+    assert f"GPU 0.100 ms, host {0.8 * 0.5**STEEPNESS:.3f} ms a step" in capsys.readouterr().out
 
 
 def test_the_summary_says_what_binds_and_what_launching_costs(tmp_path: Path) -> None:

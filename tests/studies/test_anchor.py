@@ -9,6 +9,7 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from objectives.evaluation import Conditions, Evaluation, Outcome
+from objectives.host_speed import STEEPNESS
 from objectives.roofline import DATASHEET, Peaks
 from studies.anchor import (
     EVERY,
@@ -228,14 +229,15 @@ def test_host_times_of_trials_are_those_of_the_studys_full_speed() -> None:
     run(of, 3)
     table = as_table(read_results(of.study))
     assert len(table) > 3
-    assert (table["host_speed"] == 0.5).all()
-    assert table["host_ms"].tolist() == pytest.approx((0.5 * table["gpu_ms"]).tolist())
+    speed = 0.5**STEEPNESS
+    assert (table["host_speed"] == speed).all()
+    assert table["host_ms"].tolist() == pytest.approx((speed * table["gpu_ms"]).tolist())
     (result,) = read_results(of.study).workloads
     finals = of.compare_finalists(result)
     assert finals is not None
     for one in finals.finalists:  # in turns, which have no yardsticks
         assert one.gpu_ms is not None
-        assert one.host_ms == pytest.approx(0.5 * one.gpu_ms, rel=0.05)
+        assert one.host_ms == pytest.approx(speed * one.gpu_ms, rel=0.05)
 
 
 def test_the_table_says_why_sampling_ended_and_what_the_device_was_like() -> None:
