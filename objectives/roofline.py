@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
-from objectives.evaluation import Evaluation, Positive, Roofline
+from objectives.evaluation import Evaluation, Positive, Roofline, YardstickMs
 from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
@@ -32,7 +32,7 @@ class Peaks:
     fp32_tflops: Positive
     bandwidth_gb_s: Positive
     launch_us: Positive | None = None  # host time to launch an operation; None in a datasheet
-    yardstick_ms: Positive | None = None  # see `objectives.yardstick`; of CUDA devices alone
+    yardstick_ms: YardstickMs | None = None  # see `objectives.yardstick`; of CUDA devices alone
 
     def tflops(self, precision: str) -> float:
         """Return the rate of products at a precision."""

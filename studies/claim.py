@@ -144,7 +144,8 @@ def _of_file(path: Path, engine: sqlalchemy.Engine) -> Iterator[None]:
     # A file of its own: closing SQLite's would release SQLite's locks.
     try:
         file = path.open("ab")
-    except FileNotFoundError:  # no folder: the database says what became of it
+    except (FileNotFoundError, NotADirectoryError):
+        # No folder: the database says what became of it.
         with engine.begin():
             raise
     with file:

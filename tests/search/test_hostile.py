@@ -240,6 +240,7 @@ def test_what_somebody_else_wrote_into_a_study_is_read_or_refused(
         (PEAKS, {"fp32_tflops": ""}),
         (PEAKS, dataclasses.asdict(replace(DATASHEET["NVIDIA H100"], bandwidth_gb_s=0.0))),
         (PEAKS, dataclasses.asdict(replace(DATASHEET["NVIDIA H100"], launch_us=math.inf))),
+        (PEAKS, dataclasses.asdict(replace(DATASHEET["NVIDIA H100"], yardstick_ms=1e15))),
         (FINALS, 7),
         (PROBES, [1]),
         (PROBES, -1),

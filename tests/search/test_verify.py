@@ -166,6 +166,8 @@ def test_what_was_not_timed_in_turns_is_said_to_be_unchecked(
         ("choices.balanced.measurements.relative_error", "Infinity", "relative_error must be"),
         ("choices.balanced.latency_vs_default", 0.0, "greater than"),
         ("default.measurements.latency.high_ms", 0.0, "high_ms: Input should be"),
+        ("default.measurements.latency.yardstick_ms", 1e30, "yardstick_ms: Input should be"),
+        ("choices.balanced.measurements.latency.host_speed", -1.0, "host_speed: Input should be"),
     ],
 )
 def test_numbers_that_nobody_measured_are_refused(

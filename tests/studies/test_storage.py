@@ -131,8 +131,9 @@ def test_a_removed_database_is_noticed_and_saved(tmp_path: Path, how: str) -> No
     run(session(copy, sampler="random"), 3)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 def test_a_removed_folder_is_noticed_and_its_database_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
 ) -> None:
     folder, elsewhere = tmp_path / "folder", tmp_path / "temporary"
     folder.mkdir()
@@ -141,6 +142,8 @@ def test_a_removed_folder_is_noticed_and_its_database_saved(
     of = session(open_storage(f"sqlite:///{folder / 'study.db'}"), sampler="random")
     keys = run(of, 4)
     shutil.rmtree(folder)
+    if replaced:
+        folder.write_bytes(b"")
     said = (
         rf"{folder}, the folder of the database study\.db, was removed .*/study\.saved-1\.db res"
     )
