@@ -45,15 +45,8 @@ from search.terminal import make_console
 from studies.artifacts import artifact_store, attach
 from studies.defaults import DEFAULT_AXES
 from studies.space import fill_defaults
-from studies.study import (
-    StudyError,
-    environment_of,
-    load_study,
-    open_storage,
-    peaks_of_study,
-    plan_of,
-    told,
-)
+from studies.stored import peaks_of_study
+from studies.study import StudyError, environment_of, load_study, open_storage, plan_of, told
 from studies.text import mebibytes, milliseconds, trial_line, variant_label, workload_label
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration, default_variant

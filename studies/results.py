@@ -15,16 +15,8 @@ from objectives.evaluation import Evaluation, Measurements, Outcome
 from studies.anchor import AnchorPoint, Drift, Marks, anchors_of, drifts
 from studies.front import WorkloadResult, candidates, front, strict, winners
 from studies.snapshot import Snapshot
-from studies.study import (
-    Plan,
-    Told,
-    default_of,
-    environments_of,
-    finals_of,
-    plan_of,
-    told,
-    unit_of,
-)
+from studies.stored import finals_of
+from studies.study import Plan, Told, default_of, environments_of, plan_of, told, unit_of
 
 _NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
 

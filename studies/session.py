@@ -40,6 +40,7 @@ from studies.settled import Tally
 from studies.snapshot import Snapshot
 from studies.space import SpaceExhausted, Survey
 from studies.storage import LEASE_S, STORAGE_FAILURES, uncut
+from studies.stored import finals_of, has_peaks, peaks_of_study, set_finals, set_first_peaks
 from studies.study import (
     Plan,
     StudyError,
@@ -47,15 +48,10 @@ from studies.study import (
     ask,
     default_of,
     environments_of,
-    finals_of,
-    has_peaks,
     number_of,
     objective_unit,
-    peaks_of_study,
     recover,
     set_default,
-    set_finals,
-    set_first_peaks,
     tell,
 )
 from variants.axes import Choice

@@ -8,13 +8,12 @@ it. FAIL is left for trials whose process died.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -22,22 +21,18 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.environment import Environment
 from objectives.evaluation import Evaluation, Outcome
 from objectives.limits import Limits
-from objectives.problems import first_problem
-from objectives.roofline import Peaks, bound
+from objectives.problems import one_line
+from objectives.roofline import bound
 from studies import lease
-from studies.anchor import ANCHORS, anchors_of
-from studies.artifacts import artifacts_of
+from studies.checks import check_study
 from studies.claim import ClaimLock
-from studies.dashboard import check_note
 from studies.database_url import DatabaseUrlError, shown, without_passwords
-from studies.finalists import Finals
-from studies.joint import PROBES
 from studies.owner import host_elsewhere, is_dead, this_process
 from studies.snapshot import Held
 from studies.space import SearchSpace, SpaceExhausted
@@ -47,7 +42,6 @@ from variants.plugins import Plugin, missing_plugins
 from variants.workload import Workload
 
 PLAN, ENVIRONMENT, DEFAULT = "goldilocks:plan", "goldilocks:environment", "goldilocks:default:"
-FINALS, PEAKS = "goldilocks:finals:", "goldilocks:peaks"
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
 EVALUATION, OWNER, MEASURED_ON = "evaluation", "owner", "measured_on"
 ABANDONED = "abandoned"  # why a trial was given up; means something in state FAIL alone
@@ -57,8 +51,6 @@ RATIO_OBJECTIVES = ("peak_memory_vs_default", "latency_vs_default")
 
 
 Stored = TypeVar("Stored", bound=BaseModel)
-_PEAKS = TypeAdapter(Peaks)
-_PROBES = TypeAdapter(Annotated[int, Field(strict=True, ge=0)])
 
 
 class StudyError(ValueError):
@@ -105,7 +97,7 @@ def open_storage(url: str) -> BaseStorage:
     except (SQLAlchemyError, ValueError, OSError, ImportError) as error:
         raise StudyError(
             f"storage must be a database that can be written, got {shown(url)}: "
-            f"{without_passwords(_one_line(error))}"
+            f"{without_passwords(one_line(error))}"
         ) from None
 
 
@@ -141,60 +133,13 @@ def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
         with as_it_was_written():
             trials = study.get_trials(deepcopy=False)
             study.metric_names  # noqa: B018 (read to see whether it can be)
+        if tuple(study.directions) != DIRECTIONS:
+            got = ", ".join(direction.name for direction in study.directions)
+            raise GarbledError(f"it must minimise two values, got {got}")
+        check_study(study, plan_of(study).space, trials)
     except GarbledError as error:
         raise StudyError(f"study {name} cannot be read: {error}") from None
-    if tuple(study.directions) != DIRECTIONS:
-        got = ", ".join(direction.name for direction in study.directions)
-        raise StudyError(f"study {name} cannot be read: it must minimise two values, got {got}")
-    _check_attributes(study)
-    _check_system_attributes(study)
-    _check_parameters(study, trials)
     return study
-
-
-def _check_attributes(study: optuna.Study) -> None:
-    """Raise StudyError where an attribute of the study is not as it was written."""
-    for key, stored in study.user_attrs.items():
-        try:
-            if key.startswith(FINALS):
-                Finals.model_validate(stored)
-            elif key == ANCHORS:
-                anchors_of(study)
-            elif key == PEAKS:
-                peaks_of_study(study)
-            elif key == PROBES:
-                _PROBES.validate_python(stored)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise StudyError(
-                f"study {study.study_name} cannot be read: {key}: {_one_line(error)}"
-            ) from None
-
-
-def _check_system_attributes(study: optuna.Study) -> None:
-    """Raise StudyError where what the dashboard shows is not as it, or Optuna, wrote it."""
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    try:
-        check_note(attributes)
-        artifacts_of(attributes)
-    except ValueError as error:
-        raise StudyError(f"study {study.study_name} cannot be read: {error}") from None
-
-
-def _check_parameters(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-    """Raise StudyError where a trial chose among other choices of an axis than the plan has.
-
-    Axes that are missing, and parameters that are no axes, are somebody else's trials.
-    """
-    searched = plan_of(study).space.searched
-    for trial in trials:
-        for name, distribution in trial.distributions.items():
-            choices = searched.get(name)
-            if choices is None or getattr(distribution, "choices", None) == choices:
-                continue
-            raise StudyError(
-                f"study {study.study_name} cannot be read: trial {trial.number}: {name} must be "
-                f"one of {', '.join(map(str, choices))}; got one of {distribution}"
-            )
 
 
 def create_study(
@@ -237,7 +182,7 @@ def plan_of(study: Held) -> Plan:
     try:
         plugins = tuple(Plugin.model_validate(plugin) for plugin in named or ())
     except (ValidationError, TypeError) as error:
-        raise StudyError(f"{of} cannot be read: {PLAN}: {_one_line(error)}") from None
+        raise StudyError(f"{of} cannot be read: {PLAN}: {one_line(error)}") from None
     if missing := missing_plugins(plugins):
         raise StudyError(
             f"{of} was made with --plugin {', '.join(missing)}; name the same file again"
@@ -285,7 +230,7 @@ def _read(model: type[Stored], attributes: Mapping[str, Any], key: str, of: str)
     except KeyError:
         raise StudyError(f"{of} cannot be read: it has no {key}") from None
     except (ValueError, RecursionError) as error:  # lone surrogates, too
-        raise StudyError(f"{of} cannot be read: {key}: {_one_line(error)}") from None
+        raise StudyError(f"{of} cannot be read: {key}: {one_line(error)}") from None
 
 
 def objective_names(space: SearchSpace) -> tuple[str, str]:
@@ -435,38 +380,6 @@ def default_of(study: Held, workload: Workload) -> Evaluation | None:
     return _read(Evaluation, attributes, key, f"study {study.study_name}")
 
 
-def set_finals(study: optuna.Study, workload: Workload, finals: Finals) -> None:
-    """Store the verdicts on a workload's finalists, in place of earlier ones."""
-    study.set_user_attr(FINALS + workload.key, finals.model_dump(mode="json"))
-
-
-def finals_of(study: Held, workload: Workload) -> Finals | None:
-    """Return the verdicts on a workload's finalists, if they were timed again."""
-    stored = study.user_attrs.get(FINALS + workload.key)
-    return None if stored is None else Finals.model_validate(stored)
-
-
-def set_first_peaks(study: optuna.Study, peaks: Peaks | None) -> None:
-    """Store the rates of the study's roofline: every trial is placed under the first ones."""
-    if not has_peaks(study):
-        study.set_user_attr(PEAKS, None if peaks is None else dataclasses.asdict(peaks))
-
-
-def has_peaks(study: Held) -> bool:
-    """Tell whether measuring the rates of the study's roofline was tried."""
-    return PEAKS in study.user_attrs
-
-
-def peaks_of_study(study: Held) -> Peaks | None:
-    """Return the rates that were measured for the study, if they were.
-
-    Raises:
-        ValueError: They are not as they were written.
-    """
-    stored = study.user_attrs.get(PEAKS)
-    return None if stored is None else _PEAKS.validate_python(stored)
-
-
 def told(study: optuna.Study) -> Iterator[Told]:
     """Yield every finished trial, in order; abandoned ones are left out."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
@@ -513,10 +426,3 @@ def ask(study: optuna.Study, measured_on: str = "", environment: int = 1) -> Tri
         assert isinstance(distribution, CategoricalDistribution)
         trial.suggest_categorical(name, distribution.choices)
     return trial
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return first_problem(error)
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

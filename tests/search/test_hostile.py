@@ -37,14 +37,8 @@ from studies.recorded import TableError, read_table
 from studies.results import as_table, read_results
 from studies.sensitivity.assess import assess
 from studies.space import SearchSpace, SpaceError
-from studies.study import (
-    EVALUATION,
-    FINALS,
-    PEAKS,
-    StudyError,
-    load_study,
-    open_storage,
-)
+from studies.stored import FINALS, PEAKS
+from studies.study import EVALUATION, StudyError, load_study, open_storage
 from tests.fake_bench import FakeBench
 from tests.studies.test_claims import exported
 from tests.studies.test_session import run, session

@@ -21,7 +21,7 @@ from studies.anchor import (
     drifts,
 )
 from studies.results import as_table, read_results
-from studies.study import has_peaks, peaks_of_study
+from studies.stored import has_peaks, peaks_of_study
 from studies.summary import notes_of_study
 from tests.fake_bench import FakeBench
 from tests.studies.test_session import run, session
