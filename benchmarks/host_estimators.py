@@ -10,7 +10,7 @@ import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, in_a_process, spread, within
 from objectives.evaluate import Evaluator
-from objectives.host_speed import STEEPNESS
+from objectives.host_speed import speed_beside
 from objectives.passes import HeldPasses, StepTime, for_host, on_full_core
 from objectives.sampling import quantile_of
 from objectives.visits import first_visits, later_visits
@@ -115,7 +115,7 @@ def main(
 
 def _estimated(taken: Sequence[StepTime], estimate: Estimator, divisor: Estimator) -> float:
     by = divisor([step.yardstick_ms or 0.0 for step in taken])
-    return estimate([step.host_ms for step in taken]) / by**STEEPNESS
+    return estimate([step.host_ms for step in taken]) * speed_beside(by, 1.0)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from objectives.evaluation import Evaluation, Latency
 from variants.configuration import Configuration
 
 # Steps slow down by more than the yardstick does, by about this power of it: 1.18, 1.25, 1.36 and
-# 1.45 fitted the host times of 44 to 52 configurations, each several times in two processes, on
-# four hosts of H100s and H200s. All of them repeat better with it than with 1.
+# 1.45 fitted the host times of 44 to 52 configurations, each several times in two processes, in
+# four runs on H100s and H200s. In each of them host times differ less with it than with 1, on
+# average over the configurations.
 STEEPNESS = 1.2
 
 
