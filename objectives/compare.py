@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from objectives.comparison import Comparison, Retimed
+from objectives.comparison import MIN_ROUNDS, Comparison, Retimed
 from objectives.cores import Cores
 from objectives.held_stream import HeldStream
 from objectives.latency import HOST_QUANTILE
@@ -26,7 +26,6 @@ from objectives.visits import first_visits, later_visits
 from variants.configuration import Configuration
 from variants.run import Run
 
-MIN_ROUNDS = 6  # whatever the time, for a verdict: a step may take seconds
 PRECISE_ROUNDS = 16  # before a ratio may pass for known
 MAX_ROUNDS = 400
 BURST_ROUNDS = 8  # between two looks at the device, unless they take long

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from objectives.comparison import MIN_ROUNDS
 from objectives.evaluation import Positive
 
 # Equivalence: two times within 2 % of each other are the same to anyone who has to choose. The GPU
@@ -16,7 +17,6 @@ from objectives.evaluation import Positive
 # in memory, so nothing smaller could be called different with a good conscience.
 MARGIN = 0.02
 RESAMPLES = 1000
-FEWEST_ROUNDS = 6  # whose range holds the median in 97 %; that of five does in 94 %
 FEWEST_OF_BOOTSTRAP = 8  # of fewer it is too sure of itself
 
 Word = Literal["faster", "slower", "same", "unclear"]
@@ -97,7 +97,7 @@ def _verdict(logs: Ratios, minus: Ratios | None) -> Verdict:
         medians = _resampled(logs, rng) - (0.0 if minus is None else _resampled(minus, rng))
         low, high = np.quantile(medians, [0.025, 0.975])
     ratio, low, high = (float(np.exp(value)) for value in (centre, low, high))
-    word: Word = word_of(ratio, low, high) if fewest >= FEWEST_ROUNDS else "unclear"
+    word: Word = word_of(ratio, low, high) if fewest >= MIN_ROUNDS else "unclear"
     return Verdict(word=word, ratio=ratio, low=low, high=high)
 
 

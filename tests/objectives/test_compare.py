@@ -13,14 +13,13 @@ from objectives.bench import DeviceBench
 from objectives.clocks import MAX_DISCARDED
 from objectives.compare import (
     MAX_ROUNDS,
-    MIN_ROUNDS,
     PRECISE_ROUNDS,
     Prepared,
     Turn,
     compare,
     take_turns,
 )
-from objectives.comparison import Comparison
+from objectives.comparison import MIN_ROUNDS, Comparison
 from objectives.cores import Cores
 from objectives.evaluate import Evaluator
 from objectives.isolation import WorkerDied

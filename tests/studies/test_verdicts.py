@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.compare import Turn, take_turns
+from objectives.comparison import MIN_ROUNDS
 from objectives.sampling import Trusting
 from studies.verdicts import (
     FEWEST_OF_BOOTSTRAP,
-    FEWEST_ROUNDS,
     MARGIN,
     judge_across,
     judge_rounds,
@@ -119,7 +119,7 @@ def test_exactly_one_word_fits_and_turned_round_its_opposite(
         assert 1 / (1 + MARGIN) < low <= high < 1 + MARGIN
 
 
-@pytest.mark.parametrize("rounds", [FEWEST_ROUNDS, FEWEST_OF_BOOTSTRAP - 1])
+@pytest.mark.parametrize("rounds", [MIN_ROUNDS, FEWEST_OF_BOOTSTRAP - 1])
 def test_of_few_rounds_all_must_say_the_same(rounds: int) -> None:
     base = [1.0] * rounds
     slower = [1.04, *[1.05] * (rounds - 2), 1.07]
@@ -136,9 +136,9 @@ def test_of_few_rounds_all_must_say_the_same(rounds: int) -> None:
 
 def test_few_rounds_tell_nothing_and_unpaired_ones_are_refused() -> None:
     # The median lies outside of the range where all of them are on one side of it.
-    assert 2 * 0.5**FEWEST_ROUNDS < 0.05 < 2 * 0.5 ** (FEWEST_ROUNDS - 1)
-    few: Sequence[float] = [1.0] * (FEWEST_ROUNDS - 1)
+    assert 2 * 0.5**MIN_ROUNDS < 0.05 < 2 * 0.5 ** (MIN_ROUNDS - 1)
+    few: Sequence[float] = [1.0] * (MIN_ROUNDS - 1)
     assert judge_rounds(few, few).word == "unclear"
-    assert judge_rounds([1.0] * FEWEST_ROUNDS, [1.0] * FEWEST_ROUNDS).word == "same"
+    assert judge_rounds([1.0] * MIN_ROUNDS, [1.0] * MIN_ROUNDS).word == "same"
     with pytest.raises(ValueError, match="paired, got 2 and 1"):
         judge_rounds([1.0, 1.0], [1.0])
