@@ -14,11 +14,11 @@ import torch
 import typer
 
 from benchmarks.cases import Minutes, evaluator, kind_here, spread, within
-from objectives.evaluate import Evaluator
-from objectives.passes import HeldPasses, gpu_ms_of_passes
-from objectives.visits import first_visits
+from objectives.metrics.steps import first_visits
+from objectives.timing.passes import HeldPasses, gpu_ms_of_passes
+from objectives.trial.evaluator import Evaluator
 from variants.configuration import Configuration
-from variants.run import Run
+from variants.layer.run import Run
 from variants.support import unsupported_reasons
 from variants.workload import Phase, Workload
 

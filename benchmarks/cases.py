@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeVar
 import torch
 import typer
 
-from objectives.compare import Prepared, prepare_run
-from objectives.evaluate import Evaluator
-from objectives.limits import Limits
+from objectives.schema.limits import Limits
+from objectives.timing.compare import Prepared, prepare_run
+from objectives.trial.evaluator import Evaluator
 from variants.configuration import Configuration
 from variants.detect import detect_device
 from variants.device import Device, DeviceKind

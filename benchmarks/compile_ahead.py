@@ -15,16 +15,16 @@ import typer
 
 from benchmarks.cases import Minutes, kind_here, within
 from benchmarks.same_numbers import compare, measured
-from objectives.agenda import Agenda, Tally
-from objectives.ahead import Ahead, most_helpers
-from objectives.bench import DeviceBench
-from objectives.evaluation import Measurements, Outcome
-from objectives.lanes import Lane
-from objectives.limits import Limits
-from studies.opening import open_study
-from studies.session import Session
-from studies.space import SearchSpace, survey
-from studies.study import Plan, open_storage
+from objectives.precompile.precompile_pool import Ahead, most_helpers
+from objectives.precompile.queue import Agenda, Tally
+from objectives.process.placement import Lane
+from objectives.schema.evaluation import Measurements, Outcome
+from objectives.schema.limits import Limits
+from objectives.trial.bench import DeviceBench
+from studies.session.session import Session
+from studies.space.space import SearchSpace, survey
+from studies.study.opening import open_study
+from studies.study.study import Plan, open_storage
 from variants.axes import Choice
 
 Way = Literal["without", "ahead"]

@@ -11,12 +11,12 @@ import typer
 from scipy.stats import spearmanr
 
 from benchmarks.tables import ProfileName, Seeds, TablePath, prior_of, searched
-from studies import surrogate_sampler
-from studies.matrix import Matrix
-from studies.recorded import RecordedTable, read_table
+from studies.numerics.arrays import Matrix
+from studies.replay.table import RecordedTable, read_table
+from studies.samplers import goldilocks as surrogate_sampler
+from studies.samplers.observations import Told
 from studies.sensitivity.analysis import LATENCY, MEMORY, Sensitivity, analyse
 from studies.sensitivity.evidence import Evidence, log_numbers, references_of
-from studies.told import Told
 from variants.device import DEVICE_PROFILES
 
 

@@ -9,7 +9,7 @@ import torch
 import typer
 
 from benchmarks.cases import evaluator, kind_here
-from objectives.held_stream import Hold
+from objectives.timing.held_stream import Hold
 
 
 def main(samples: int = 40) -> None:

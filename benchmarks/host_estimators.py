@@ -9,12 +9,12 @@ import torch
 import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, in_a_process, spread, within
-from objectives.evaluate import Evaluator
-from objectives.host_speed import speed_beside
-from objectives.passes import HeldPasses, StepTime, for_host, on_full_core
-from objectives.sampling import quantile_of
-from objectives.visits import first_visits, later_visits
-from variants.run import Run
+from objectives.metrics.steps import first_visits, later_visits
+from objectives.timing.host_scaling import speed_beside
+from objectives.timing.passes import HeldPasses, StepTime, for_host, on_full_core
+from objectives.timing.sampling import quantile_of
+from objectives.trial.evaluator import Evaluator
+from variants.layer.run import Run
 
 Estimator = Callable[[Sequence[float]], float]
 

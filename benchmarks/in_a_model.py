@@ -22,12 +22,12 @@ import typer
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from studies.export import Export, ExportedChoice, ExportedWorkload
-from studies.verdicts import judge_rounds
+from studies.export.document import Export, ExportedChoice, ExportedWorkload
+from studies.study.verdicts import judge_rounds
 from variants import hf, load
-from variants.attention import DispatchWarning
-from variants.deployment import Deployment
-from variants.loading_schema import CHOICE_OF, Pick, Prefer
+from variants.deploy.deployment import Deployment
+from variants.deploy.dispatched_attention import DispatchWarning
+from variants.deploy.loading_schema import CHOICE_OF, Pick, Prefer
 from variants.workload import Phase, Workload
 
 WARM_UP = 8  # steps of each turn that are not timed

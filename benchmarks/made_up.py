@@ -16,9 +16,11 @@ import numpy as np
 import sqlalchemy
 from numpy.typing import NDArray
 
-from objectives.comparison import Comparison, Retimed
-from objectives.environment import Environment
-from objectives.evaluation import (
+from objectives.roofline.bound import DATASHEET, Peaks, under_roofline
+from objectives.roofline.prior import predict
+from objectives.schema.comparison import Comparison, Retimed
+from objectives.schema.environment import Environment
+from objectives.schema.evaluation import (
     Conditions,
     Evaluation,
     Latency,
@@ -27,23 +29,21 @@ from objectives.evaluation import (
     Outcome,
     Samples,
 )
-from objectives.limits import Limits
-from objectives.prior import predict
-from objectives.profile import Profile
-from objectives.roofline import DATASHEET, Peaks, under_roofline
-from studies.anchor import ANCHORS, EVERY, AnchorPoint
-from studies.catalogue import Catalogue, catalogue_of
-from studies.front import WorkloadResult
-from studies.joint import EXPECTED_GAIN
-from studies.opening import open_study
-from studies.owner import this_process
-from studies.probes import probe_order
-from studies.results import read_results
-from studies.session import Session
-from studies.space import SearchSpace, Survey, survey
-from studies.storage import engine_of
-from studies.study import Plan, default_of, open_storage, unit_of
-from studies.surrogate_sampler import PROBE_EVERY
+from objectives.schema.limits import Limits
+from objectives.schema.profile import Profile
+from studies.results.front import WorkloadResult
+from studies.results.results import read_results
+from studies.samplers.base import EXPECTED_GAIN
+from studies.samplers.goldilocks import PROBE_EVERY
+from studies.session.session import Session
+from studies.space.catalogue import Catalogue, catalogue_of
+from studies.space.probes import probe_order
+from studies.space.space import SearchSpace, Survey, survey
+from studies.storage.database import engine_of
+from studies.storage.owner import this_process
+from studies.study.anchor import ANCHORS, EVERY, AnchorPoint
+from studies.study.opening import open_study
+from studies.study.study import Plan, default_of, open_storage, unit_of
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
 
@@ -347,7 +347,7 @@ def _trial(study_id: int, number: int, evaluation: Evaluation) -> dict[str, obje
 
 
 def _attributes(evaluation: Evaluation, owner: object) -> Iterator[tuple[str, object]]:
-    """Yield what `studies.study.ask` and `tell` store."""
+    """Yield what `studies.study.study.ask` and `tell` store."""
     yield "owner", owner
     yield "measured_on", HOST
     yield "evaluation", evaluation.model_dump(mode="json")

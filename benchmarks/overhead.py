@@ -12,15 +12,15 @@ import torch
 import typer
 
 from benchmarks.cases import Count, Minutes, evaluator, in_a_process, kind_here, sdpa_cases, within
-from objectives.accuracy import References, largest_error
-from objectives.bench import DeviceBench
-from objectives.limits import Limits
-from studies.opening import open_study
-from studies.session import Session
-from studies.space import SearchSpace, survey
-from studies.study import Plan, open_storage
+from objectives.metrics.accuracy import References, largest_error
+from objectives.schema.limits import Limits
+from objectives.trial.bench import DeviceBench
+from studies.session.session import Session
+from studies.space.space import SearchSpace, survey
+from studies.study.opening import open_study
+from studies.study.study import Plan, open_storage
 from variants.configuration import Configuration
-from variants.run import Run
+from variants.layer.run import Run
 
 # Of a trial's stages: what is not compilation, warm-up, the configuration's kernels or the check.
 OWN = ("search", "storage", "transfer", "build", "free", "kernels")

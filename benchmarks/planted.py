@@ -13,12 +13,12 @@ import torch
 import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, within
-from objectives.compare import Pass, prepare_built, take_turns
-from objectives.evaluate import Evaluator
-from objectives.held_stream import Hold
-from studies.verdicts import MARGIN, judge_rounds
+from objectives.timing.compare import Pass, prepare_built, take_turns
+from objectives.timing.held_stream import Hold
+from objectives.trial.evaluator import Evaluator
+from studies.study.verdicts import MARGIN, judge_rounds
 from variants.configuration import Configuration
-from variants.run import Run
+from variants.layer.run import Run
 
 
 class SlowedRun(Run):

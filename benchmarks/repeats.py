@@ -19,8 +19,8 @@ from benchmarks.cases import (
     spread,
     within,
 )
-from objectives.evaluation import Latency
-from objectives.host_speed import speed_beside
+from objectives.schema.evaluation import Latency
+from objectives.timing.host_scaling import speed_beside
 
 
 def one_process(

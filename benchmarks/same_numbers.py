@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import optuna
 
 from benchmarks.cases import say_spreads, spread
-from objectives.evaluation import Measurements, Outcome
-from studies.results import read_results
+from objectives.schema.evaluation import Measurements, Outcome
+from studies.results.results import read_results
 
 
 def measured(study: optuna.Study) -> tuple[int, dict[str, Measurements]]:

@@ -8,8 +8,8 @@ from collections import Counter
 import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, in_a_process, prepared, within
-from objectives.compare import take_turns
-from studies.verdicts import MARGIN, Verdict, judge_rounds
+from objectives.timing.compare import take_turns
+from studies.study.verdicts import MARGIN, Verdict, judge_rounds
 
 
 def one_process(number: int, count: int, seconds: float, minutes: float) -> list[Verdict | None]:

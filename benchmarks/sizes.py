@@ -18,17 +18,17 @@ import optuna_dashboard  # noqa: F401 (here, so that its import is in no figure)
 import typer
 
 from benchmarks.made_up import HOST, MadeUpBench, fill, made_up_plan
-from search.export import export as export_command
-from search.report import report as report_command
-from search.sensitivity import sensitivity as sensitivity_command
-from search.views import show as show_command
-from search.views import table as table_command
-from studies.artifacts import artifact_store
-from studies.dashboard import application
-from studies.publish import publish
-from studies.session import Session
-from studies.space import survey
-from studies.study import load_study, open_storage, study_names
+from search.export_command import export as export_command
+from search.report_command import report as report_command
+from search.sensitivity_command import sensitivity as sensitivity_command
+from search.views.views import show as show_command
+from search.views.views import table as table_command
+from studies.dashboard.publisher import publish
+from studies.dashboard.serving import application
+from studies.session.session import Session
+from studies.space.space import survey
+from studies.storage.artifacts import artifact_store
+from studies.study.study import load_study, open_storage, study_names
 
 ASKS = 20
 Figures = dict[str, tuple[float, float]]  # wall and CPU seconds by what was done

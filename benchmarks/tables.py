@@ -9,12 +9,12 @@ from typing import Annotated
 import optuna
 import typer
 
-from studies.catalogue import expected
-from studies.joint import JointSampler
-from studies.matrix import Matrix
-from studies.recorded import RecordedTable
-from studies.samplers import OWN, make_sampler
-from studies.study import Unit, ask, tell
+from studies.numerics.arrays import Matrix
+from studies.replay.table import RecordedTable
+from studies.samplers.base import JointSampler
+from studies.samplers.samplers import OWN, make_sampler
+from studies.space.catalogue import expected
+from studies.study.study import Unit, ask, tell
 from variants.device import DEVICE_PROFILES
 
 TablePath = Annotated[Path, typer.Argument(metavar="TABLE.csv", help="A recorded table.")]

@@ -16,7 +16,7 @@ import typer
 
 from benchmarks.cases import Count, Minutes
 from benchmarks.same_numbers import compare, measured
-from studies.study import load_study, open_storage
+from studies.study.study import load_study, open_storage
 
 STUDY = "two-gpus"
 

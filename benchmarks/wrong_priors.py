@@ -11,10 +11,10 @@ import numpy as np
 import typer
 
 from benchmarks.tables import Prior, ProfileName, Seeds, TablePath, prior_of, searched
-from studies.matrix import Matrix
-from studies.recorded import RecordedTable, read_table
-from studies.replay import Scorer
-from studies.study import told
+from studies.numerics.arrays import Matrix
+from studies.replay.replay import Scorer
+from studies.replay.table import RecordedTable, read_table
+from studies.study.study import told
 
 
 def renamed(table: RecordedTable, axis: str, seed: int) -> RecordedTable:

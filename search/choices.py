@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from studies.presets import preset_path
+from studies.space.presets import preset_path
 from variants.axes import AXES, Choice
 from variants.models import read_model
 

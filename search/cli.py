@@ -10,19 +10,19 @@ import sys
 
 import typer
 
-from objectives.isolation import WorkerError
+from objectives.process.client import WorkerError
 from search.choices import UsageError
-from search.export import export
-from search.profile import profile
-from search.replay import replay
-from search.report import report
-from search.run import run
-from search.sensitivity import sensitivity
-from search.verify import verify
-from search.views import dashboard, show, support, table
-from studies.space import SpaceError
-from studies.storage import STORAGE_FAILURES, StorageLostError, failure_text
-from studies.study import StudyError
+from search.export_command import export
+from search.profile_command import profile
+from search.replay_command import replay
+from search.report_command import report
+from search.run_command import run
+from search.sensitivity_command import sensitivity
+from search.verify_command import verify
+from search.views.views import dashboard, show, support, table
+from studies.space.space import SpaceError
+from studies.storage.database import STORAGE_FAILURES, StorageLostError, failure_text
+from studies.study.study import StudyError
 from variants.detect import DeviceMissingError
 
 app = typer.Typer(

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from search.choices import UsageError
-from studies.database_url import has_password
-from studies.defaults import DEFAULT_AXES
-from studies.presets import preset_names, preset_summary
+from studies.space.defaults import DEFAULT_AXES
+from studies.space.presets import preset_names, preset_summary
+from studies.storage.url import has_password
 from variants.axes import AXES
 from variants.models import MODELS
 

@@ -21,15 +21,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from objectives.evaluation import Evaluation, Outcome
-from objectives.isolation import WorkerError
-from studies.anchor import NEWEST
-from studies.crew import Crew
-from studies.post import Post
-from studies.publish import Publisher
-from studies.session import Session
-from studies.study import StudyError
-from studies.text import duration, milliseconds, trial_line, workload_label
+from objectives.process.client import WorkerError
+from objectives.schema.evaluation import Evaluation, Outcome
+from studies.dashboard.publisher import Publisher
+from studies.results.labels import duration, milliseconds, trial_line, workload_label
+from studies.session.post import Post
+from studies.session.session import Session
+from studies.session.worker_pool import Crew
+from studies.study.anchor import NEWEST
+from studies.study.study import StudyError
 from variants.detect import DeviceMissingError
 
 

@@ -13,7 +13,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage
 
 from search.options import STORAGE_VARIABLE
-from studies.study import open_storage
+from studies.study.study import open_storage
 from tests.postgres import PostgresMissingError, Server, running
 
 os.environ.pop(STORAGE_VARIABLE, None)  # a developer's study is no place for tests

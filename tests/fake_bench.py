@@ -8,9 +8,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from objectives.comparison import Comparison, Retimed
-from objectives.environment import Environment
-from objectives.evaluation import (
+from objectives.process.client import WorkerUnavailable
+from objectives.roofline.bound import DATASHEET, Peaks
+from objectives.schema.comparison import Comparison, Retimed
+from objectives.schema.environment import Environment
+from objectives.schema.evaluation import (
     Evaluation,
     Latency,
     Measurements,
@@ -18,9 +20,7 @@ from objectives.evaluation import (
     Outcome,
     Samples,
 )
-from objectives.isolation import WorkerUnavailable
-from objectives.profile import Profile
-from objectives.roofline import DATASHEET, Peaks
+from objectives.schema.profile import Profile
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
 

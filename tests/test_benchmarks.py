@@ -31,11 +31,11 @@ from benchmarks import (
 )
 from benchmarks.cases import kind_here
 from benchmarks.made_up import MadeUpBench, fill, made_up_plan
-from studies.opening import open_study
-from studies.results import read_results
-from studies.session import Session
-from studies.space import survey
-from studies.study import load_study, open_storage
+from studies.results.results import read_results
+from studies.session.session import Session
+from studies.space.space import survey
+from studies.study.opening import open_study
+from studies.study.study import load_study, open_storage
 from tests.fake_bench import measurements
 from tests.recorded_tables import write_table
 from tests.search.test_cli import search

@@ -25,15 +25,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from objectives.accuracy import relative_error
-from objectives.environment import read_environment
-from objectives.evaluate import Evaluator
-from objectives.evaluation import Evaluation, Measurements, Outcome
-from objectives.kernels import kernels_of_step
-from objectives.limits import Limits
-from objectives.memory import MIB, measure_memory
-from studies.space import SearchSpace
-from studies.study import Plan
+from objectives.metrics.accuracy import relative_error
+from objectives.metrics.kernels import kernels_of_step
+from objectives.metrics.memory import MIB, measure_memory
+from objectives.schema.environment import read_environment
+from objectives.schema.evaluation import Evaluation, Measurements, Outcome
+from objectives.schema.limits import Limits
+from objectives.trial.evaluator import Evaluator
+from studies.space.space import SearchSpace
+from studies.study.study import Plan
 from tests.configurations import configured
 from tests.test_layers import sources
 from variants.axes import AXES
@@ -42,15 +42,15 @@ from variants.caches import CacheOverflowError
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES
 from variants.executions import EXECUTIONS
-from variants.inputs import Weights, random_hidden, random_weights
-from variants.layer import PROJECTIONS
+from variants.layer.inputs import Weights, random_hidden, random_weights
+from variants.layer.layer import PROJECTIONS
+from variants.layer.run import Run
 from variants.quantizations import (
     QUANTIZATIONS,
     QuantizationError,
     projection_bytes,
     quantize_projections,
 )
-from variants.run import Run
 from variants.variant import VARIANT_AXES
 from variants.workload import Phase, Workload
 
@@ -322,7 +322,7 @@ def one_projection_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
         weights = random_weights(*given)
         return Weights(q=weights.q, k=weights.q, v=weights.q, o=weights.o)
 
-    monkeypatch.setattr("variants.run.random_weights", planted)
+    monkeypatch.setattr("variants.layer.run.random_weights", planted)
 
 
 def softmax_without_dim(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +450,7 @@ def on_a_clock(monkeypatch: pytest.MonkeyPatch, cost_ms: Callable[[], float]) ->
 
     monkeypatch.setattr(Run, "step", timed)
     clock = SimpleNamespace(perf_counter_ns=lambda: now[0])
-    monkeypatch.setattr("objectives.visits.time", clock)
+    monkeypatch.setattr("objectives.metrics.steps.time", clock)
 
 
 def test_the_first_step_is_apart_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,7 +497,7 @@ def test_memory_is_given_back_when_nothing_holds_it(
 
     monkeypatch.setattr(Run, "step", spy)
     monkeypatch.setattr(
-        "objectives.evaluate.settle",
+        "objectives.trial.evaluator.settle",
         lambda: alive.append(sum(layer() is not None for layer in layers)),
     )
     trials = evaluator()

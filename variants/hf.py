@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from variants.layer_cache import Held, HeldByCache, LayerCache
+from variants.deploy.layer_cache import Held, HeldByCache, LayerCache
 
 try:
     from transformers import AttentionInterface
@@ -30,7 +30,7 @@ except ImportError as error:  # the rest of the product does without
     raise ImportError("variants.hf needs transformers: pip install '.[hf]'") from error
 
 if TYPE_CHECKING:
-    from variants.deployment import Deployment
+    from variants.deploy.deployment import Deployment
 
 # Passed along to every attention, and of no meaning to this one.
 _OF_NO_MEANING = frozenset(

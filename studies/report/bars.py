@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from objectives.evaluation import Evaluation, Measurements
-from studies.text import duration, mebibytes, milliseconds, variant_label
+from objectives.schema.evaluation import Evaluation, Measurements
+from studies.results.labels import duration, mebibytes, milliseconds, variant_label
 
 
 @dataclass(frozen=True, slots=True)

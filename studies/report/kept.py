@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from studies.front import Candidate, WorkloadResult, front
-from studies.results import Results
-from studies.sample import evenly
+from studies.numerics.sample import evenly
+from studies.results.front import Candidate, WorkloadResult, front
+from studies.results.results import Results
 from variants.axes import AXES
 
 MOST_TRIALS = 5_000

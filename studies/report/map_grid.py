@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from studies.front import WorkloadResult
-from studies.results import Results
-from studies.text import factor, variant_label
-from studies.zone import zone_maps
+from studies.results.front import WorkloadResult
+from studies.results.labels import factor, variant_label
+from studies.results.results import Results
+from studies.results.winner_map import zone_maps
 
 
 @dataclass(frozen=True, slots=True)

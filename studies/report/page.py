@@ -17,15 +17,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from studies.plots import history_figure
+from studies.report.front_figures import history_figure
 from studies.report.kept import kept_trials
 from studies.report.map_grid import map_grids
 from studies.report.panel import Panel
 from studies.report.points import page_data
 from studies.report.rows import workload_sections
-from studies.reproduce import in_lines, run_command
-from studies.results import read_results
-from studies.summary import summary
+from studies.results.command import in_lines, run_command
+from studies.results.results import read_results
+from studies.results.summary import summary
 
 _FOLDER = Path(__file__).parent
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from objectives.evaluation import Evaluation, Outcome
-from objectives.roofline import Bound, bound
-from studies.front import WorkloadResult
-from studies.results import Results
-from studies.study import Told
-from studies.text import variant_label, workload_label
+from objectives.roofline.bound import Bound, bound
+from objectives.schema.evaluation import Evaluation, Outcome
+from studies.results.front import WorkloadResult
+from studies.results.labels import variant_label, workload_label
+from studies.results.results import Results
+from studies.study.study import Told
 from variants.axes import AXES
 from variants.device import Device
 

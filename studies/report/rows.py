@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from objectives.evaluation import Evaluation, Outcome
-from objectives.limits import Limits
-from studies.front import CHOICES, Candidate, WorkloadResult
+from objectives.schema.evaluation import Evaluation, Outcome
+from objectives.schema.limits import Limits
 from studies.report.bars import Bars, memory_bars, time_bars
 from studies.report.points import share_of_roofline
-from studies.results import Results
-from studies.study import Told
-from studies.summary import notes
-from studies.text import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.front import CHOICES, Candidate, WorkloadResult
+from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.results import Results
+from studies.results.summary import notes
+from studies.study.study import Told
 from variants.device import Device
 
 _SHORT = {"lowest_latency": "fastest", "lowest_memory": "smallest", "balanced": "balanced"}

@@ -10,7 +10,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.matrix import Matrix
+from studies.numerics.arrays import Matrix
+from studies.numerics.gp import Axes
+from studies.numerics.threads import one_thread
 from studies.sensitivity.changes import Change, Level, changes_of, levels_of
 from studies.sensitivity.effects import (
     Interaction,
@@ -25,8 +27,6 @@ from studies.sensitivity.extent import MOST_CONFIGURATIONS, Extent, extent_of
 from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
 from studies.sensitivity.quality import Interval, Quality, judge, learnt
-from studies.surrogate import Axes
-from studies.threads import one_thread
 
 DRAWS = 64
 MEMORY, LATENCY, FAILURE = QUANTITIES = ("peak_memory_mib", "latency_ms", "failure")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import optuna
 
-from studies.defaults import ZONE_TOLERANCE
 from studies.sensitivity.analysis import analyse
 from studies.sensitivity.evidence import read_evidence
 from studies.sensitivity.importances import optuna_importances
 from studies.sensitivity.report import SensitivityReport
 from studies.sensitivity.zone import find_zone
+from studies.space.defaults import ZONE_TOLERANCE
 
 
 def assess(

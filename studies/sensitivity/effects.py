@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.matrix import Matrix
+from studies.numerics.arrays import Matrix
 from studies.sensitivity.population import Population
 from studies.sensitivity.quality import Interval
 

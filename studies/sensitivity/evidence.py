@@ -12,15 +12,15 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
-from objectives.evaluation import Evaluation, Outcome
-from studies.catalogue import Catalogue, catalogue_of, expected
-from studies.matrix import Matrix
-from studies.probes import probed
-from studies.snapshot import Snapshot
-from studies.space import survey
-from studies.study import default_of, environment_of, plan_of
-from studies.surrogate_sampler import SurrogateSampler
-from studies.told import Told
+from objectives.schema.evaluation import Evaluation, Outcome
+from studies.numerics.arrays import Matrix
+from studies.samplers.goldilocks import SurrogateSampler
+from studies.samplers.observations import Told
+from studies.space.catalogue import Catalogue, catalogue_of, expected
+from studies.space.probes import probed
+from studies.space.space import survey
+from studies.study.snapshot import Snapshot
+from studies.study.study import default_of, environment_of, plan_of
 from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload

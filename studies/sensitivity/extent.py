@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.catalogue import Catalogue
 from studies.sensitivity.population import INACTIVE
+from studies.space.catalogue import Catalogue
 from variants.axes import Choice
 
 MOST_CONFIGURATIONS = 24_000

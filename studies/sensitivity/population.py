@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from studies.matrix import Matrix
+from studies.numerics.arrays import Matrix
 
 INACTIVE = 0  # the code of an axis that means nothing in a configuration
 LEAST_CELLS = 4  # two by two: of fewer, a sum of two effects explains everything

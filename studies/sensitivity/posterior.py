@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from studies.matrix import Matrix
-from studies.surrogate import Axes, AxesKernel, Surrogate
+from studies.numerics.arrays import Matrix
+from studies.numerics.gp import Axes, AxesKernel, Surrogate
 
 JITTER = 1e-9  # relative to the variance: keeps Cholesky factors real
 TOGETHER = 16  # draws at once

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.hypervolume import staircase
-from studies.matrix import Matrix
-from studies.proposer import Proposer
+from studies.numerics.arrays import Matrix
+from studies.numerics.hypervolume import staircase
+from studies.samplers.acquisition import Proposer
+from studies.samplers.goldilocks import candidates_of
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, Sensitivity
 from studies.sensitivity.effects import TAILS
 from studies.sensitivity.evidence import Evidence
 from studies.sensitivity.quality import Interval
-from studies.surrogate_sampler import candidates_of
 from variants.axes import Choice
 
 SHOWN = 5  # proposals

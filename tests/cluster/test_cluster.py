@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from search.options import STORAGE_VARIABLE
-from studies.database_url import database_url, has_password
+from studies.storage.url import database_url, has_password
 from tests.search import fake_cli
 
 ROOT = Path(__file__).parents[2]

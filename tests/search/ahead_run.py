@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import sys
 
-from objectives import ahead
-from objectives.bench import DeviceBench
-from search import cli, run
+from objectives.precompile import precompile_pool as ahead
+from objectives.trial.bench import DeviceBench
+from search import cli
+from search import run_command as run
 
 
 def main() -> None:
     run.DeviceBench = functools.partial(  # type: ignore[misc,assignment]
-        DeviceBench, target="tests.objectives.faulty_station:attach"
+        DeviceBench, target="tests.objectives.trial.faulty_station:attach"
     )
     ahead.Ahead = functools.partial(  # type: ignore[misc,assignment]
-        ahead.Ahead, target="tests.objectives.toy_helper:attach"
+        ahead.Ahead, target="tests.objectives.precompile.toy_helper:attach"
     )
     ahead.most_helpers = lambda lane, lanes: 1
     sys.exit(cli.main())

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from search import cli, run
+from search import cli
+from search import run_command as run
 from tests.fake_bench import FakeBench
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from objectives.evaluation import Evaluation
-from studies.study import open_storage, plan_of
+from objectives.schema.evaluation import Evaluation
+from studies.study.study import open_storage, plan_of
 from tests.fake_bench import FakeBench
-from tests.studies.test_session import session
+from tests.studies.session.test_session import session
 from variants.configuration import Configuration
 
 

@@ -11,9 +11,10 @@ import os
 import sys
 import time
 
-from objectives.bench import DeviceBench
-from search import cli, run
-from tests.objectives.faulty_station import ENVIRONMENT
+from objectives.trial.bench import DeviceBench
+from search import cli
+from search import run_command as run
+from tests.objectives.trial.faulty_station import ENVIRONMENT
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     time.time = lambda: began - 60 * next(backwards)
     assert ENVIRONMENT in os.environ
     run.DeviceBench = functools.partial(  # type: ignore[misc,assignment]
-        DeviceBench, target="tests.objectives.faulty_station:attach"
+        DeviceBench, target="tests.objectives.trial.faulty_station:attach"
     )
     sys.exit(cli.main())
 

@@ -6,12 +6,12 @@ import os
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-import studies.claim
-import studies.storage
-from objectives.evaluation import Evaluation
-from studies.study import open_storage
+import studies.storage.database
+import studies.storage.lock
+from objectives.schema.evaluation import Evaluation
+from studies.study.study import open_storage
 from tests.fake_bench import FakeBench
-from tests.studies.test_session import session
+from tests.studies.session.test_session import session
 from variants.axes import Choice
 
 # More than 2,000 configurations of few workloads: each has a default to measure first.
@@ -28,8 +28,8 @@ LOST = "lost"
 
 def measure(url: str, log: Path, trials: int, lease_s: int, begun: Barrier) -> None:
     """Join the study, wait for the others to join, and measure until all trials are told."""
-    studies.claim.WAIT_S = float(lease_s)
-    studies.storage.LEASE_S, studies.storage.HEARTBEAT_S = lease_s, 1
+    studies.storage.lock.WAIT_S = float(lease_s)
+    studies.storage.database.LEASE_S, studies.storage.database.HEARTBEAT_S = lease_s, 1
     try:
         of = session(open_storage(url), FakeBench(pause_s=0.005), axes=SPACE, sampler="random")
     except BaseException:

@@ -13,14 +13,14 @@ import sys
 import time
 from pathlib import Path
 
-from objectives.bench import DeviceBench
-from objectives.evaluation import Evaluation
-from objectives.limits import Limits
-from studies.defaults import DEFAULT_AXES
-from studies.opening import open_study
-from studies.session import Session
-from studies.space import fill_defaults, survey
-from studies.study import Plan, open_storage
+from objectives.schema.evaluation import Evaluation
+from objectives.schema.limits import Limits
+from objectives.trial.bench import DeviceBench
+from studies.session.session import Session
+from studies.space.defaults import DEFAULT_AXES
+from studies.space.space import fill_defaults, survey
+from studies.study.opening import open_study
+from studies.study.study import Plan, open_storage
 from variants.configuration import Configuration
 
 
@@ -34,7 +34,7 @@ class RecordingBench(DeviceBench):
 
 def run(url: str, trials: int) -> None:
     limits = Limits(deadline_s=0.5)
-    target = "tests.objectives.faulty_station:attach"
+    target = "tests.objectives.trial.faulty_station:attach"
     bench = RecordingBench(limits, seed=0, device="cpu", target=target)
     space = fill_defaults({"seq_len": (64, 128, 256, 512)}, DEFAULT_AXES["cpu"])
     plan = Plan(space=space, limits=limits, sampler="random", seed=0)

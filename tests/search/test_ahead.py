@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from studies.study import load_study, open_storage, told
-from tests.objectives.toy_helper import TOY
+from studies.study.study import load_study, open_storage, told
+from tests.objectives.precompile.toy_helper import TOY
 from tests.search.test_faults import environment, left_over
 
 OPTIONS = [

@@ -21,14 +21,14 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna_dashboard import wsgi
 
-from objectives.evaluation import Outcome
+from objectives.schema.evaluation import Outcome
 from search.cli import main
-from studies.dashboard import _QuietHandler, _Server
-from studies.export import Export
-from studies.publish import publish
-from studies.study import load_study, open_storage, told
+from studies.dashboard.publisher import publish
+from studies.dashboard.serving import _QuietHandler, _Server
+from studies.export.document import Export
+from studies.study.study import load_study, open_storage, told
 from tests.fake_bench import FakeBench
-from tests.studies.test_session import run, session
+from tests.studies.session.test_session import run, session
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -304,7 +304,7 @@ def test_the_dashboard_listens_to_this_machine_alone_unless_told(
             sockets.append(self.socket.getsockname()[0])
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("studies.dashboard._Server", Listening)
+    monkeypatch.setattr("studies.dashboard.serving._Server", Listening)
     monkeypatch.setattr(sys, "argv", ["search", "dashboard", "--storage", storage_url, *options])
     assert main() == 0
     assert sockets == [expected]

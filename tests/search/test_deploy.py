@@ -21,7 +21,8 @@ SPACE = [
 ]
 GENERATE = """
 import sys, torch, transformers, variants
-from variants import dispatch_overhead, hf
+from variants import hf
+from variants.deploy import dispatch_overhead
 
 config = transformers.LlamaConfig(
     vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2,

@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from objectives.environment import read_environment
-from studies.study import load_study, open_storage, told
-from tests.objectives.faulty_station import ENVIRONMENT, FAULTS, IN_TURN, LOG, RARE, noted
-from tests.studies.test_session import run, session
+from objectives.schema.environment import read_environment
+from studies.study.study import load_study, open_storage, told
+from tests.objectives.trial.faulty_station import ENVIRONMENT, FAULTS, IN_TURN, LOG, RARE, noted
+from tests.studies.session.test_session import run, session
 from variants.device import DEVICE_PROFILES
 
 ROOT = Path(__file__).parents[2]

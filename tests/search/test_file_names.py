@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import search.profile
-import search.views
+import search.profile_command
+import search.views.views
 from search.cli import main
-from studies.export import write_atomically
-from studies.study import open_storage
+from studies.export.document import write_atomically
+from studies.study.study import open_storage
 from tests.fake_bench import FakeBench
-from tests.studies.test_session import run, session
+from tests.studies.session.test_session import run, session
 
 AXES = {"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}
 # What each writes in the folder that was named, and how many artifacts it attaches.
@@ -39,8 +39,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder / "temporary"))
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(search.profile, "DeviceBench", lambda *args, **kwargs: FakeBench())
-    monkeypatch.setattr(search.views, "serve", lambda *args: None)
+    monkeypatch.setattr(search.profile_command, "DeviceBench", lambda *args, **kwargs: FakeBench())
+    monkeypatch.setattr(search.views.views, "serve", lambda *args: None)
     return folder
 
 

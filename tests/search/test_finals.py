@@ -10,16 +10,16 @@ import pytest
 from optuna.storages import InMemoryStorage
 from rich.console import Console
 
-from search.export import print_pick
-from search.finals import retime_finalists
+from search.export_command import print_pick
 from search.runner import Interrupt
-from search.verdict import print_front, print_verdict
-from studies.export import build_export
-from studies.results import read_results
-from studies.session import Session
-from studies.text import interval
+from search.views.finals import retime_finalists
+from search.views.verdict import print_front, print_verdict
+from studies.export.document import build_export
+from studies.results.labels import interval
+from studies.results.results import read_results
+from studies.session.session import Session
 from tests.fake_bench import FakeBench
-from tests.studies.test_session import run, session
+from tests.studies.session.test_session import run, session
 
 
 def console() -> Console:

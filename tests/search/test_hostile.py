@@ -27,21 +27,21 @@ from optuna.distributions import (
 )
 from optuna.storages import InMemoryStorage
 
-from objectives.roofline import DATASHEET
+from objectives.roofline.bound import DATASHEET
 from search.choices import UsageError, choices_from_toml
-from search.verify import read_export
-from studies.anchor import ANCHORS
-from studies.joint import PROBES
-from studies.publish import publish
-from studies.recorded import TableError, read_table
-from studies.results import as_table, read_results
+from search.verify_command import read_export
+from studies.dashboard.publisher import publish
+from studies.replay.table import TableError, read_table
+from studies.results.results import as_table, read_results
+from studies.samplers.base import PROBES
 from studies.sensitivity.assess import assess
-from studies.space import SearchSpace, SpaceError
-from studies.stored import FINALS, PEAKS
-from studies.study import EVALUATION, StudyError, load_study, open_storage
+from studies.space.space import SearchSpace, SpaceError
+from studies.study.anchor import ANCHORS
+from studies.study.attributes import FINALS, PEAKS
+from studies.study.study import EVALUATION, StudyError, load_study, open_storage
 from tests.fake_bench import FakeBench
-from tests.studies.test_claims import exported
-from tests.studies.test_session import run, session
+from tests.studies.export.test_verification import exported
+from tests.studies.session.test_session import run, session
 from variants.axes import Choice
 
 # A folder of a test serves all of its examples.

@@ -19,8 +19,8 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
-from studies.storage import engine_of
-from studies.study import ABANDONED, OWNER, load_study, open_storage, told
+from studies.storage.database import engine_of
+from studies.study.study import ABANDONED, OWNER, load_study, open_storage, told
 from tests.postgres import Server
 from tests.search.joined_run import LOST, measure
 

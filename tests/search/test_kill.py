@@ -16,9 +16,9 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from studies.study import load_study, open_storage, study_names, told
+from studies.study.study import load_study, open_storage, study_names, told
 from tests.search.test_faults import environment, left_over
-from tests.studies.test_session import run, session
+from tests.studies.session.test_session import run, session
 
 TRIALS = 40
 

@@ -19,10 +19,10 @@ from optuna_dashboard import wsgi
 
 from search import cli
 from search.options import STORAGE_VARIABLE
-from studies.artifacts import artifact_folder
-from studies.database_url import DatabaseUrlError, database_url, shown, without_passwords
-from studies.storage import HEARTBEAT_S, engine_of
-from studies.study import StudyError, load_study, open_storage, told
+from studies.storage.artifacts import artifact_folder
+from studies.storage.database import HEARTBEAT_S, engine_of
+from studies.storage.url import DatabaseUrlError, database_url, shown, without_passwords
+from studies.study.study import StudyError, load_study, open_storage, told
 from tests.postgres import Server
 from tests.search import fake_cli
 

@@ -11,18 +11,18 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.storages import RDBStorage
 
-import search.profile
-from objectives.evaluation import Evaluation, Outcome
-from objectives.host_speed import STEEPNESS
-from objectives.roofline import DATASHEET, under_roofline
+import search.profile_command
+from objectives.roofline.bound import DATASHEET, under_roofline
+from objectives.schema.evaluation import Evaluation, Outcome
+from objectives.timing.host_scaling import STEEPNESS
 from search.cli import main
-from search.profile import one_configuration, summary
-from search.terminal import make_console
-from studies.artifacts import artifact_folder
-from studies.study import load_study
+from search.profile_command import one_configuration, summary
+from search.views.terminal import make_console
+from studies.storage.artifacts import artifact_folder
+from studies.study.study import load_study
 from tests.configurations import configured
 from tests.fake_bench import FakeBench, measurements
-from tests.studies.test_session import run, session
+from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES
 from variants.workload import Workload
@@ -81,7 +81,7 @@ def test_wrong_use_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run(session(storage), 3)
-    monkeypatch.setattr(search.profile, "DeviceBench", lambda *args, **kwargs: FakeBench())
+    monkeypatch.setattr(search.profile_command, "DeviceBench", lambda *args, **kwargs: FakeBench())
     assert profile(monkeypatch, *options.split(), "--storage", storage_url) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
@@ -109,8 +109,8 @@ def test_host_time_is_that_of_full_speed(
 
     peaks = dataclasses.replace(DATASHEET["NVIDIA H100"], yardstick_ms=0.3)
     of = Configuration.of(Workload(batch=1, seq_len=64), {"backend": "eager"})
-    monkeypatch.setattr(search.profile, "console", make_console())
-    search.profile.profile_one(Slow(), H100, of, peaks, tmp_path, prefix="")  # type: ignore[arg-type]
+    monkeypatch.setattr(search.profile_command, "console", make_console())
+    search.profile_command.profile_one(Slow(), H100, of, peaks, tmp_path, prefix="")  # type: ignore[arg-type]
     assert f"GPU 0.100 ms, host {0.8 * 0.5**STEEPNESS:.3f} ms a step" in capsys.readouterr().out
 
 

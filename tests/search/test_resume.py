@@ -9,10 +9,10 @@ from pathlib import Path
 import optuna
 import pytest
 
-from objectives.environment import Environment
-from objectives.evaluation import Evaluation
+from objectives.schema.environment import Environment
+from objectives.schema.evaluation import Evaluation
 from search import cli
-from studies.study import environments_of, load_study, open_storage, told
+from studies.study.study import environments_of, load_study, open_storage, told
 from tests.search import fake_cli
 from tests.search.test_workers import OtherBench
 from variants.configuration import Configuration

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
-import search.verify
-from objectives.comparison import Comparison
-from objectives.evaluation import Evaluation, Outcome
-from objectives.roofline import DATASHEET, Peaks
+import search.verify_command
+from objectives.roofline.bound import DATASHEET, Peaks
+from objectives.schema.comparison import Comparison
+from objectives.schema.evaluation import Evaluation, Outcome
 from search.cli import main
-from studies.export import build_export
-from studies.results import read_results
+from studies.export.document import build_export
+from studies.results.results import read_results
 from tests.fake_bench import FakeBench
-from tests.studies.test_claims import ONE, OtherBench, exported
-from tests.studies.test_session import run, session
+from tests.studies.export.test_verification import ONE, OtherBench, exported
+from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration
 
 
@@ -31,7 +31,7 @@ def verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
     path.write_text(exported(finals=True).model_dump_json())
 
     def run(bench: FakeBench, *options: str) -> int:
-        monkeypatch.setattr(search.verify, "DeviceBench", lambda *args, **kwargs: bench)
+        monkeypatch.setattr(search.verify_command, "DeviceBench", lambda *args, **kwargs: bench)
         monkeypatch.setattr(sys, "argv", ["search", "verify", str(path), *options])
         return main()
 

@@ -14,20 +14,28 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from rich.console import Console
 
-from objectives.bench import start_together
-from objectives.comparison import Comparison
-from objectives.evaluation import Evaluation
-from objectives.isolation import WorkerUnavailable
-from objectives.lanes import Lane
+from objectives.process.client import WorkerUnavailable
+from objectives.process.placement import Lane
+from objectives.schema.comparison import Comparison
+from objectives.schema.evaluation import Evaluation
+from objectives.trial.bench import start_together
 from search.runner import Limit, Runner
-from studies.anchor import NEWEST, anchors_of
-from studies.post import Post
-from studies.session import NothingNowError, Session
-from studies.space import SpaceExhausted
-from studies.study import ABANDONED, MEASURED_ON, OWNER, StudyError, load_study, open_storage, told
+from studies.session.post import Post
+from studies.session.session import NothingNowError, Session
+from studies.space.space import SpaceExhausted
+from studies.study.anchor import NEWEST, anchors_of
+from studies.study.study import (
+    ABANDONED,
+    MEASURED_ON,
+    OWNER,
+    StudyError,
+    load_study,
+    open_storage,
+    told,
+)
 from tests.fake_bench import FakeBench
 from tests.search import fake_cli
-from tests.studies.test_session import session
+from tests.studies.session.test_session import session
 from variants.configuration import Configuration
 from variants.device import Device
 
@@ -131,7 +139,7 @@ def test_ctrl_c_while_devices_start_ends_them(monkeypatch: pytest.MonkeyPatch) -
     def interrupted(starts: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("objectives.bench.wait", interrupted)
+    monkeypatch.setattr("objectives.trial.bench.wait", interrupted)
     benches = [Hanging(), Hanging()]
     with pytest.raises(KeyboardInterrupt):
         start_together(benches)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from variants.inputs import random_hidden
 from variants.kv_dtypes import KV_DTYPES
-from variants.layer import AttentionLayer
-from variants.reference import reference_attention
-from variants.run import Run
+from variants.layer.inputs import random_hidden
+from variants.layer.layer import AttentionLayer
+from variants.layer.reference import reference_attention
+from variants.layer.run import Run
 
 
 def quantized_reference(run: Run, seed: int) -> Tensor:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from objectives.accuracy import largest_error, relative_error
-from objectives.bench import DeviceBench
-from objectives.evaluation import Outcome
-from objectives.kernels import kernels_of_step
-from objectives.limits import Limits
+from objectives.metrics.accuracy import largest_error, relative_error
+from objectives.metrics.kernels import kernels_of_step
+from objectives.schema.evaluation import Outcome
+from objectives.schema.limits import Limits
+from objectives.trial.bench import DeviceBench
 from tests.combinations import (
     CORE,
     FACTORS,
@@ -31,9 +31,9 @@ from variants.backends import BACKENDS, backend_that_ran
 from variants.configuration import Configuration
 from variants.detect import detect_device
 from variants.device import DEVICE_PROFILES, Device, DeviceKind
+from variants.layer.reference import reference_results
+from variants.layer.run import Run
 from variants.quantizations import QUANTIZATIONS
-from variants.reference import reference_results
-from variants.run import Run
 from variants.support import unsupported_reasons
 from variants.workload import Workload
 
@@ -315,7 +315,7 @@ def test_reference_agrees_with_sdpa_in_float64() -> None:
 
 
 def _inputs(of: Workload, sequence: int) -> tuple[torch.Tensor, torch.Tensor]:
-    from variants.inputs import random_gradient, random_hidden
+    from variants.layer.inputs import random_gradient, random_hidden
 
     cpu = torch.device("cpu")
     return random_hidden(of, sequence, cpu, SEED), random_gradient(of, sequence, cpu, SEED)

@@ -11,8 +11,8 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 from torch.profiler import ProfilerActivity, profile
 
-from objectives.accuracy import relative_error
-from objectives.kernels import kernels_of_step
+from objectives.metrics.accuracy import relative_error
+from objectives.metrics.kernels import kernels_of_step
 from tests.configurations import configured
 from variants.backends import BACKENDS, backend_that_ran, flex
 from variants.caches import CACHES
@@ -20,9 +20,9 @@ from variants.configuration import Configuration
 from variants.detect import detect_device
 from variants.device import DeviceKind
 from variants.executions import EXECUTIONS
-from variants.graph import empty_behind
-from variants.layer import PROJECTIONS
-from variants.run import ALIGNMENT, MIB, Run
+from variants.layer.graph import empty_behind
+from variants.layer.layer import PROJECTIONS
+from variants.layer.run import ALIGNMENT, MIB, Run
 from variants.support import unsupported_reasons
 from variants.workload import Workload
 

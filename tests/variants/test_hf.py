@@ -25,9 +25,9 @@ with warnings.catch_warnings():
     from variants import hf
 
 from tests.configurations import configured
-from variants.deployment import Deployment
+from variants.deploy.deployment import Deployment
+from variants.deploy.model_choice import ModelChoice
 from variants.detect import detect_device
-from variants.model_choice import ModelChoice
 from variants.workload import Workload
 
 HERE = detect_device("cpu")

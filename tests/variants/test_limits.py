@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from objectives.bench import DeviceBench
-from objectives.evaluation import Outcome
-from objectives.limits import Limits
+from objectives.schema.evaluation import Outcome
+from objectives.schema.limits import Limits
+from objectives.trial.bench import DeviceBench
 from tests.configurations import configured
 from variants.backends import BACKENDS
 from variants.configuration import Configuration

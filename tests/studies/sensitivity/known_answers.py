@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.numerics.gp import Axes
 from studies.sensitivity.effects import Known, Share, shares, widening_of
 from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
 from studies.sensitivity.quality import Quality, judge
-from studies.surrogate import Axes
 
 Codes = NDArray[np.int64]
 

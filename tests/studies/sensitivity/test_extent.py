@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from studies.catalogue import Catalogue, catalogue_of
 from studies.sensitivity.extent import extent_of
-from studies.space import SearchSpace, survey
+from studies.space.catalogue import Catalogue, catalogue_of
+from studies.space.space import SearchSpace, survey
 from variants.device import DEVICE_PROFILES
 
 AXES: dict[str, tuple[int | str, ...]] = {

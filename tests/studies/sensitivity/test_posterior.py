@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from studies.numerics.gp import Axes, AxesKernel
 from studies.sensitivity.posterior import Field, Grid, Posterior
-from studies.surrogate import Axes, AxesKernel
 from tests.studies.sensitivity.known_answers import full
 
 RNG = np.random.default_rng(0)

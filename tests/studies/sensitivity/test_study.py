@@ -14,9 +14,9 @@ import optuna
 import pytest
 from rich.console import Console
 
-from objectives.evaluation import Evaluation, Outcome
+from objectives.schema.evaluation import Evaluation, Outcome
 from search.cli import main
-from search.effects_view import print_effects
+from search.views.effects_view import print_effects
 from studies.report.sensitivity_panel import sensitivity_panel
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, analyse
 from studies.sensitivity.evidence import Evidence, read_evidence
@@ -24,9 +24,9 @@ from studies.sensitivity.figures import PLOT_ID, figures, write_html
 from studies.sensitivity.importances import optuna_importances
 from studies.sensitivity.report import SensitivityReport, as_rows
 from studies.sensitivity.zone import find_zone
-from studies.study import load_study, open_storage, told
+from studies.study.study import load_study, open_storage, told
 from tests.fake_bench import FakeBench, measurements
-from tests.studies.test_session import run, session
+from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration
 
 AXES = {
@@ -285,7 +285,7 @@ def test_figures_are_one_page_and_stored_for_the_dashboard(
     page = tmp_path / "s.html"
     words = ["search", "sensitivity", "--storage", url, "--study", "probes", "--html", str(page)]
     monkeypatch.setattr(sys, "argv", words)
-    monkeypatch.setattr("search.sensitivity.console", Console(width=160))
+    monkeypatch.setattr("search.sensitivity_command.console", Console(width=160))
     assert main() == 0
     out = capsys.readouterr().out
     assert "what drives them" in out

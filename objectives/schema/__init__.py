@@ -1,0 +1,4 @@
+"""What is measured, as data: pydantic models that cross processes and are stored.
+
+May import `variants` alone.
+"""

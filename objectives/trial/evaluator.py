@@ -1,0 +1,376 @@
+"""The trial: everything that is measured of one configuration, in the worker's process.
+
+Order matters. The reference is computed before anything is built, so that it cannot cause an
+out-of-memory of the configuration. The baseline is read before the build. Every step is visited
+once (compilation, cuDNN plans) before memory is weighed, and memory is weighed in a pass of its
+own, before anything is timed.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from objectives.metrics.accuracy import References, largest_error
+from objectives.metrics.kernels import kernels_of_step
+from objectives.metrics.memory import Baseline, cuda_baseline, measure_memory, settle
+from objectives.metrics.profiler import profile_configuration
+from objectives.metrics.steps import first_visits, later_visits, new_length_ms
+from objectives.precompile.pause import Quiet
+from objectives.process.placement import cores_near
+from objectives.roofline.bound import Peaks, bound
+from objectives.roofline.peaks import measure_peaks
+from objectives.schema.comparison import Comparison
+from objectives.schema.evaluation import Conditions, Evaluation, Measurements, Outcome
+from objectives.schema.limits import Limits
+from objectives.schema.profile import Profile
+from objectives.timing.affinity import Cores
+from objectives.timing.clocks import Clocks, ClocksUnreadError, NvmlClocks, Watch
+from objectives.timing.compare import RECOMPILE_LIMIT, compare, prepare_run
+from objectives.timing.held_stream import HeldStream
+from objectives.timing.latency import measure_cuda, measure_latency
+from objectives.timing.sampling import Throttled, Trusting
+from objectives.timing.streams import near_streams
+from variants.backends import BACKENDS, backend_that_ran
+from variants.caches import CACHES
+from variants.configuration import Configuration
+from variants.device import Device
+from variants.layer.graph import capture_stream
+from variants.layer.run import Run
+from variants.precisions import settle_matmul_precision
+from variants.quantizations import QUANTIZATIONS
+from variants.workload import Workload
+
+IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
+# The yardsticks that tell a host's full speed are taken beside steps of this.
+BESIDE = Configuration.of(
+    Workload(batch=1, seq_len=512, q_heads=16),
+    {"backend": "math", "precision": "fp32", "cache": "static"},
+)
+YARDSTICK_TRIALS = 5
+LONG_COLLECTION_S = 0.02  # of garbage: longer, and it visited much that stays
+
+
+class Evaluator:
+    """Measures configurations one after another on one device."""
+
+    def __init__(
+        self,
+        device: Device,
+        limits: Limits,
+        seed: int,
+        on_stage: Callable[[str], None] = lambda stage: None,
+    ) -> None:
+        """Warm the device and the libraries whose first use would fall on the first trial."""
+        self.device, self.limits, self.seed = device, limits, seed
+        self._on_stage = on_stage
+        self._seconds: dict[str, float] = {}
+        self._torch_device = torch.device(device.kind)
+        self._references = References(self._torch_device, seed)
+        self._new_length_ms: dict[tuple[object, ...], float] = {}
+        settle_matmul_precision()
+        self.stream: HeldStream | None = None
+        self._workspace_bytes: int | None = None
+        self._clocks: Clocks | None = None
+        self._usual_mhz, self._unread = 0, ""
+        if device.kind == "cuda":
+            first, *others = near_streams()
+            torch.cuda.set_stream(first)  # of this thread: whatever a trial does
+            before = torch.cuda.memory_allocated()
+            _allocate_workspaces(first, capture_stream())
+            self._workspace_bytes = torch.cuda.memory_allocated() - before
+            _allocate_workspaces(*others)
+            gpu = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+            self.stream = HeldStream(device.l2_bytes, Cores(cores_near(gpu)), others)
+            self._find_clocks(self.stream, gpu)
+        self._order = random.Random(seed)  # of configurations that are timed in turns
+        gc.freeze()  # what exists now stays: a collection between trials need not visit it
+
+    def _find_clocks(self, stream: HeldStream, gpu: str) -> None:
+        """Find what reads the device, and the clock that is usual for it."""
+        try:
+            self._clocks = NvmlClocks(gpu)
+            with stream.busy():
+                self._usual_mhz = self._clocks.read().sm_mhz
+        except ClocksUnreadError as error:
+            self._clocks, self._unread = None, str(error)
+
+    @property
+    def cores(self) -> Cores | None:
+        """Where the host's part of a step is timed; None on a CPU, which is all timed."""
+        return None if self.stream is None else self.stream.cores
+
+    def watch(self) -> Watch | Trusting:
+        """Return what watches the device over one trial."""
+        if self.stream is None or self._clocks is None:
+            return Trusting()
+        return Watch(self._clocks, self.stream.busy, usual_mhz=self._usual_mhz)
+
+    def _conditions(self, watch: Watch | Trusting) -> Conditions | None:
+        if self.stream is None:
+            return None
+        if isinstance(watch, Watch):
+            return watch.conditions()
+        return Conditions(sm_mhz=None, temperature_c=None, unread=self._unread)
+
+    def evaluate(self, configuration: Configuration, quiet: Quiet | None = None) -> Evaluation:
+        """Measure one configuration, in `quiet` wherever time counts.
+
+        What PyTorch declines and what does not fit in memory are outcomes. Any other exception
+        is the caller's to record: it may have left the device unusable.
+        """
+        self._seconds = {}
+        try:
+            outcome, reason, measurements = self._measure(configuration, quiet or Quiet())
+        except torch.OutOfMemoryError as error:
+            outcome, reason, measurements = Outcome.OUT_OF_MEMORY, _first_line(error), None
+        except Throttled as error:
+            outcome, reason, measurements = Outcome.THROTTLED, str(error), None
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            known = _outcome_of(error)
+            if known is None:
+                raise
+            outcome, reason, measurements = known, _first_line(error), None
+        # Outside the handlers: a traceback holds the tensors of its frames.
+        with self._stage("free"):
+            self.free(compiled=configuration.variant.compiles)
+        return Evaluation(
+            configuration=configuration,
+            outcome=outcome,
+            reason=reason,
+            measurements=measurements,
+            seconds=dict(self._seconds),
+        )
+
+    def compare(self, configurations: Sequence[Configuration]) -> Comparison:
+        """Time configurations in turns, the first against all others."""
+        if any(configuration.variant.compiles for configuration in configurations):
+            torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+        self._on_stage("compare")
+        try:
+            return compare(
+                configurations,
+                lambda c: prepare_run(c, self._torch_device, self.seed, self.stream),
+                lambda error: _first_line(error) if _outcome_of(error) is not None else None,
+                lambda: self.free(compiled=False),
+                budget_s=self.limits.sampling_s,
+                rng=self._order,
+                watch=self.watch,
+                cores=self.cores,
+            )
+        finally:
+            self.free(compiled=any(c.variant.compiles for c in configurations))
+
+    def profile(self, configuration: Configuration, folder: Path, prefix: str) -> Profile:
+        """Profile one configuration and leave its files in `folder`, named after `prefix`."""
+        self._on_stage("profile")
+        try:
+            return profile_configuration(
+                configuration, self._torch_device, self.seed, folder, prefix
+            )
+        finally:
+            self.free(compiled=configuration.variant.compiles)
+
+    def peaks(self) -> Peaks:
+        """Measure what the device reaches at its best, and how fast its host is.
+
+        Raises:
+            torch.OutOfMemoryError: Something else fills the device.
+        """
+        try:
+            measured = measure_peaks(self._torch_device)
+            if self.stream is None:
+                return measured
+            return replace(measured, yardstick_ms=self._least_yardstick_ms(self.stream))
+        finally:
+            self.free(compiled=False)
+
+    def _least_yardstick_ms(self, stream: HeldStream) -> float | None:
+        """Return what a yardstick takes beside the steps of a trial, the least of some trials.
+
+        Beside steps, which leave other things in the caches, as in any trial.
+        """
+        run = Run(BESIDE, self._torch_device, self.seed)
+        first_visits(run, lambda results: None)
+        trials = [
+            measure_cuda(run, stream, budget_s=self.limits.sampling_s, watch=Trusting())
+            for _ in range(YARDSTICK_TRIALS)
+        ]
+        taken = [timed.yardstick_ms for timed in trials if timed.yardstick_ms is not None]
+        return min(taken, default=None)
+
+    def _measure(
+        self, configuration: Configuration, quiet: Quiet
+    ) -> tuple[Outcome, str, Measurements]:
+        with self._stage("check"):
+            reference = self._references.of(configuration.workload)
+        with self._stage("build"):
+            baseline = cuda_baseline() if self.stream is not None else None
+            run = Run(configuration, self._torch_device, self.seed)
+        with self._stage("first step"), quiet:
+            kept: dict[str, list[Tensor]] = {}
+            first = first_visits(run, lambda results: _keep(kept, results))
+        with self._stage("check"):
+            results = {name: torch.cat(steps, dim=1) for name, steps in kept.items()}
+            error = largest_error(results, reference)
+            kept.clear()
+            results.clear()
+        with quiet:
+            return self._numbers(run, baseline, first, error)
+
+    def _numbers(
+        self, run: Run, baseline: Baseline | None, first: list[float], error: float
+    ) -> tuple[Outcome, str, Measurements]:
+        """Weigh and time a run that was visited once, and judge it."""
+        configuration = run.configuration
+        with self._stage("memory"):
+            later = later_visits(run)
+            memory = measure_memory(run, baseline, self._workspace_bytes)
+        with self._stage("kernels"):
+            kernels = kernels_of_step(run)
+            ran = backend_that_ran(kernels, self.device.kind, configuration.variant.backend)
+        with self._stage("latency"):
+            watch = self.watch()
+            latency = measure_latency(
+                run,
+                self.stream,
+                first_step_ms=first[0],
+                new_length=self._stall(run, ran, new_length_ms(first, later)),
+                budget_s=self.limits.sampling_s,
+                watch=watch,
+            )
+        measurements = Measurements(
+            latency=latency,
+            memory=memory,
+            relative_error=error,
+            backend_ran=ran,
+            kernels=kernels,
+            conditions=self._conditions(watch),
+        )
+        outcome, reason = self._judge(configuration, measurements)
+        return outcome, reason, measurements
+
+    def free(self, *, compiled: bool) -> None:
+        """Leave nothing of a trial behind: no graph, no tensor, no cached segment."""
+        if compiled:
+            # Past a few graphs of one function, PyTorch refuses to compile more.
+            torch._dynamo.reset()
+        before = time.perf_counter()
+        gc.collect()
+        if time.perf_counter() - before > LONG_COLLECTION_S:
+            gc.freeze()  # modules that arrived with their first use, as a compiler's, and stay
+        settle()
+
+    def _stall(self, run: Run, ran: str | None, measured: float | None) -> float | None:
+        """Return the cost of a first visit, from a trial in which it was one.
+
+        A library's plan outlives its trial, and fits other variants that attend to keys of the
+        same shapes: whichever of them came first has paid.
+        """
+        configuration = run.configuration
+        variant = configuration.variant
+        plans = ran is not None and BACKENDS[ran].plans_each_shape and run.layer.grows
+        if measured is None or not plans:
+            return measured
+        reuses = variant.cache is not None and CACHES[variant.cache].reuses
+        shapes = (configuration.workload.key, variant.precision, variant.gqa, reuses)
+        known = self._new_length_ms.get(shapes, measured)
+        self._new_length_ms[shapes] = max(known, measured)
+        return self._new_length_ms[shapes]
+
+    def _judge(
+        self, configuration: Configuration, measurements: Measurements
+    ) -> tuple[Outcome, str]:
+        limits, asked = self.limits, configuration.variant.backend
+        latency, memory = measurements.latency, measurements.memory
+        if BACKENDS[asked].searched and measurements.backend_ran != asked:
+            return Outcome.REFUSED, f"{asked} was asked for, {measurements.backend_ran} ran"
+        quantization = QUANTIZATIONS[configuration.variant.quantization]
+        if not quantization.proven_by(measurements.kernels, self.device.kind):
+            return Outcome.REFUSED, f"{quantization.name} was asked for, no 8-bit product ran"
+        least = bound(configuration, self.device)
+        too_fast = (
+            latency.gpu is not None
+            and least.datasheet
+            and (latency.gpu.value < IMPLAUSIBLE * least.latency_ms)
+        )
+        if latency.gpu is not None and too_fast:
+            return Outcome.IMPLAUSIBLE, (
+                f"gpu time {latency.gpu.value:.4g} ms is below the bound of "
+                f"{least.latency_ms:.4g} ms by datasheet rates"
+            )
+        if measurements.relative_error > limits.max_error:
+            return Outcome.INACCURATE, (
+                f"relative error {measurements.relative_error:.2g} is above {limits.max_error:g}"
+            )
+        if limits.max_memory_gib is not None and memory.peak_mib > limits.max_memory_gib * 1024:
+            return Outcome.OUT_OF_MEMORY, (
+                f"peak of {memory.peak_mib / 1024:.3g} GiB is above the limit of "
+                f"{limits.max_memory_gib:g} GiB"
+            )
+        if latency.new_length_ms is not None and latency.new_length_ms > limits.max_stall_ms:
+            return Outcome.STALLS, (
+                f"each new length costs {latency.new_length_ms:.3g} ms, "
+                f"above {limits.max_stall_ms:g} ms"
+            )
+        return Outcome.MEASURED, ""
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._on_stage(name)
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - before
+
+
+def _keep(kept: dict[str, list[Tensor]], results: Mapping[str, Tensor]) -> None:
+    for name, tensor in results.items():
+        kept.setdefault(name, []).append(tensor.detach().cpu())
+
+
+def _allocate_workspaces(*streams: torch.cuda.Stream) -> None:
+    """Make cuBLAS allocate its workspaces now, so that they are in every baseline.
+
+    This thread's for each stream. Autograd's thread has some of its own, once it works.
+    """
+    for stream in streams:
+        with torch.cuda.stream(stream):
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                square = torch.ones(256, 256, dtype=dtype, device="cuda")
+                torch.nn.functional.linear(square, square)
+                torch.bmm(square[None], square[None])
+            if torch.cuda.get_device_capability() >= (8, 9):
+                one = torch.ones((), device="cuda")
+                eight = one.expand(256, 256).to(torch.float8_e4m3fn)
+                torch._scaled_mm(eight, eight.t(), one, one, out_dtype=torch.bfloat16)
+    torch.cuda.synchronize()
+    settle()
+
+
+def _outcome_of(error: Exception) -> Outcome | None:
+    """Tell what a PyTorch error means for its configuration, or None when nothing is known."""
+    text = str(error)
+    if "can't allocate memory" in text or "not enough memory" in text:
+        return Outcome.OUT_OF_MEMORY
+    declined = ("No available kernel", "No viable backend", "not supported", "is not implemented")
+    if any(words in text for words in declined):
+        return Outcome.REFUSED
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError):
+        text = ". ".join(text.split(". ")[:3])  # what was asked for, and what there was
+    return text[:500]

@@ -1,0 +1,123 @@
+"""The `export` command: write the winners, and say what a model would run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from search.choices import UsageError, choices_from_options
+from search.options import DEFAULT_STORAGE, Execution, Storage, StudyName
+from search.plugin_option import PluginOption
+from search.views.layout import number_table
+from search.views.terminal import make_console
+from studies.export.document import Admitted, Export, build_export, export_schema, write_atomically
+from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.results import Results, read_results
+from studies.study.study import load_study, open_storage
+from variants.deploy.loading_schema import CHOICE_OF, Pick, Prefer
+
+console = make_console()
+
+
+def export(
+    study: StudyName = None,
+    storage: Storage = DEFAULT_STORAGE,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Standard output if not given.")
+    ] = None,
+    pick: Annotated[
+        Pick,
+        typer.Option(
+            help="What loading takes: one precision, quantization, cache, kv_dtype and gqa for "
+            "all workloads, or the winner of each. Both are written."
+        ),
+    ] = "single",
+    prefer: Annotated[
+        Prefer, typer.Option(help="Which winners loading takes. All are written.")
+    ] = "balanced",
+    max_memory_gib: Annotated[
+        float | None,
+        typer.Option(min=1e-3, help="Choose only what has a peak memory of at most this."),
+    ] = None,
+    execution: Execution = None,
+    plugin: PluginOption = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
+) -> None:
+    """Write the winners as JSON, which `variants.load` turns into attention."""
+    if schema:
+        _write(output, export_schema())
+        return
+    chosen = choices_from_options({"execution": execution}).get("execution")
+    admitted = Admitted(
+        max_memory_gib=max_memory_gib,
+        executions=None if chosen is None else tuple(map(str, chosen)),
+    )
+    results = read_results(load_study(open_storage(storage), study))
+    document = build_export(results, pick=pick, prefer=prefer, admitted=admitted)
+    _write(output, document.model_dump_json(indent=2) + "\n")
+    if output is not None:
+        print_pick(console, document, results)
+
+
+def _write(output: Path | None, text: str) -> None:
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        write_atomically(output, text)
+    except OSError as error:
+        raise UsageError(
+            f"--output must be a file that can be written, got {output}: {error.strerror}"
+        ) from None
+    console.print(f"wrote {output}")
+
+
+def print_pick(console: Console, document: Export, results: Results) -> None:
+    """Print what loading will take for each workload, and what one choice for all costs."""
+    name = CHOICE_OF[document.prefer]
+    single = document.single[name]
+    by_key = {c.configuration.workload.key: c for c in single.choices}
+    regrets = dict(zip(by_key, single.regrets, strict=True))
+    numbers = ("latency ms", "faster", "peak MiB", "smaller")
+    table = number_table(
+        console,
+        f"to load: pick {document.pick}, prefer {document.prefer}",
+        "workload",
+        (*numbers, *(("regret",) if document.pick == "single" else ())),
+    )
+    varying = set(results.plan.space.searched)
+    by_workload = {result.workload.key: result for result in results.workloads}
+    for entry in document.workloads:
+        key = entry.workload.key
+        label = workload_label(entry.workload, varying)
+        choice = by_key.get(key) if document.pick == "single" else entry.choices.get(name)
+        if choice is None:
+            table.add_row(label, "nothing measured")
+            continue
+        measured = choice.measurements
+        again = by_workload[key].retimed(choice.configuration.variant.key)
+        row = [
+            label,
+            variant_label(choice.configuration.variant, choice.resolved_backend),
+            milliseconds(measured.latency.latency_ms),
+            factor(choice.latency_vs_default if again is None else again.latency.ratio),
+            mebibytes(measured.memory.peak_mib),
+            factor(choice.memory_vs_default),
+        ]
+        table.add_row(*row, *([f"{regrets[key]:.1%}"] if document.pick == "single" else []))
+    console.print(table)
+    console.print(
+        f"one choice for all workloads: {single.model.label}; regret against each workload's own "
+        f"winner: mean {single.mean_regret:.1%}, worst {single.worst_regret:.1%}",
+        highlight=False,
+    )
+    if single.missing:
+        console.print(
+            f"it was not measured for {len(single.missing)} of {len(document.workloads)} "
+            f"workloads, nor was any other choice for all: more trials, or fewer axes, would tell",
+            style="yellow",
+        )

@@ -1,0 +1,179 @@
+"""The `verify` command: does an exported file still tell the truth, here and now?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from objectives.schema.environment import Environment
+from objectives.schema.errors import first_problem
+from objectives.schema.evaluation import Evaluation
+from objectives.timing.host_scaling import at_full_speed, full_speed_of, turns_at_full_speed
+from objectives.trial.bench import Bench, DeviceBench
+from search.choices import UsageError
+from search.options import DeviceOption
+from search.plugin_option import PluginOption
+from search.views.terminal import make_console
+from studies.export.document import Export, ExportedWorkload
+from studies.export.verification import Checked, Claim, Span, check, choices_of, configurations_of
+from studies.results.labels import variant_label, workload_label
+from studies.study.finalists import judge
+from variants.plugins import missing_plugins
+
+console = make_console()
+_LARGEST_FILE = 2**28  # bytes; an export has kilobytes
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="best.json", help="What `export` wrote.")],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also on another GPU than the file's.")
+    ] = False,
+    device: DeviceOption = "auto",
+    plugin: PluginOption = None,
+) -> None:
+    """Measure an exported file's winners and defaults again: old against new.
+
+    Exit status 1 when a claim no longer holds: a speed-up is gone beyond the intervals, memory
+    has grown, or a winner is inaccurate or fails.
+    """
+    document = read_export(file)
+    bench = DeviceBench(
+        document.study.limits,
+        seed=document.study.seed,
+        device=None if device == "auto" else device,
+    )
+    try:
+        differences = _admit(document.environment, bench.environment(), file, anyway=anyway)
+        for difference in differences:
+            console.print(f"differs: {difference}", highlight=False, soft_wrap=True)
+        claims = [
+            claim
+            for workload in document.workloads
+            for one in verify_workload(console, bench, document, workload)
+            for claim in one.claims
+        ]
+    finally:
+        bench.close()
+    broken = sum(bool(claim.broken) for claim in claims)
+    unchecked = sum(claim.new is None and not claim.broken for claim in claims)
+    held = f"all {len(claims) - unchecked} claims hold"
+    held += f", {unchecked} more could not be checked" if unchecked else ""
+    console.print(f"{broken} of {len(claims)} claims no longer hold" if broken else held)
+    if broken:
+        raise typer.Exit(1)
+
+
+def read_export(file: Path) -> Export:
+    """Return an exported document.
+
+    Raises:
+        UsageError: It cannot be read, or is none.
+    """
+    try:
+        if file.stat().st_size > _LARGEST_FILE:
+            raise UsageError(f"{file} is too large to be an export")
+        document = Export.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{file} must be a file that can be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise UsageError(f"{file} is not an export: {first_problem(error)}") from None
+    if not any(choices_of(document, workload) for workload in document.workloads):
+        raise UsageError(f"{file} must hold a choice for a workload, got none: nothing to verify")
+    if missing := missing_plugins(document.plugins):
+        raise UsageError(f"{file} was made with --plugin {', '.join(missing)}; name the same file")
+    return document
+
+
+def _admit(there: Environment, here: Environment, file: Path, *, anyway: bool) -> list[str]:
+    """Return how the environments differ.
+
+    Raises:
+        UsageError: The file's numbers are those of another device.
+    """
+    if (there.device.kind, there.device.name) != (here.device.kind, here.device.name) and not (
+        anyway
+    ):
+        raise UsageError(
+            f"{file} was measured on {there.device.name}, this is {here.device.name}: its times "
+            "say nothing here; --anyway measures all the same"
+        )
+    return there.differences(here)
+
+
+def verify_workload(
+    console: Console, bench: Bench, document: Export, workload: ExportedWorkload
+) -> list[Checked]:
+    """Measure a workload's default and choices again, and print and return what came of it."""
+    choices = choices_of(document, workload)
+    if not choices:
+        return []
+    configurations = configurations_of(workload, choices)
+    stored = [choice.measurements for choice in choices.values()]
+    if workload.default.measurements is not None:
+        stored.append(workload.default.measurements)
+    full_ms = full_speed_of(each.latency for each in stored)
+    measured = {each: at_full_speed(bench.evaluate(each), full_ms) for each in configurations}
+    turns = judge(
+        turns_at_full_speed(bench.compare(configurations), measured.values()),
+        reference=workload.default.configuration.variant.key,
+        after_trial=-1,
+    )
+    checked = check(workload, choices, measured, turns, document.study.limits)
+    table = Table(title=workload_label(workload.workload, ()), title_justify="left")
+    for heading in ("choice", "variant", "claim", "old", "new", ""):
+        table.add_column(heading, overflow="fold")
+    again = measured.get(workload.default.configuration)
+    _add_default(
+        table,
+        variant_label(workload.default.configuration.variant),
+        _latency(workload.default),
+        _latency(again),
+    )
+    for one in checked:
+        _add(table, one)
+    console.print(table)
+    return checked
+
+
+def _add_default(table: Table, label: str, old: str, new: str) -> None:
+    table.add_row("default", label, "latency ms", old, new, "")
+    table.add_section()
+
+
+def _latency(evaluation: Evaluation | None) -> str:
+    """Return a default's latency with its interval, or what became of it."""
+    if evaluation is None:
+        return ""
+    if evaluation.measurements is None:
+        return evaluation.outcome.value
+    latency = evaluation.measurements.latency
+    return _span(Span(latency.latency_ms, latency.low_ms, latency.high_ms))
+
+
+def _add(table: Table, checked: Checked) -> None:
+    names = ", ".join(name.replace("_", " ") for name in checked.names)
+    label = variant_label(checked.configuration.variant)
+    for claim in checked.claims:
+        new = "" if claim.new is None else _span(claim.new)
+        table.add_row(names, label, claim.what, _span(claim.old), new, _state(claim))
+        names = label = ""
+    table.add_section()
+
+
+def _state(claim: Claim) -> str | Text:
+    if claim.broken:
+        return Text("broken", style="red").append(f": {claim.broken}", style="default")
+    return "holds" if claim.new is not None else "not checked"
+
+
+def _span(span: Span) -> str:
+    if span.low == span.high:
+        return f"{span.value:.4g}"
+    return f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"

@@ -1,0 +1,188 @@
+"""The commands that show what is stored or declared, and measure nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from objectives.schema.limits import Limits
+from objectives.trial.bench import DeviceBench
+from search.choices import UsageError, gather_choices
+from search.options import (
+    DEFAULT_STORAGE,
+    Backend,
+    Batch,
+    Cache,
+    DeviceOption,
+    Execution,
+    Gqa,
+    HeadDim,
+    HiddenSize,
+    KvDtype,
+    KvHeads,
+    ModelOption,
+    Phase,
+    Precision,
+    QHeads,
+    Quantization,
+    ScoreMod,
+    SeqLen,
+    Storage,
+    StudyName,
+)
+from search.plugin_option import PluginOption
+from search.support_listing import axes_markdown, check_support, print_support
+from search.views.terminal import make_console
+from search.views.verdict import print_front, print_outcomes, print_verdict
+from studies.dashboard.publisher import publish
+from studies.dashboard.serving import address, serve
+from studies.results.results import as_table, read_results
+from studies.space.defaults import EIGHT_BIT_MAX_ERROR
+from studies.storage.artifacts import artifact_store
+from studies.study.study import load_study, open_storage
+from variants.device import DEVICE_PROFILES
+
+console = make_console()
+
+
+def show(
+    study: StudyName = None, storage: Storage = DEFAULT_STORAGE, plugin: PluginOption = None
+) -> None:
+    """Print the fronts and the verdict of a stored study."""
+    results = read_results(load_study(open_storage(storage), study))
+    environment = results.environment
+    console.print(
+        f"study {results.study_name}: {environment.device.name}, torch {environment.device.torch}"
+    )
+    varying = set(results.plan.space.searched)
+    for result in results.workloads:
+        print_front(console, result, varying)
+    print_verdict(console, results)
+    print_outcomes(console, results)
+
+
+def dashboard(
+    study: StudyName = None,
+    storage: Storage = DEFAULT_STORAGE,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    plugin: PluginOption = None,
+) -> None:
+    """Serve optuna-dashboard: the Pareto front, live while a run goes on."""
+    opened = open_storage(storage)
+    chosen = load_study(opened, study)
+    publish(chosen)
+    console.print(f"{address(host, port, chosen._study_id)}   (Ctrl-C ends)", soft_wrap=True)
+    try:
+        serve(opened, artifact_store(storage), host, port)
+    except OSError as error:
+        raise UsageError(
+            f"--host and --port must be free to listen on, got {host}:{port}: {error.strerror}"
+        ) from None
+    except KeyboardInterrupt:
+        return
+
+
+def table(
+    study: StudyName = None,
+    storage: Storage = DEFAULT_STORAGE,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .csv or .parquet file.")
+    ] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Write all trials as CSV (standard output if no file is given) or Parquet."""
+    frame = as_table(read_results(load_study(open_storage(storage), study)))
+    if output is None:
+        frame.to_csv(sys.stdout, index=False)
+        return
+    if output.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"--output must end in .csv or .parquet, got {output}")
+    try:
+        if output.suffix == ".csv":
+            frame.to_csv(output, index=False)
+        else:
+            frame.to_parquet(output, index=False)
+    except ImportError:
+        raise UsageError("--output *.parquet needs pyarrow, which is not installed") from None
+    except OSError as error:
+        raise UsageError(f"--output must be a file that can be written: {error}") from None
+    console.print(f"wrote {output} ({len(frame)} rows)")
+
+
+def support(
+    device_profile: Annotated[
+        str | None,
+        typer.Option(help=f"Ask for one of {', '.join(DEVICE_PROFILES)} instead of this device."),
+    ] = None,
+    device: DeviceOption = "auto",
+    phase: Phase = None,
+    batch: Batch = None,
+    seq_len: SeqLen = None,
+    q_heads: QHeads = None,
+    kv_heads: KvHeads = None,
+    head_dim: HeadDim = None,
+    hidden_size: HiddenSize = None,
+    score_mod: ScoreMod = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    quantization: Quantization = None,
+    cache: Cache = None,
+    kv_dtype: KvDtype = None,
+    gqa: Gqa = None,
+    execution: Execution = None,
+    model: ModelOption = None,
+    plugin: PluginOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Try it on this device: is it as declared?")
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print all choices of all axes as Markdown.")
+    ] = False,
+) -> None:
+    """Print what a device can run, and why it cannot run the rest."""
+    if markdown:
+        sys.stdout.write(axes_markdown())
+        return
+    given = gather_choices(
+        {
+            "phase": phase,
+            "batch": batch,
+            "seq_len": seq_len,
+            "q_heads": q_heads,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "hidden_size": hidden_size,
+            "score_mod": score_mod,
+            "backend": backend,
+            "precision": precision,
+            "quantization": quantization,
+            "cache": cache,
+            "kv_dtype": kv_dtype,
+            "gqa": gqa,
+            "execution": execution,
+        },
+        model=model,
+    )
+    if device_profile is not None:
+        if device_profile not in DEVICE_PROFILES:
+            raise UsageError(
+                f"--device-profile must be one of {', '.join(DEVICE_PROFILES)}; "
+                f"got {device_profile}"
+            )
+        if check:
+            raise UsageError("--check must be left out where --device-profile names no device")
+        print_support(console, DEVICE_PROFILES[device_profile].device, given)
+        return
+    # Short samples, and room for 8-bit numbers: whether it runs is the question.
+    limits = Limits(sampling_s=0.01, max_error=2 * EIGHT_BIT_MAX_ERROR)
+    bench = DeviceBench(limits, seed=0, device=None if device == "auto" else device)
+    try:
+        print_support(console, bench.device(), given)
+        if check and not check_support(console, bench, given):
+            raise typer.Exit(1)
+    finally:
+        bench.close()

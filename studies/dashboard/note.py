@@ -1,0 +1,104 @@
+"""The note that optuna-dashboard opens a study with: Markdown, kept up to date by runs."""
+
+from __future__ import annotations
+
+import optuna
+
+from studies.results.command import in_lines, run_command
+from studies.results.front import CHOICES, WorkloadResult
+from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.results import Results
+from studies.results.summary import summary
+
+# What a user writes below it is kept.
+END = "*Above: written by goldilocks, anew at each update. Below is yours.*"
+_HEADINGS = (
+    *("workload", "choice", "variant", "trial", "latency ms"),
+    *("faster", "peak MiB", "smaller", "error"),
+)
+_WORKLOADS = 40  # in the table; the report shows all of a larger study
+
+
+def save_summary(study: optuna.Study, results: Results) -> None:
+    """Store the note, if it differs from the one that is there."""
+    from optuna_dashboard import get_note, save_note  # takes seconds to import
+
+    before = get_note(study)
+    _, separator, own = before.partition(END)
+    body = summary_note(results) + "\n\n" + END + (own if separator else _kept(before))
+    if body != before:
+        save_note(study, body)
+
+
+def _kept(before: str) -> str:
+    """Return a note that was written before there was one of ours."""
+    return f"\n\n{before}" if before.strip() else "\n"
+
+
+def summary_note(results: Results) -> str:
+    """Return verdict, device, best configurations, outcomes and command."""
+    environment, device = results.environment, results.environment.device
+    software = [f"torch {device.torch}"]
+    if environment.driver is not None:
+        software.append(f"driver {environment.driver}")
+    outcomes = ", ".join(f"{n} {outcome.value}" for outcome, n in results.outcomes.most_common())
+    parts = [
+        f"**{_escaped(summary(results))}**",
+        f"{_escaped(device.name)}, {', '.join(software)}. {len(results.told)} trials told so far"
+        + (f": {outcomes}." if outcomes else "."),
+        _table(results),
+        "Faster, smaller: the default's number divided by the winner's; faster from times taken "
+        "in turns, where there are such, latency from the trial. Trials without values (PRUNED) "
+        "did not measure, or were not accurate or usable: their `outcome` and `reason` say why.",
+        f"```bash\n{in_lines(run_command(results))}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(results: Results) -> str:
+    varying = set(results.plan.space.searched)
+    rows = [f"| {' | '.join(_HEADINGS)} |", "|---" * 3 + "|---:" * 6 + "|"]
+    for result in results.workloads[:_WORKLOADS]:
+        rows += _rows(result, workload_label(result.workload, varying))
+    left = len(results.workloads) - _WORKLOADS
+    more = f"\n\n{left} more workloads: `python -m search report`" if left > 0 else ""
+    return "\n".join(rows) + more if len(rows) > 2 else ""
+
+
+def _rows(result: WorkloadResult, label: str) -> list[str]:
+    """Return a row for each choice; those that fall on one configuration share it."""
+    rows = []
+    names: dict[str, list[str]] = {}
+    for choice in CHOICES:
+        if choice in result.winners:
+            key = result.winners[choice].candidate.evaluation.configuration.key
+            names.setdefault(key, []).append(choice.replace("_", " "))
+    for choice in CHOICES:
+        if choice not in result.winners:
+            continue
+        winner = result.winners[choice].candidate
+        shared = names.pop(winner.evaluation.configuration.key, None)
+        if shared is None:
+            continue
+        measured = winner.measurements
+        cells = [
+            label,
+            ", ".join(shared),
+            variant_label(winner.evaluation.configuration.variant, measured.backend_ran),
+            "default" if winner.number is None else str(winner.number),
+            milliseconds(winner.latency),
+            factor(result.latency_ratio(winner)),
+            mebibytes(winner.memory),
+            factor(winner.memory / result.unit.peak_memory_mib),
+            f"{measured.relative_error:.2g}",
+        ]
+        rows.append(f"| {' | '.join(map(_escaped, cells))} |")
+        label = ""
+    return rows
+
+
+def _escaped(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    for mark in "\\|*_`[]<>":
+        text = text.replace(mark, "\\" + mark)
+    return text

@@ -1,0 +1,280 @@
+"""Figures of a study, drawn with plotly: prepared as data first, so that tests need no picture."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+
+import optuna
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from studies.numerics.sample import evenly
+from studies.results.convergence import Steps, hypervolume_history
+from studies.results.front import Candidate, Choice, WorkloadResult
+from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.results import Results
+from studies.results.winner_map import ZoneMap, zone_maps
+
+FRONT_PLOT_ID, MAP_PLOT_ID, HISTORY_PLOT_ID = "goldilocks-front", "goldilocks-map", "hypervolume"
+# Okabe and Ito's palette: eight colours that colour-blind readers can tell apart.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#6F6F6F")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "pentagon", "hexagon2", "star")
+TICKS = {"type": "log", "tickformat": ",.3~r", "nticks": 5}
+_MAPS_A_ROW = 3
+_MOST_TRIALS = 2_000  # of which each is a point of a history
+MOST_DRAWN = 5_000  # configurations; each is a line of text that hovering shows
+_LEGEND = 8  # entries; beyond, hovering names a point's workload
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Configurations that are drawn alike, as shares of their workload's default."""
+
+    label: str
+    memory: tuple[float, ...]
+    latency: tuple[float, ...]
+    names: tuple[str, ...]  # of their variants, with their numbers
+    front: bool  # joined by a line
+
+
+def front_points(results: Results) -> list[Points]:
+    """Return what is drawn: a front a workload, and all that was measured, or an even part of it.
+
+    Grouped by workload where there are several, and by backend where there is one.
+    """
+    drawn = []
+    part = min(1.0, MOST_DRAWN / max(1, _measured(results)))
+    varying = set(results.plan.space.searched)
+    for result in results.workloads:
+        label = workload_label(result.workload, varying)
+        groups: dict[str, list[Candidate]] = {}
+        for candidate in result.measured:
+            backend = candidate.evaluation.configuration.variant.backend
+            groups.setdefault(backend if len(results.workloads) == 1 else label, []).append(
+                candidate
+            )
+        for name, group in groups.items():
+            some = [group[place] for place in evenly(len(group), math.ceil(part * len(group)))]
+            drawn.append(_points(name, some, result, front=False))
+        if result.front:
+            name = "front" if len(results.workloads) == 1 else label
+            drawn.append(_points(name, list(result.front), result, front=True))
+    return drawn
+
+
+def _measured(results: Results) -> int:
+    return sum(len(result.measured) for result in results.workloads)
+
+
+def _points(
+    label: str, candidates: list[Candidate], result: WorkloadResult, *, front: bool
+) -> Points:
+    unit = result.unit
+    return Points(
+        label,
+        tuple(candidate.memory / unit.peak_memory_mib for candidate in candidates),
+        tuple(candidate.latency / unit.latency_ms for candidate in candidates),
+        tuple(_described(candidate) for candidate in candidates),
+        front,
+    )
+
+
+def _described(candidate: Candidate) -> str:
+    number = "default" if candidate.number is None else f"trial {candidate.number}"
+    ran = candidate.measurements.backend_ran
+    name = variant_label(candidate.evaluation.configuration.variant, ran)
+    numbers = f"{milliseconds(candidate.latency)} ms, {mebibytes(candidate.memory)} MiB"
+    return f"{number}: {name}, {numbers}"
+
+
+def front_figure(results: Results) -> go.Figure:
+    """Return memory against latency, both as shares of each workload's default, on log axes."""
+    figure = go.Figure()
+    drawn = front_points(results)
+    labels = list(dict.fromkeys(points.label for points in drawn))
+    shown: set[str] = set()
+    for points in drawn:
+        place = labels.index(points.label)
+        color = PALETTE[place % len(PALETTE)]
+        figure.add_trace(
+            go.Scatter(
+                x=points.memory,
+                y=points.latency,
+                text=[html.escape(name) for name in points.names],
+                hovertemplate=html.escape(points.label)
+                + "<br>%{text}<br>memory %{x:.3g}, latency %{y:.3g} of the default's"
+                "<extra></extra>",
+                mode="lines+markers" if points.front else "markers",
+                name=html.escape(points.label),
+                legendgroup=points.label,
+                showlegend=points.label not in shown and len(labels) <= _LEGEND,
+                marker={
+                    "size": 11 if points.front else 6,
+                    "color": color,
+                    "symbol": SYMBOLS[place // len(PALETTE) % len(SYMBOLS)],
+                    "opacity": 0.9 if points.front else 0.45,
+                },
+                line={"color": color, "width": 1, "shape": "hv"},
+            )
+        )
+        shown.add(points.label)
+    figure.add_hline(y=1, line_width=1, line_dash="dot")
+    figure.add_vline(x=1, line_width=1, line_dash="dot")
+    figure.update_layout(
+        title=f"Fronts on {html.escape(results.environment.device.name)}: {_subject(results)}",
+        xaxis=TICKS | {"title": "peak memory / default's (dotted)"},
+        yaxis=TICKS | {"title": "latency / default's (dotted)"},
+        template="plotly_white",
+        legend={"font": {"size": 11}},
+        margin={"t": 50, "b": 50},
+    )
+    return figure
+
+
+def _subject(results: Results) -> str:
+    measured = _measured(results)
+    some = f"; beside them {MOST_DRAWN:,} of {measured:,} points" if measured > MOST_DRAWN else ""
+    return _workloads(results) + some
+
+
+def _workloads(results: Results) -> str:
+    if len(results.workloads) == 1:
+        varying = set(results.plan.space.searched)
+        return html.escape(workload_label(results.workloads[0].workload, varying))
+    return f"{len(results.workloads)} workloads, a colour and shape each"
+
+
+def history_figure(results: Results) -> go.Figure:
+    """Return the share of the final hypervolume over trials, of each workload and in the mean."""
+    history = hypervolume_history(results)
+    varying = set(results.plan.space.searched)
+    names = {r.workload.key: workload_label(r.workload, varying) for r in results.workloads}
+    figure = go.Figure()
+    for key, steps in history.by_workload.items():
+        figure.add_trace(
+            go.Scatter(
+                **_drawn(steps, history.trials),
+                mode="lines",
+                name=html.escape(names[key]),
+                line={"color": "#b8b8b8", "width": 1, "shape": "hv"},
+                showlegend=False,
+                hovertemplate="%{x} trials: %{y:.0%}",
+            )
+        )
+    if len(history.by_workload) != 1:
+        figure.add_trace(
+            go.Scatter(
+                **({} if history.mean is None else _drawn(history.mean, history.trials)),
+                mode="lines",
+                name="mean",
+                line={"color": PALETTE[0], "width": 3, "shape": "hv"},
+                showlegend=False,
+                hovertemplate="%{x} trials: %{y:.0%}",
+            )
+        )
+    else:
+        figure.update_traces(line={"color": PALETTE[0], "width": 3})
+    figure.update_layout(
+        title="What the search had found after so many trials",
+        xaxis={"title": "trials told", "rangemode": "tozero"},
+        yaxis={"title": "share of final hypervolume", "tickformat": ".0%", "range": [0, 1.03]},
+        template="plotly_white",
+        margin={"t": 50, "b": 50},
+    )
+    return figure
+
+
+def _drawn(steps: Steps, trials: int) -> dict[str, tuple[float, ...]]:
+    """Return a line's points: one a trial, or, of very many trials, where it changes."""
+    if trials <= _MOST_TRIALS:
+        return {"x": tuple(range(trials + 1)), "y": steps.up_to(trials)}
+    return {"x": (*steps.trials, trials), "y": (*steps.shares, steps.shares[-1])}
+
+
+def map_figure(results: Results, choice: Choice = "balanced") -> go.Figure | None:
+    """Return the Goldilocks map, coloured by gain in latency; None with a single workload."""
+    maps = zone_maps(results)
+    if not maps:
+        return None
+    across = min(_MAPS_A_ROW, len(maps))
+    figure = make_subplots(
+        rows=math.ceil(len(maps) / across),
+        cols=across,
+        subplot_titles=[html.escape(one.title) for one in maps],
+    )
+    for place, one in enumerate(maps):
+        row, column = place // across + 1, place % across + 1
+        figure.add_trace(_heatmap(one, choice), row=row, col=column)
+        figure.update_xaxes(title=one.column_axis, type="category", row=row, col=column)
+        figure.update_yaxes(title=one.row_axis, type="category", row=row, col=column)
+    figure.update_layout(
+        title=f"Goldilocks map: how much faster each {choice.replace('_', ' ')} winner is",
+        coloraxis={
+            "colorscale": [[0, "#f7d9c4"], [0.5, "#f7f7f7"], [1, "#8cc5b0"]],
+            "cmin": -3,
+            "cmax": 3,
+            "colorbar": {
+                "title": "faster",
+                "tickvals": [-3, -1, 0, 1, 3],
+                "ticktext": ["1/8×", "1/2×", "1×", "2×", "8×"],
+            },
+        },
+        template="plotly_white",
+        margin={"t": 70, "b": 50},
+    )
+    return figure
+
+
+def _heatmap(one: ZoneMap, choice: Choice) -> go.Heatmap:
+    return go.Heatmap(
+        x=[html.escape(name) for name in one.columns],
+        y=[html.escape(name) for name in one.rows],
+        z=[[_gain(result, choice) for result in row] for row in one.cells],
+        text=[[_cell(result, choice) for result in row] for row in one.cells],
+        hovertext=[[_hover(result, choice) for result in row] for row in one.cells],
+        texttemplate="%{text}",
+        textfont={"size": 11},
+        hovertemplate="%{x}, %{y}<br>%{hovertext}<extra></extra>",
+        coloraxis="coloraxis",
+        xgap=2,
+        ygap=2,
+    )
+
+
+def _gain(result: WorkloadResult | None, choice: Choice) -> float | None:
+    if result is None or not result.winners:
+        return None
+    return -math.log2(result.latency_ratio(result.winners[choice].candidate))
+
+
+def _cell(result: WorkloadResult | None, choice: Choice) -> str:
+    """Return what fits into a small cell: the gain in latency and the backend."""
+    if result is None:
+        return ""
+    if not result.winners:
+        return "nothing<br>usable"
+    winner = result.winners[choice].candidate
+    backend = winner.evaluation.configuration.variant.backend
+    name = "default" if winner.number is None else html.escape(backend)
+    return f"{factor(result.latency_ratio(winner))}<br>{name}"
+
+
+def _hover(result: WorkloadResult | None, choice: Choice) -> str:
+    if result is None or not result.winners:
+        return ""
+    winner = result.winners[choice].candidate
+    smaller = factor(winner.memory / result.unit.peak_memory_mib)
+    return f"{html.escape(_described(winner))}<br>{smaller} smaller"
+
+
+def save_plots(study: optuna.Study, results: Results) -> None:
+    """Attach the figures to the study; optuna-dashboard shows them below its own."""
+    from optuna_dashboard import save_plotly_graph_object  # takes seconds to import
+
+    save_plotly_graph_object(study, front_figure(results), graph_object_id=FRONT_PLOT_ID)
+    save_plotly_graph_object(study, history_figure(results), graph_object_id=HISTORY_PLOT_ID)
+    map_of = map_figure(results)
+    if map_of is not None:
+        save_plotly_graph_object(study, map_of, graph_object_id=MAP_PLOT_ID)

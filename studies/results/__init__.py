@@ -1,0 +1,4 @@
+"""What a study found: fronts, winners, summaries, convergence, and the words for them.
+
+May import `study`, `space`, `storage`, `numerics`.
+"""

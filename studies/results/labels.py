@@ -1,0 +1,94 @@
+"""Numbers and names as tables, pages and terminals show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from objectives.schema.evaluation import Evaluation
+from studies.study.verdicts import Verdict
+from variants.variant import Variant
+from variants.workload import Workload
+
+_LETTERS = {
+    "batch": "b",
+    "seq_len": "s",
+    "new_tokens": "n",
+    "q_heads": "h",
+    "kv_heads": "kv",
+    "head_dim": "d",
+    "hidden_size": "e",
+    "layers": "l",
+}
+
+
+def workload_label(workload: Workload, varying: Iterable[str]) -> str:
+    """Return a short name that tells workloads of one study apart, `decode b4 s2048 alibi`."""
+    parts = [workload.phase.value]
+    parts += [
+        f"{letter}{getattr(workload, name)}"
+        for name, letter in _LETTERS.items()
+        if name in varying or name in ("batch", "seq_len")
+    ]
+    return " ".join([*parts, workload.score_mod])
+
+
+def variant_label(variant: Variant, ran: str | None = None) -> str:
+    """Return `flash bf16 static`; what `auto` resolved to stands behind it."""
+    backend = variant.backend
+    if ran is not None and ran != backend:
+        backend = f"{backend}→{ran}"
+    usual = {"quantization": "none", "kv_dtype": "same", "gqa": "native", "execution": "eager"}
+    parts = [backend]
+    for axis, value in variant.model_dump(exclude={"backend"}).items():
+        if value is not None and value != usual.get(axis):
+            parts.append(f"kv-{value}" if axis == "kv_dtype" else value)
+    return " ".join(parts)
+
+
+def milliseconds(value: float) -> str:
+    """Return three significant digits, `0.0520`."""
+    return f"{value:#.3g}" if value < 99.95 else f"{value:.0f}"
+
+
+def mebibytes(value: float) -> str:
+    """Return `40.1`."""
+    return f"{value:.1f}" if value < 10_000 else f"{value:.0f}"
+
+
+def factor(ratio: float) -> str:
+    """Return how many times less than the default: `3.1×`; below one it is more."""
+    return f"{1 / ratio:.2f}×" if ratio > 0.1 else f"{1 / ratio:.0f}×"
+
+
+def interval(verdict: Verdict) -> str:
+    """Return how many times as fast, with its 95 % interval: `1.74× (1.72 to 1.76)`."""
+    return f"{1 / verdict.ratio:.2f}× ({1 / verdict.high:.2f} to {1 / verdict.low:.2f})"
+
+
+def duration(seconds: float) -> str:
+    """Return `4 min 12 s`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def trial_line(evaluation: Evaluation, varying: Iterable[str]) -> str:
+    """Return one trial in one line."""
+    configuration = evaluation.configuration
+    ran = None if evaluation.measurements is None else evaluation.measurements.backend_ran
+    head = (
+        f"{workload_label(configuration.workload, varying)}  "
+        f"{variant_label(configuration.variant, ran)}"
+    )
+    if evaluation.measurements is None:
+        return f"{head}  {evaluation.outcome.value}: {evaluation.reason}"
+    measured = evaluation.measurements
+    numbers = (
+        f"{milliseconds(measured.latency.latency_ms)} ms  "
+        f"{mebibytes(measured.memory.peak_mib)} MiB  error {measured.relative_error:.1e}"
+    )
+    failed = f"  {evaluation.outcome.value}: {evaluation.reason}" if evaluation.reason else ""
+    return f"{head}  {numbers}{failed}"

@@ -1,0 +1,185 @@
+"""What a study has found so far: the one reading of it that tables, exports and pages share."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import optuna
+import pandas as pd
+from optuna.trial import TrialState
+
+from objectives.schema.environment import Environment
+from objectives.schema.evaluation import Evaluation, Measurements, Outcome
+from studies.results.front import WorkloadResult, candidates, front, strict, winners
+from studies.study.anchor import AnchorPoint, Drift, Marks, anchors_of, drifts
+from studies.study.attributes import finals_of
+from studies.study.snapshot import Snapshot
+from studies.study.study import Plan, Told, default_of, environments_of, plan_of, told, unit_of
+
+_NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A study, read once."""
+
+    study_name: str
+    plan: Plan
+    environment: Environment  # the present one
+    told: tuple[Told, ...]
+    defaults: tuple[Evaluation, ...]
+    abandoned: int
+    workloads: tuple[WorkloadResult, ...]
+    anchors: tuple[AnchorPoint, ...] = ()
+    earlier_environments: tuple[Environment, ...] = ()  # of trials with numbers 1, 2, …
+
+    @property
+    def drifts(self) -> list[Drift]:
+        """The anchors that say that the device was not itself."""
+        return drifts(self.anchors, self.environment.device.kind)
+
+    @property
+    def outcomes(self) -> Counter[Outcome]:
+        """How many trials ended in each outcome; abandoned ones are not trials of the budget."""
+        return Counter(trial.evaluation.outcome for trial in self.told)
+
+    def told_by_workload(self) -> dict[str, list[Told]]:
+        """Return the trials of each workload that has any, in order, by its key."""
+        found: dict[str, list[Told]] = {}
+        for trial in self.told:
+            found.setdefault(trial.evaluation.configuration.workload.key, []).append(trial)
+        return found
+
+    def reasons(self, outcome: Outcome) -> list[tuple[str, int]]:
+        """Return the reasons of one outcome, commonest first, with how often each occurred.
+
+        Reasons that differ in their numbers alone count as one, shown as it first occurred.
+        """
+        shown: dict[str, str] = {}
+        counts: Counter[str] = Counter()
+        for trial in self.told:
+            reason = trial.evaluation.reason
+            if trial.evaluation.outcome is outcome and reason:
+                kind = _NUMBER.sub("#", reason)
+                shown.setdefault(kind, reason)
+                counts[kind] += 1
+        return [(shown[kind], count) for kind, count in counts.most_common()]
+
+
+def read_results(study: optuna.Study) -> Results:
+    """Read everything that a study holds; workloads without a default yet are left out."""
+    held = Snapshot.of(study)
+    plan = plan_of(held)
+    *earlier, environment = environments_of(held)
+    trials = tuple(told(study))
+    by_workload: dict[str, list[tuple[int | None, Evaluation]]] = {}
+    for trial in trials:
+        key = trial.evaluation.configuration.workload.key
+        by_workload.setdefault(key, []).append((trial.number, trial.evaluation))
+    workloads, defaults = [], []
+    for workload in plan.space.workloads():
+        default = default_of(held, workload)
+        if default is None:
+            continue
+        defaults.append(default)
+        unit = unit_of(default, environment.device)
+        # The default competes: where nothing beats it, it is the winner.
+        finals = finals_of(held, workload)
+        measured = candidates([(None, default), *by_workload.get(workload.key, [])])
+        workloads.append(
+            WorkloadResult(
+                workload=workload,
+                default=default,
+                unit=unit,
+                measured=tuple(measured),
+                front=front(measured),
+                winners=winners(measured, unit, finals),
+                strict_winners=winners(strict(measured, plan.limits), unit, finals),
+                finals=finals,
+            )
+        )
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return Results(
+        study.study_name,
+        plan,
+        environment,
+        trials,
+        tuple(defaults),
+        len(failed),
+        tuple(workloads),
+        anchors_of(held),
+        tuple(earlier),
+    )
+
+
+def as_table(results: Results) -> pd.DataFrame:
+    """Return one row a trial, defaults first (their `trial` is missing)."""
+    marks = Marks(results.anchors, results.drifts)
+    rows = [_row(None, default) | _drift(None) for default in results.defaults]
+    for trial in results.told:
+        drift = marks.at(trial.number, trial.measured_on)
+        rows.append(_row(trial.number, trial.evaluation) | _drift(drift))
+        if results.earlier_environments:
+            rows[-1]["environment"] = trial.environment
+    table = pd.DataFrame(rows)
+    return table.astype({"trial": "Int64"}) if len(table) else table
+
+
+def _drift(drift: Drift | None) -> dict[str, object]:
+    return {"drift": None if drift is None else drift.ratio}
+
+
+def _row(number: int | None, evaluation: Evaluation) -> dict[str, object]:
+    configuration, measured = evaluation.configuration, evaluation.measurements
+    row: dict[str, object] = {
+        "trial": number,
+        **configuration.workload.model_dump(mode="json"),
+        **configuration.variant.model_dump(mode="json"),
+        "outcome": evaluation.outcome.value,
+        "reason": evaluation.reason,
+    }
+    if measured is not None:
+        latency, memory = measured.latency, measured.memory
+        sampled = latency.gpu or latency.host
+        row |= {
+            "latency_ms": latency.latency_ms,
+            "latency_low_ms": latency.low_ms,
+            "latency_high_ms": latency.high_ms,
+            "bound": latency.bound,
+            "gpu_ms": None if latency.gpu is None else latency.gpu.value,
+            "host_ms": latency.host.value,
+            "held": latency.held,
+            "samples": sampled.count,
+            "stopped": sampled.stopped,
+            "host_speed": latency.host_speed,
+            "first_step_ms": latency.first_step_ms,
+            "new_length_ms": latency.new_length_ms,
+            **memory.model_dump(),
+            "relative_error": measured.relative_error,
+            **_of_device(measured),
+            "backend_ran": measured.backend_ran,
+        }
+    return row | {f"seconds {stage}": spent for stage, spent in evaluation.seconds.items()}
+
+
+def _of_device(measured: Measurements) -> dict[str, object]:
+    roofline, conditions = measured.roofline, measured.conditions
+    row: dict[str, object] = {}
+    if roofline is not None:
+        row |= {
+            "roofline_ms": roofline.latency_ms,
+            "roofline_share": roofline.latency_share,
+            "roofline_mib": roofline.memory_mib,
+        }
+    if conditions is not None:
+        low, high = conditions.sm_mhz or (None, None)
+        row |= {
+            "sm_mhz_low": low,
+            "sm_mhz_high": high,
+            "temperature_c": conditions.temperature_c,
+            "clock_limits": " ".join(conditions.limits),
+            "bursts_discarded": conditions.discarded,
+        }
+    return row

@@ -1,0 +1,185 @@
+"""What a study found, in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from objectives.schema.evaluation import Outcome
+from objectives.schema.limits import Limits
+from studies.results.front import Candidate, WorkloadResult
+from studies.results.labels import (
+    factor,
+    interval,
+    mebibytes,
+    milliseconds,
+    variant_label,
+    workload_label,
+)
+from studies.results.results import Results
+from studies.study.anchor import Marks
+
+
+@dataclass(frozen=True, slots=True)
+class _Balanced:
+    """A workload and its balanced winner."""
+
+    result: WorkloadResult
+    winner: Candidate
+
+    @property
+    def latency(self) -> float:
+        return self.result.latency_ratio(self.winner)
+
+    @property
+    def memory(self) -> float:
+        return self.winner.memory / self.result.unit.peak_memory_mib
+
+
+def summary(results: Results) -> str:
+    """Return the verdict in one sentence: the balanced winners against the default.
+
+    Where a study accepts larger errors than usual, a second sentence tells of those within it.
+    """
+    found = [_Balanced(r, r.winners["balanced"].candidate) for r in results.workloads if r.winners]
+    if not found:
+        verdict = f"none of {len(results.told)} tried configurations could be used"
+    elif len(results.workloads) == 1:
+        verdict = _of_one(found[0], set(results.plan.space.searched))
+    else:
+        verdict = _of_several(found, results)
+    return f"On {results.environment.device.name}, {verdict}.{_strict(results)}"
+
+
+def notes(result: WorkloadResult) -> Iterator[str]:
+    """Yield what must be known beside the numbers of a workload."""
+    default = result.default
+    if default.outcome is not Outcome.MEASURED:
+        yield f"the default {default.outcome.value}: {default.reason}"
+    if not result.unit.measured:
+        yield "factors are to the default's roofline"
+    if not result.winners:
+        yield "nothing was measured"
+    for name, winner in result.winners.items():
+        shown = [variant_label(tie.evaluation.configuration.variant) for tie in winner.ties[:2]]
+        more = f" and {len(winner.ties) - 2} more" if len(winner.ties) > 2 else ""
+        if shown:
+            yield f"{name.replace('_', ' ')} is a tie with {', '.join(shown)}{more}"
+    if result.winners:
+        yield from _turns(result, result.winners["lowest_latency"].candidate)
+
+
+def notes_of_study(results: Results) -> Iterator[str]:
+    """Yield what all trials share: whether the device was watched, and whether it was itself."""
+    found = [default.measurements for default in results.defaults]
+    for unread in {m.conditions.unread for m in found if m is not None and m.conditions} - {""}:
+        yield f"clocks could not be read, throttling was not watched for: {unread}"
+    drifts = results.drifts
+    if drifts:
+        marks = Marks(results.anchors, drifts)
+        marked = sum(
+            marks.at(trial.number, trial.measured_on) is not None for trial in results.told
+        )
+        seen = ", ".join(f"{d.ratio - 1:+.0%} before trial {d.before_trial}" for d in drifts[:4])
+        more = f" and {len(drifts) - 4} more" if len(drifts) > 4 else ""
+        yield (
+            f"the device drifted: the anchor took {seen}{more}; {marked} trials beside are marked "
+            "in the table (`drift`)"
+        )
+    failed = [point for point in results.anchors if point.value_ms is None]
+    if failed:
+        yield f"the anchor failed {len(failed)} times, drift is not watched: {failed[0].reason}"
+
+
+def _turns(result: WorkloadResult, fastest: Candidate) -> Iterator[str]:
+    """Say how sure the lowest latency is, and what was not timed in turns."""
+    again = result.retimed(fastest.key)
+    if again is not None and fastest.number is not None:
+        yield f"lowest latency in turns with the default: {interval(again.latency)} as fast" + (
+            "" if again.gpu is None else f", by GPU time alone {interval(again.gpu)}"
+        )
+    for variant, reason in (result.finals.missing if result.finals else {}).items():
+        yield f"{variant} was not timed in turns: {reason}"
+
+
+def _strict(results: Results) -> str:
+    found = [
+        _Balanced(r, r.strict_winners["balanced"].candidate)
+        for r in results.workloads
+        if r.strict_winners and r.unit.measured
+    ]
+    if not found:
+        return ""
+    lacking = len(results.workloads) - len(found)
+    but = f" ({lacking} workloads have none)" if lacking else ""
+    return f" Within an error of {Limits().max_error:g}{but}: {_gain(found)}."
+
+
+def _gain(found: Sequence[_Balanced]) -> str:
+    latency, memory = [one.latency for one in found], [one.memory for one in found]
+    if len(found) == 1:
+        return (
+            f"{_more(latency[0], 'faster', 'slower')} and "
+            f"{_more(memory[0], 'smaller in memory', 'larger in memory')}"
+        )
+    return (
+        f"{_more(_mean(latency), 'faster', 'slower')} ({_range(latency)}) and "
+        f"{_more(_mean(memory), 'smaller in memory', 'larger in memory')} ({_range(memory)})"
+    )
+
+
+def _of_one(found: _Balanced, varying: set[str]) -> str:
+    result, winner, unit = found.result, found.winner, found.result.unit
+    what = workload_label(result.workload, varying)
+    numbers = (
+        f"{milliseconds(winner.latency)} ms and {mebibytes(winner.memory)} MiB, "
+        f"relative error {winner.measurements.relative_error:.2g}"
+    )
+    if winner.number is None:
+        return f"nothing that was tried balances {what} better than PyTorch's default ({numbers})"
+    name = variant_label(winner.evaluation.configuration.variant)
+    against = "PyTorch's default" if unit.measured else "the roofline of PyTorch's default"
+    stalls = result.default.outcome is Outcome.STALLS
+    also = ", which also stalls at each new length" if stalls else ""
+    return f"{what} by {name}, against {against}{also}, is {_gain([found])} ({numbers})"
+
+
+def _of_several(found: Sequence[_Balanced], results: Results) -> str:
+    count = len(results.workloads)
+    compared = [one for one in found if one.result.unit.measured]
+    error = max(one.winner.measurements.relative_error for one in found)
+    parts = []
+    if compared:
+        parts.append(
+            f"the balanced winners of {_some(compared, count)} workloads are, against PyTorch's "
+            f"default and in the geometric mean, {_gain(compared)}, at relative errors up to "
+            f"{error:.2g}"
+        )
+    if kept := sum(one.winner.number is None for one in found):
+        parts.append(f"in {kept} the default itself is the best balance")
+    if stalls := sum(r.default.outcome is Outcome.STALLS for r in results.workloads):
+        parts.append(f"in {stalls} the default stalls at each new length")
+    if failed := len(found) - len(compared):
+        parts.append(f"in {failed} the default failed")
+    if lacking := count - len(found):
+        parts.append(f"in {lacking} nothing could be used")
+    return "; ".join(parts)
+
+
+def _some(compared: Sequence[_Balanced], count: int) -> str:
+    return f"all {count}" if len(compared) == count else f"{len(compared)} of {count}"
+
+
+def _mean(ratios: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+
+
+def _range(ratios: Sequence[float]) -> str:
+    """Return `1.00× to 9.3×`, from the least gain to the largest."""
+    return f"{factor(max(ratios))} to {factor(min(ratios))}"
+
+
+def _more(ratio: float, better: str, worse: str) -> str:
+    """Return `1.75× faster`, or the other word with the factor turned round."""
+    return f"{factor(ratio)} {better}" if ratio <= 1 else f"{factor(1 / ratio)} {worse}"

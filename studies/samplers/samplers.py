@@ -1,0 +1,35 @@
+"""The samplers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from studies.numerics.arrays import Matrix
+from studies.samplers.base import JointSampler
+from studies.samplers.optuna_samplers import STOCK, StockSampler
+from studies.samplers.ordered import ORDERS, OrderedSampler
+from studies.space.catalogue import Catalogue
+
+OWN = "goldilocks"
+SAMPLERS = (OWN, *STOCK, *ORDERS)
+
+
+def make_sampler(
+    name: str, catalogue: Catalogue, prior: Callable[[], Matrix] | None, seed: int
+) -> JointSampler:
+    """Return a sampler of `SAMPLERS`.
+
+    Args:
+        name: Which.
+        catalogue: What it may propose.
+        prior: Returns the log10 memory and latency that are expected, `(n, 2)`; None for no prior.
+        seed: Of everything that it draws.
+    """
+    if name == OWN:
+        # Takes a second to import, which no other command and no mistake need wait for.
+        from studies.samplers.goldilocks import SurrogateSampler
+
+        return SurrogateSampler(catalogue, None if prior is None else prior(), seed)
+    if name in ORDERS:
+        return OrderedSampler(catalogue, name, seed)
+    return StockSampler(catalogue, name, seed)

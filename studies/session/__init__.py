@@ -1,0 +1,4 @@
+"""A search that is under way: workers, trials, anchors, defaults, finalists.
+
+May import `samplers`, `results`, `study`, `space`, `storage`, `numerics`.
+"""

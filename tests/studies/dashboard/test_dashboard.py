@@ -1,0 +1,111 @@
+"""What the dashboard shows of a study beside its trials: note, artifacts, updates of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna.storages import BaseStorage
+from optuna_dashboard import get_note, save_note
+
+from studies.dashboard.note import END
+from studies.dashboard.publisher import Publisher, publish
+from studies.results.results import read_results
+from studies.results.summary import summary
+from studies.storage.artifacts import artifact_folder, artifact_store, attach
+from tests.studies.session.test_session import run, session
+
+
+def test_note_tells_verdict_winners_and_command(storage: BaseStorage) -> None:
+    of = session(storage)
+    run(of, 12)
+    publish(of.study)
+    note = get_note(of.study)
+    results = read_results(of.study)
+    plain = note.replace("\\", "")
+    assert summary(results) in plain
+    assert "12 trials told so far: 12 MEASURED" in plain
+    assert "python -m search run --trials 12 " in note
+    for result in results.workloads:
+        for winner in result.winners.values():
+            number = winner.candidate.number
+            assert f"| {'default' if number is None else number} |" in note
+
+
+def test_what_a_user_writes_below_the_note_is_kept(storage: BaseStorage) -> None:
+    of = session(storage)
+    save_note(of.study, "mine, from before")
+    run(of, 2)
+    publish(of.study)
+    assert get_note(of.study).endswith("mine, from before")
+    save_note(of.study, get_note(of.study) + "\n\nand from after")
+    run(of, 2)
+    publish(of.study)
+    note = get_note(of.study)
+    assert note.endswith("mine, from before\n\nand from after")
+    assert note.count(END) == 1
+    assert "4 trials told so far" in note
+
+
+def test_a_note_that_says_the_same_is_not_written_again(storage: BaseStorage) -> None:
+    of = session(storage)
+    run(of, 2)
+    publish(of.study)
+    version = of.study._storage.get_study_system_attrs(of.study._study_id)["dashboard:note_ver"]
+    publish(of.study)
+    again = of.study._storage.get_study_system_attrs(of.study._study_id)["dashboard:note_ver"]
+    assert again == version
+
+
+def test_a_running_study_is_published_at_once_and_then_rarely(
+    storage: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = session(storage)
+    run(of, 1)
+    now = [100.0]
+    monkeypatch.setattr("studies.dashboard.publisher.time.monotonic", lambda: now[0])
+    publisher = Publisher(of.study)
+    publisher.refresh()
+    assert "1 trials told" in get_note(of.study)
+    of.trial()
+    now[0] += 5
+    publisher.refresh()
+    assert "1 trials told" in get_note(of.study)
+    now[0] += 20
+    publisher.refresh()
+    assert "2 trials told" in get_note(of.study)
+
+
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [
+        ("sqlite:///a/b.db", "a/b.db.artifacts"),
+        ("sqlite:////a/b.db", "/a/b.db.artifacts"),
+        ("sqlite://", "goldilocks.artifacts"),
+        ("postgresql://user:secret@host/name", "goldilocks.artifacts"),
+    ],
+)
+def test_artifacts_lie_beside_their_database(url: str, folder: str) -> None:
+    assert artifact_folder(url) == Path(folder)
+
+
+def test_an_artifact_of_the_same_name_is_replaced(storage: BaseStorage, tmp_path: Path) -> None:
+    of = session(storage)
+    store = artifact_store(f"sqlite:///{tmp_path}/x.db")
+    for content in (b"one", b"two"):
+        attach(of.study, store, "report.html", content, "text/html")
+    attach(of.study, store, "trace.json", b"{}", "application/json")
+    found = {meta.filename: meta for meta in get_all_artifact_meta(of.study)}
+    assert sorted(found) == ["report.html", "trace.json"]
+    assert found["report.html"].mimetype == "text/html"
+    with store.open_reader(found["report.html"].artifact_id) as file:
+        assert file.read() == b"two"
+    # One that was deleted in the dashboard leaves null behind; the next upload is a new one.
+    key = f"artifacts:{found['report.html'].artifact_id}"
+    of.study._storage.set_study_system_attr(of.study._study_id, key, json.dumps(None))
+    attach(of.study, store, "report.html", b"three", "text/html")
+    attributes = of.study._storage.get_study_system_attrs(of.study._study_id)
+    names = [json.loads(v) for k, v in attributes.items() if k.startswith("artifacts:")]
+    assert sorted(n["filename"] for n in names if n) == ["report.html", "trace.json"]

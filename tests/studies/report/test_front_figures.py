@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from optuna.storages import BaseStorage
+
+from studies.report.front_figures import FRONT_PLOT_ID, front_figure, front_points, save_plots
+from studies.results.results import read_results
+from tests.studies.session.test_session import run, session
+
+
+def test_everything_measured_is_drawn_once_and_fronts_again(storage: BaseStorage) -> None:
+    of = session(storage)
+    run(of, 40)
+    results = read_results(of.study)
+    drawn = front_points(results)
+    all_points = sum(len(points.memory) for points in drawn if not points.front)
+    assert all_points == 40 + len(results.workloads)  # the defaults too
+    fronts = [points for points in drawn if points.front]
+    assert len(fronts) == len(results.workloads)
+    for points, result in zip(fronts, results.workloads, strict=True):
+        assert list(points.memory) == sorted(points.memory)
+        assert list(points.latency) == sorted(points.latency, reverse=True)
+        assert len(points.names) == len(result.front)
+
+
+def test_default_lies_at_one_and_one(storage: BaseStorage) -> None:
+    axes = {"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}
+    of = session(storage, axes=axes)
+    run(of, 5)
+    auto = next(p for p in front_points(read_results(of.study)) if p.label == "auto")
+    assert (auto.memory, auto.latency) == ((pytest.approx(1.0),), (pytest.approx(1.0),))
+
+
+def test_figure_is_saved_where_the_dashboard_looks(storage: BaseStorage) -> None:
+    of = session(storage)
+    run(of, 12)
+    results = read_results(of.study)
+    save_plots(of.study, results)
+    stored = json.dumps(of.study._storage.get_study_system_attrs(of.study._study_id))
+    assert FRONT_PLOT_ID in stored
+    figure = front_figure(results).to_plotly_json()
+    assert figure["layout"]["xaxis"]["type"] == "log"

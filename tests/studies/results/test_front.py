@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from objectives.schema.evaluation import Evaluation, Outcome
+from studies.results.front import Candidate, candidates, front, winners
+from studies.study.study import Unit
+from tests.configurations import configured
+from tests.fake_bench import measurements
+from variants.workload import Workload
+
+BACKENDS = ("eager", "math", "flash", "efficient", "cudnn", "flex")
+NUMBERS = st.integers(1, 6).map(float)
+
+
+def candidate(
+    latency: float, memory: float, backend: str = "flash", spread: float = 0.0, number: int = 0
+) -> Candidate:
+    return Candidate(
+        number,
+        Evaluation(
+            configuration=configured(Workload(), f"{backend} bf16 static"),
+            outcome=Outcome.MEASURED,
+            measurements=measurements(latency, memory, spread),
+        ),
+    )
+
+
+POOLS = st.lists(
+    st.builds(candidate, NUMBERS, NUMBERS, st.sampled_from(BACKENDS)), min_size=1, max_size=12
+)
+
+
+@given(POOLS)
+def test_front_is_what_brute_force_finds(pool: list[Candidate]) -> None:
+    found = {(c.memory, c.latency) for c in front(pool)}
+    expected = {
+        (c.memory, c.latency)
+        for c in pool
+        if not any(
+            o.memory <= c.memory
+            and o.latency <= c.latency
+            and (o.memory, o.latency) != (c.memory, c.latency)
+            for o in pool
+        )
+    }
+    assert found == expected
+    assert len(front(pool)) == len(found)
+
+
+@given(POOLS)
+def test_winners_are_the_best_of_their_kind(pool: list[Candidate]) -> None:
+    won = winners(pool, Unit(1.0, 1.0, True))
+    assert won["lowest_latency"].candidate.latency == min(c.latency for c in pool)
+    assert won["lowest_memory"].candidate.memory == min(c.memory for c in pool)
+    balanced = won["balanced"].candidate
+    assert balanced.memory * balanced.latency == min(c.memory * c.latency for c in pool)
+
+
+def test_of_latencies_that_cannot_be_told_apart_the_simplest_wins() -> None:
+    fast = candidate(1.00, 5, "flex", spread=0.05)
+    simple = candidate(1.04, 5, "math", spread=0.05)
+    slow = candidate(2.0, 5, "eager", spread=0.05)
+    won = winners([fast, slow, simple], Unit(1.0, 1.0, True))["lowest_latency"]
+    assert won.candidate is simple
+    assert won.ties == (fast,)
+
+
+def test_of_such_latencies_the_one_with_least_memory_wins_first() -> None:
+    simple = candidate(1.00, 6, "eager", spread=0.05)
+    small = candidate(1.04, 5, "flex", spread=0.05)
+    won = winners([simple, small], Unit(1.0, 1.0, True))["lowest_latency"]
+    assert won.candidate is small
+    assert won.ties == (simple,)
+
+
+def test_only_measured_ones_are_candidates() -> None:
+    good = candidate(1, 1).evaluation
+    bad = [good.model_copy(update={"outcome": o}) for o in Outcome if o is not Outcome.MEASURED]
+    assert [c.evaluation for c in candidates([(0, good), *((1, b) for b in bad)])] == [good]
+
+
+def test_nothing_measured_has_no_winner() -> None:
+    assert winners([], Unit(1.0, 1.0, True)) == {}
+    assert front([]) == ()

@@ -1,0 +1,196 @@
+"""The keys and values of one layer of a loaded model: append new tokens, then attend to all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from variants.caches import (
+    CACHES,
+    CacheKind,
+    CacheOverflowError,
+    CacheShape,
+    KVCache,
+    Place,
+    StaticCache,
+)
+from variants.deploy.model_choice import ModelChoice
+from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue
+
+
+class Held:
+    """What a call attends to, and where its queries stand: keys and values of standard shapes."""
+
+    codec: Codec | None = None  # its scales come back on queries and outputs
+    windowed = False  # a window of keys is all that there is, in no order
+    paged = False  # keys are found through a table
+
+    def __init__(self, place: Place, kv: KeyValue) -> None:
+        """Take keys and values; `kv_len` of `place` counts them."""
+        self.place, self.length, self._kv = place, place.kv_len, kv
+
+    @classmethod
+    def given(cls, query: Tensor, key: Tensor, value: Tensor) -> Held:
+        """Return tensors of standard shapes; the queries are the last tokens."""
+        q_len, kv_len = query.shape[2], key.shape[2]
+        return cls(Place(kv_len - q_len, q_len, kv_len), KeyValue(key, value))
+
+    @property
+    def key(self) -> Tensor | None:
+        """The keys as they were given; None where a cache has stored them."""
+        return self._kv.key
+
+    def whole(self) -> Held:
+        """Return the same with the whole buffer, where it lies in one that was allocated once."""
+        return self
+
+    def read(self, stored: bool) -> KeyValue:
+        """Return keys and values: as they are stored, or in the layer's type but for scales."""
+        return self._kv
+
+    def in_order(self, visible: Tensor) -> Tensor:
+        """Return a mask over the last tokens in the order in which keys are kept."""
+        return visible
+
+
+class HeldByCache(Held):
+    """Planes of a cache, which are read when it is known which backend will read them."""
+
+    def __init__(
+        self, cache: KVCache, codec: Codec, place: Place, planes: list[Tensor], *, windowed: bool
+    ) -> None:
+        """Take what a cache gave to attend to after its last token."""
+        self.place, self.length, self.codec = place, cache.length, codec
+        self.windowed, self.paged = windowed, place.table is not None
+        self._cache, self._planes = cache, planes
+
+    @property
+    def key(self) -> Tensor | None:
+        return None
+
+    def whole(self) -> Held:
+        cache = self._cache
+        if not isinstance(cache, StaticCache) or self.place.q_len != 1:
+            return self
+        assert self.codec is not None
+        place = cache.place_of(cache.shape._replace(whole=True), self.length - 1)
+        return HeldByCache(cache, self.codec, place, cache.planes, windowed=False)
+
+    def read(self, stored: bool) -> KeyValue:
+        assert self.codec is not None
+        return KeyValue(*self._planes) if stored else self.codec.decode(self._planes)
+
+    def in_order(self, visible: Tensor) -> Tensor:
+        if not self.windowed:
+            return visible
+        kept = self.place.kv_len
+        return visible.roll((self.length - kept) % kept, dims=-1)
+
+
+class LayerCache:
+    """Grows by what is appended, up to `capacity` tokens.
+
+    Made for its batch by the first call, which brings the prompt.
+    """
+
+    def __init__(self, model: ModelChoice, *, capacity: int, window: int | None = None) -> None:
+        """Prepare a cache as the model's choice says.
+
+        Args:
+            model: Names the cache and its kv_dtype.
+            capacity: Tokens of a sequence, prompt and answer together.
+            window: Keys that a query sees, where the layer has a sliding_window.
+
+        Raises:
+            ValueError: The choice has no cache, or one for windows where the layer has none.
+        """
+        if model.cache is None or CACHES[model.cache].cache is None:
+            raise ValueError(
+                f"cache must be one that is kept, got {model.cache}: give the attention the keys "
+                f"and values of all tokens at each step instead"
+            )
+        self.kind: CacheKind = CACHES[model.cache]
+        if self.kind.windowed and window is None:
+            raise ValueError(f"cache {self.kind.name} needs a layer with a sliding_window")
+        self.capacity = capacity
+        self.window = window if self.kind.windowed else None
+        self._kv_dtype = KV_DTYPES[model.kv_dtype or "same"]
+        self._cache: KVCache | None = None
+        self._codec: Codec | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens seen so far."""
+        return 0 if self._cache is None else self._cache.length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds now, scales included."""
+        if self._cache is None or self._codec is None:
+            return 0
+        return self._cache.nbytes + self._codec.nbytes
+
+    @property
+    def readable(self) -> bool:
+        """Whether what `append` returns are keys and values in order, in the layer's type."""
+        return not (self.kind.windowed or self.kind.paged or self._kv_dtype.bits)
+
+    def kept(self, tokens: int) -> int:
+        """Return how many of `tokens` tokens the cache still holds."""
+        return tokens if self.window is None else min(tokens, self.window, self.capacity)
+
+    def reset(self) -> None:
+        """Forget all tokens; the next ones may be of another batch."""
+        self._cache = self._codec = None
+
+    def append(self, key: Tensor, value: Tensor) -> Held:
+        """Store new tokens, `(batch, kv_heads, tokens, head_dim)`, and return all to attend to.
+
+        Raises:
+            CacheOverflowError: They do not fit.
+            ValueError: Several tokens are appended behind others, which a window cannot take.
+        """
+        tokens = key.shape[2]
+        if self.length + tokens > self.capacity:
+            raise CacheOverflowError(
+                f"the cache has room for {self.capacity} tokens and holds {self.length}; "
+                f"{tokens} more do not fit"
+            )
+        if self._cache is None:
+            return self._start(key, value)
+        if tokens == 1:
+            return self._append_one(key, value)
+        if self.kind.windowed:
+            raise ValueError(
+                f"cache {self.kind.name} takes one token at a time after the prompt, got {tokens}"
+            )
+        for index in range(tokens - 1):
+            part = slice(index, index + 1)
+            self._append_one(key[:, :, part], value[:, :, part])
+        held = self._append_one(key[:, :, -1:], value[:, :, -1:])
+        held.place = held.place._replace(position=held.place.position + 1 - tokens, q_len=tokens)
+        return held
+
+    def _start(self, key: Tensor, value: Tensor) -> Held:
+        batch, kv_heads, tokens, head_dim = key.shape
+        codec = self._kv_dtype.codec(batch, kv_heads, head_dim, key.dtype, key.device)
+        assert self.kind.cache is not None
+        shape = CacheShape(batch, kv_heads, self.capacity, self.window)
+        cache = self.kind.cache(codec.planes(), shape, tokens, key.device)
+        with torch.no_grad():
+            for sequence in range(batch):
+                own = slice(sequence, sequence + 1)
+                codec.calibrate(sequence, key[own], value[own])
+                cache.fill(sequence, codec.encode(key[own], value[own], sequence))
+        self._codec, self._cache = codec, cache
+        # The prompt attends to itself, as it is: nothing of it was rounded or dropped yet.
+        return Held(Place(0, tokens, tokens), KeyValue(key, value))
+
+    def _append_one(self, key: Tensor, value: Tensor) -> Held:
+        cache, codec = self._cache, self._codec
+        assert cache is not None
+        assert codec is not None
+        place = cache.place()
+        planes = cache.write(cache.planes, codec.encode(key, value), place)
+        cache.length += 1
+        return HeldByCache(cache, codec, place, planes, windowed=self.kind.windowed)
