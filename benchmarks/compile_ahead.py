@@ -24,7 +24,8 @@ from objectives.trial.bench import DeviceBench
 from studies.session.session import Session
 from studies.space.space import SearchSpace, survey
 from studies.study.opening import open_study
-from studies.study.study import Plan, open_storage
+from studies.study.plan import Plan
+from studies.study.study import open_storage
 from variants.axes import Choice
 
 Way = Literal["without", "ahead"]

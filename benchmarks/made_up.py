@@ -33,17 +33,19 @@ from objectives.schema.limits import Limits
 from objectives.schema.profile import Profile
 from studies.results.front import WorkloadResult
 from studies.results.results import read_results
-from studies.samplers.base import EXPECTED_GAIN
 from studies.samplers.goldilocks import PROBE_EVERY
 from studies.session.session import Session
 from studies.space.catalogue import Catalogue, catalogue_of
 from studies.space.probes import probe_order
 from studies.space.space import SearchSpace, Survey, survey
-from studies.storage.database import engine_of
+from studies.storage.optuna_internals import engine_of, storage_of, study_id_of
 from studies.storage.owner import this_process
-from studies.study.anchor import ANCHORS, EVERY, AnchorPoint
+from studies.study.anchor import EVERY, AnchorPoint
+from studies.study.attributes import ANCHORS, EXPECTED_GAIN
+from studies.study.baseline import default_of, unit_of
 from studies.study.opening import open_study
-from studies.study.study import Plan, default_of, open_storage, unit_of
+from studies.study.plan import Plan
+from studies.study.study import open_storage
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
 
@@ -215,9 +217,9 @@ def fill(url: str, name: str, count: int, *, few: bool = False) -> None:
     session = Session(study, plan, found, bench, HOST)
     session.begin(session.posts[0])
     list(session.measure_defaults())
-    engine = engine_of(study._storage)
+    engine = engine_of(storage_of(study))
     assert engine is not None
-    writer = _Writer(engine, study._study_id, found, plan, _units(study, found), count)
+    writer = _Writer(engine, study_id_of(study), found, plan, _units(study, found), count)
     early = min(count, EARLY)
     writer.write(range(early))
     # As when a run ended there and another went on: of all, it would take longer than filling.

@@ -14,7 +14,8 @@ from studies.replay.table import RecordedTable
 from studies.samplers.base import JointSampler
 from studies.samplers.samplers import OWN, make_sampler
 from studies.space.catalogue import expected
-from studies.study.study import Unit, ask, tell
+from studies.study.baseline import Unit
+from studies.study.trials import ask, tell
 from variants.device import DEVICE_PROFILES
 
 TablePath = Annotated[Path, typer.Argument(metavar="TABLE.csv", help="A recorded table.")]

@@ -14,7 +14,7 @@ from benchmarks.tables import Prior, ProfileName, Seeds, TablePath, prior_of, se
 from studies.numerics.arrays import Matrix
 from studies.replay.replay import Scorer
 from studies.replay.table import RecordedTable, read_table
-from studies.study.study import told
+from studies.study.trials import told
 
 
 def renamed(table: RecordedTable, axis: str, seed: int) -> RecordedTable:

@@ -22,7 +22,7 @@ from search.verify_command import verify
 from search.views.views import dashboard, show, support, table
 from studies.space.space import SpaceError
 from studies.storage.database import STORAGE_FAILURES, StorageLostError, failure_text
-from studies.study.study import StudyError
+from studies.study.attributes import StudyError
 from variants.detect import DeviceMissingError
 
 app = typer.Typer(

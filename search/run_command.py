@@ -58,14 +58,15 @@ from studies.results.labels import duration
 from studies.results.results import Results, read_results
 from studies.samplers.samplers import OWN, SAMPLERS
 from studies.session.estimate import estimate_s
-from studies.session.post import Post
 from studies.session.preload import import_meanwhile
 from studies.session.session import Session
+from studies.session.worker_pool import Post
 from studies.space.defaults import DEFAULT_AXES, EIGHT_BIT_MAX_ERROR, default_max_error
 from studies.space.space import Survey, fill_defaults, survey
 from studies.storage.url import shown
 from studies.study.opening import open_study, stored_plan
-from studies.study.study import MOST_SEED, Plan, open_storage
+from studies.study.plan import MOST_SEED, Plan
+from studies.study.study import open_storage
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
 

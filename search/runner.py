@@ -25,11 +25,10 @@ from objectives.process.client import WorkerError
 from objectives.schema.evaluation import Evaluation, Outcome
 from studies.dashboard.publisher import Publisher
 from studies.results.labels import duration, milliseconds, trial_line, workload_label
-from studies.session.post import Post
 from studies.session.session import Session
-from studies.session.worker_pool import Crew
+from studies.session.worker_pool import Crew, Post
 from studies.study.anchor import NEWEST
-from studies.study.study import StudyError
+from studies.study.attributes import StudyError
 from variants.detect import DeviceMissingError
 
 

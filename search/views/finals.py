@@ -11,9 +11,8 @@ from search.runner import Interrupt
 from studies.results.front import WorkloadResult
 from studies.results.labels import duration, workload_label
 from studies.results.results import read_results
-from studies.session.post import Post
 from studies.session.session import Session
-from studies.session.worker_pool import Crew
+from studies.session.worker_pool import Crew, Post
 from studies.study.finalists import Finals
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,8 +18,9 @@ from objectives.schema.limits import Limits
 from studies.export.single import best_single
 from studies.results.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
 from studies.results.results import Results
+from studies.study.attributes import StudyError
+from studies.study.baseline import Unit
 from studies.study.finalists import Finals
-from studies.study.study import StudyError, Unit
 from variants.deploy.loading_schema import (
     SCHEMA_VERSION,
     LoadableChoice,
@@ -239,25 +238,3 @@ def export_schema() -> str:
     """Return the JSON Schema of the document, as it is published in `SCHEMA_FILE`."""
     schema = Export.model_json_schema(mode="serialization")
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the whole new one.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    beginning = path.name[:40]  # what is added must not make a long name too long
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{beginning}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

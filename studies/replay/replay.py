@@ -18,7 +18,8 @@ from studies.numerics.hypervolume import hypervolume
 from studies.replay.table import RecordedTable
 from studies.samplers.samplers import make_sampler
 from studies.space.catalogue import expected
-from studies.study.study import Unit, ask, tell
+from studies.study.baseline import Unit
+from studies.study.trials import ask, tell
 from variants.device import Device
 
 MARGIN = 0.05  # log10 units behind a workload's worst measurement

@@ -22,7 +22,8 @@ from studies.replay.durations import Durations
 from studies.replay.replay import study_of
 from studies.replay.table import RecordedTable
 from studies.samplers.base import JointSampler
-from studies.study.study import Unit, ask, tell
+from studies.study.baseline import Unit
+from studies.study.trials import ask, tell
 from variants.device import Device
 
 # Not time on the wall, which whatever else the machine does would make longer, and which is the

@@ -10,7 +10,7 @@ import optuna
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from studies.numerics.sample import evenly
+from studies.numerics.arrays import evenly
 from studies.results.convergence import Steps, hypervolume_history
 from studies.results.front import Candidate, Choice, WorkloadResult
 from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label

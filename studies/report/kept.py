@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from studies.numerics.sample import evenly
+from studies.numerics.arrays import evenly
 from studies.results.front import Candidate, WorkloadResult, front
 from studies.results.results import Results
 from variants.axes import AXES

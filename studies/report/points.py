@@ -10,7 +10,7 @@ from objectives.schema.evaluation import Evaluation, Outcome
 from studies.results.front import WorkloadResult
 from studies.results.labels import variant_label, workload_label
 from studies.results.results import Results
-from studies.study.study import Told
+from studies.study.trials import Told
 from variants.axes import AXES
 from variants.device import Device
 

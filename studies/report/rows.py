@@ -14,7 +14,7 @@ from studies.results.front import CHOICES, Candidate, WorkloadResult
 from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.results.results import Results
 from studies.results.summary import notes
-from studies.study.study import Told
+from studies.study.trials import Told
 from variants.device import Device
 
 _SHORT = {"lowest_latency": "fastest", "lowest_memory": "smallest", "balanced": "balanced"}

@@ -9,8 +9,8 @@ from typing import Literal
 
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome
 from objectives.schema.limits import Limits
+from studies.study.baseline import Unit
 from studies.study.finalists import Finalist, Finals
-from studies.study.study import Unit
 from variants.workload import Workload
 
 MOST_FINALISTS = 8  # besides the default; they have to be built and timed again

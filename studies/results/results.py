@@ -14,9 +14,11 @@ from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome
 from studies.results.front import WorkloadResult, candidates, front, strict, winners
 from studies.study.anchor import AnchorPoint, Drift, Marks, anchors_of, drifts
-from studies.study.attributes import finals_of
+from studies.study.baseline import default_of, unit_of
+from studies.study.finalists import finals_of
+from studies.study.plan import Plan, environments_of, plan_of
 from studies.study.snapshot import Snapshot
-from studies.study.study import Plan, Told, default_of, environments_of, plan_of, told, unit_of
+from studies.study.trials import Told, told
 
 _NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
 

@@ -25,13 +25,9 @@ from studies.samplers.observations import Told
 from studies.space.catalogue import Catalogue
 from studies.space.probes import probe_order
 from studies.space.space import SpaceExhausted
+from studies.storage.optuna_internals import FIXED_PARAMS, stored_user_attributes
+from studies.study.attributes import LATENCY, MEMORY, PROBES
 from studies.study.counter import Settled
-
-PROBES = "goldilocks:probes"  # of a study: how many configurations of the probe order to try
-LATENCY, MEMORY = "latency_ms", "peak_memory_mib"  # of a trial
-EXPECTED_GAIN = "goldilocks:expected_gain"  # of a trial; see `proposer.Proposal`
-FIXED = "fixed_params"  # what Optuna calls the parameters of an enqueued trial
-
 
 # Of a trial: its configuration, log10 memory and latency, and whether it failed.
 _Found = tuple[int, tuple[float, float] | None, bool]
@@ -88,8 +84,7 @@ class JointSampler(BaseSampler):
 
     def _due(self, study: optuna.Study, told: Told) -> NDArray[np.int64]:
         """Return the beginning of the probe order that should have been tried by now."""
-        # Not by `user_attrs`, which copies everything that a study holds.
-        stored = study._storage.get_study_user_attrs(study._study_id)
+        stored = stored_user_attributes(study)
         return self.probe_order[: max(self.probes_due(told), stored.get(PROBES, 0))]
 
     def infer_relative_search_space(
@@ -108,8 +103,8 @@ class JointSampler(BaseSampler):
         """
         if not search_space.keys() >= self.distributions.keys() or not len(self.catalogue):
             return {}  # somebody else's space
-        if FIXED in trial.system_attrs:
-            return {k: v for k, v in trial.system_attrs[FIXED].items() if k in search_space}
+        if FIXED_PARAMS in trial.system_attrs:
+            return {k: v for k, v in trial.system_attrs[FIXED_PARAMS].items() if k in search_space}
         told = self.told(study, but=trial.number)
         if len(told.tried) == len(self.catalogue):
             raise SpaceExhausted

@@ -14,9 +14,11 @@ from optuna.trial import FrozenTrial
 from studies.numerics.arrays import Matrix
 from studies.numerics.gp import Axes
 from studies.samplers.acquisition import Candidates, Proposal, Proposer
-from studies.samplers.base import EXPECTED_GAIN, JointSampler
+from studies.samplers.base import JointSampler
 from studies.samplers.observations import Told
 from studies.space.catalogue import Catalogue
+from studies.storage.optuna_internals import set_system_attribute
+from studies.study.attributes import EXPECTED_GAIN
 
 # Trials of which one is a probe, once every workload has been served: what the others found is
 # judged by them, and they find what the surrogate would never look at.
@@ -42,9 +44,7 @@ class SurrogateSampler(JointSampler):
         """Return the best, and note what was expected of it."""
         proposal = self._propose(told)
         assert proposal is not None
-        study._storage.set_trial_system_attr(
-            trial._trial_id, EXPECTED_GAIN, proposal.expected_gain
-        )
+        set_system_attribute(study, trial, EXPECTED_GAIN, proposal.expected_gain)
         return proposal.index
 
     def think_ahead(self, study: optuna.Study) -> None:

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from studies.samplers.base import JointSampler
 from studies.samplers.observations import Told
 from studies.space.catalogue import Catalogue
+from studies.storage.optuna_internals import set_system_attribute
 
 # Proposals of the stock sampler that may fall on something impossible or tried, before one of
 # the remaining variants is drawn at random.
@@ -128,7 +129,7 @@ class StockSampler(JointSampler):
     ) -> None:
         """Store what the stock sampler noted of its trial (NSGA-II, its generation)."""
         for name, value in current.system_attrs.items():
-            study._storage.set_trial_system_attr(trial._trial_id, name, value)
+            set_system_attribute(study, trial, name, value)
 
 
 def _seed_of(*parts: int) -> int:

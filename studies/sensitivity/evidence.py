@@ -19,8 +19,9 @@ from studies.samplers.observations import Told
 from studies.space.catalogue import Catalogue, catalogue_of, expected
 from studies.space.probes import probed
 from studies.space.space import survey
+from studies.study.baseline import default_of
+from studies.study.plan import environment_of, plan_of
 from studies.study.snapshot import Snapshot
-from studies.study.study import default_of, environment_of, plan_of
 from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload

@@ -16,7 +16,7 @@ from optuna.importance import (
 )
 from optuna.trial import FrozenTrial
 
-from studies.numerics.sample import evenly
+from studies.numerics.arrays import evenly
 from studies.sensitivity.analysis import LATENCY, MEMORY
 
 LEAST_TRIALS = 20  # usable ones

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from studies.numerics.sample import evenly
+from studies.numerics.arrays import evenly
 from studies.sensitivity.posterior import Field, Posterior
 
 LEAST_PROBES = 16

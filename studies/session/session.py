@@ -20,15 +20,15 @@ from objectives.schema.evaluation import Evaluation
 from objectives.timing.host_scaling import at_full_speed, turns_at_full_speed
 from objectives.trial.bench import Bench
 from studies.results.front import WorkloadResult, finalists
-from studies.samplers.base import EXPECTED_GAIN, PROBES
 from studies.samplers.samplers import make_sampler
-from studies.session.post import Post
+from studies.session.worker_pool import Post
 from studies.space.catalogue import catalogue_of, expected
 from studies.space.probes import probed
 from studies.space.space import SpaceExhausted, Survey
 from studies.storage import heartbeat as lease
 from studies.storage.database import LEASE_S, STORAGE_FAILURES, uncut
 from studies.storage.lock import ClaimLock, ClaimLostError
+from studies.storage.optuna_internals import stored_state
 from studies.study.anchor import (
     EVERY,
     AnchorPoint,
@@ -37,29 +37,14 @@ from studies.study.anchor import (
     anchors_of,
     disagreements,
 )
-from studies.study.attributes import (
-    finals_of,
-    has_peaks,
-    peaks_of_study,
-    set_finals,
-    set_first_peaks,
-)
+from studies.study.attributes import EXPECTED_GAIN, PROBES, StudyError
+from studies.study.baseline import default_of, objective_unit, set_default
 from studies.study.counter import Tally
-from studies.study.finalists import Finals, judge
+from studies.study.device_peaks import has_peaks, peaks_of_study, set_first_peaks
+from studies.study.finalists import Finals, finals_of, judge, set_finals
+from studies.study.plan import Plan, environments_of, number_of
 from studies.study.snapshot import Snapshot
-from studies.study.study import (
-    Plan,
-    StudyError,
-    abandon,
-    ask,
-    default_of,
-    environments_of,
-    number_of,
-    objective_unit,
-    recover,
-    set_default,
-    tell,
-)
+from studies.study.trials import abandon, ask, recover, tell
 from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload
@@ -265,7 +250,7 @@ class Session:
         self._add("search", time.monotonic() - before)
         try:
             self._think_ahead()
-            with lease.kept(self.study._storage, trial._trial_id):
+            with lease.kept(self.study, trial):
                 evaluation = self._evaluate(configuration, post)
         except BaseException:
             self._abandon(trial, "interrupted")
@@ -279,7 +264,7 @@ class Session:
             uncut(lambda: tell(self.study, trial, evaluation, unit))
         except UpdateFinishedTrialError:
             # Or they told it, from what was stored here.
-            if self.study._storage.get_trial(trial._trial_id).state is TrialState.FAIL:
+            if stored_state(self.study, trial) is TrialState.FAIL:
                 raise TrialLostError(
                     f"trial {trial.number} was given up by others, who heard nothing of this "
                     "process for too long"

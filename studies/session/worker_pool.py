@@ -7,13 +7,28 @@ while it measures.
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from studies.session.post import Post
+from objectives.trial.bench import Bench
 
 Found = TypeVar("Found")
+
+
+@dataclass(eq=False)
+class Post:
+    """A bench at work in a session, and where it measures."""
+
+    bench: Bench
+    name: str  # of the device on this host, as `cuda:1`
+    label: str = field(init=False)  # among all hosts
+    since_anchor: int | None = None  # trials since the anchor was measured in this run
+
+    def __post_init__(self) -> None:
+        self.label = f"{socket.gethostname()} {self.name}"
 
 
 class _Over:

@@ -194,12 +194,6 @@ def _created(address: str, engine_kwargs: dict[str, Any], *, leases: bool = Fals
         time.sleep(CREATION_PAUSE_S)
 
 
-def engine_of(storage: BaseStorage) -> sqlalchemy.Engine | None:
-    """Return the database behind a storage; None for one in memory."""
-    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
-    return engine if isinstance(engine, sqlalchemy.Engine) else None
-
-
 @contextmanager
 def as_it_was_written() -> Iterator[None]:
     """Tell what Optuna cannot read back from failures of the storage.

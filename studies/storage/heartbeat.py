@@ -13,14 +13,21 @@ from contextlib import contextmanager, suppress
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.trial import Trial
 
 from studies.storage.database import STORAGE_FAILURES
+from studies.storage.optuna_internals import (
+    BaseHeartbeat,
+    stale_trial_ids,
+    storage_of,
+    trial_id_of,
+)
 
 
 @contextmanager
-def kept(storage: BaseStorage, trial_id: int) -> Iterator[None]:
+def kept(study: optuna.Study, trial: Trial) -> Iterator[None]:
     """Keep the lease on a trial inside the block, where the storage knows of leases."""
+    storage, trial_id = storage_of(study), trial_id_of(trial)
     interval_s = _interval_s(storage)
     if interval_s is None:
         yield
@@ -45,23 +52,23 @@ def kept(storage: BaseStorage, trial_id: int) -> Iterator[None]:
 
 def are_kept(study: optuna.Study) -> bool:
     """Tell whether the study's storage knows of leases."""
-    return _interval_s(study._storage) is not None
+    return _interval_s(storage_of(study)) is not None
 
 
-def begin(storage: BaseStorage, trial_id: int) -> None:
+def begin(study: optuna.Study, trial: Trial) -> None:
     """Begin the lease on a trial."""
-    if _interval_s(storage) is not None:
-        assert isinstance(storage, BaseHeartbeat)
-        storage.record_heartbeat(trial_id)
+    storage = storage_of(study)
+    if isinstance(storage, BaseHeartbeat) and _interval_s(storage) is not None:
+        storage.record_heartbeat(trial_id_of(trial))
 
 
 def expired(study: optuna.Study) -> frozenset[int]:
     """Return the ids of running trials whose lease has ended."""
-    storage = study._storage
+    storage = storage_of(study)
     if _interval_s(storage) is None:
         return frozenset()
     assert isinstance(storage, BaseHeartbeat)
-    return frozenset(storage._get_stale_trial_ids(study._study_id))
+    return frozenset(stale_trial_ids(study, storage))
 
 
 def _interval_s(storage: BaseStorage) -> int | None:

@@ -20,7 +20,8 @@ import optuna
 import sqlalchemy
 from sqlalchemy.exc import DBAPIError
 
-from studies.storage.database import engine_of, uncut, was_cut_off
+from studies.storage.database import uncut, was_cut_off
+from studies.storage.optuna_internals import engine_of, storage_of, study_id_of
 
 T = TypeVar("T")
 WAIT_S = 60.0  # that a holder may be silent; an ask takes a few seconds in the largest spaces
@@ -54,8 +55,8 @@ class ClaimLock:
 
     def __init__(self, study: optuna.Study) -> None:
         """Name the study."""
-        self._study_id = study._study_id
-        self._engine = engine_of(study._storage)
+        self._study_id = study_id_of(study)
+        self._engine = engine_of(storage_of(study))
         self._threads = threading.RLock()
 
     @contextmanager

@@ -13,6 +13,7 @@ import optuna
 from pydantic import BaseModel, ConfigDict
 
 from objectives.schema.evaluation import Evaluation, Outcome
+from studies.study.attributes import ANCHORS
 from studies.study.snapshot import Held
 from variants.configuration import Configuration
 from variants.device import Device, DeviceKind
@@ -20,7 +21,6 @@ from variants.support import unsupported_reasons
 from variants.workload import Workload
 
 EVERY = 25  # trials
-ANCHORS = "goldilocks:anchors"
 # What is beyond noise. GPU time repeated within 3 % in any order and process on an H100; a CPU
 # shares its caches and cores with everything else that runs.
 DRIFT: dict[DeviceKind, float] = {"cuda": 0.05, "cpu": 0.25}

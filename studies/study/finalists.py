@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+import optuna
 from pydantic import BaseModel, ConfigDict
 
 from objectives.schema.comparison import Comparison, Retimed
 from objectives.schema.evaluation import Measured
+from studies.study.attributes import FINALS
+from studies.study.snapshot import Held
 from studies.study.verdicts import MARGIN, Verdict, Word, judge_across, judge_rounds
+from variants.workload import Workload
 
 
 class Finalist(BaseModel):
@@ -117,3 +121,14 @@ def _latency_verdict(one: _Timed, other: _Timed) -> Verdict:
         other.retimed.latency_ms,
         other.reference.latency_ms,
     )
+
+
+def set_finals(study: optuna.Study, workload: Workload, finals: Finals) -> None:
+    """Store the verdicts on a workload's finalists, in place of earlier ones."""
+    study.set_user_attr(FINALS + workload.key, finals.model_dump(mode="json"))
+
+
+def finals_of(study: Held, workload: Workload) -> Finals | None:
+    """Return the verdicts on a workload's finalists, if they were timed again."""
+    stored = study.user_attrs.get(FINALS + workload.key)
+    return None if stored is None else Finals.model_validate(stored)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import optuna
 from optuna.trial import FrozenTrial
 from pydantic import Field, TypeAdapter
 
 from objectives.schema.errors import one_line
-from studies.dashboard.serving import check_note
-from studies.samplers.base import PROBES
 from studies.space.space import SearchSpace
 from studies.storage.artifacts import artifacts_of
 from studies.storage.database import GarbledError
-from studies.study.anchor import ANCHORS, anchors_of
-from studies.study.attributes import FINALS, PEAKS, peaks_of_study
+from studies.storage.optuna_internals import stored_system_attributes
+from studies.study.anchor import anchors_of
+from studies.study.attributes import ANCHORS, FINALS, PEAKS, PROBES
+from studies.study.device_peaks import peaks_of_study
 from studies.study.finalists import Finals
 
+_NOTE_VERSION, _NOTE_PART = "dashboard:note_ver", "dashboard:note_str:"
 _PROBES = TypeAdapter(Annotated[int, Field(strict=True, ge=0)])
 
 
@@ -31,6 +32,21 @@ def check_study(study: optuna.Study, space: SearchSpace, trials: Sequence[Frozen
     _check_attributes(study)
     _check_system_attributes(study)
     _check_parameters(space, trials)
+
+
+def check_note(attributes: Mapping[str, Any]) -> None:
+    """Check the note among a study's system attributes: a version, and texts numbered from 0.
+
+    Raises:
+        ValueError: It is not as optuna-dashboard writes it.
+    """
+    version = attributes.get(_NOTE_VERSION, 0)
+    if type(version) is not int:
+        raise ValueError(f"{_NOTE_VERSION}: must be a whole number, got {version!r}")
+    parts = {key: text for key, text in attributes.items() if key.startswith(_NOTE_PART)}
+    for key in (f"{_NOTE_PART}{number}" for number in range(len(parts))):
+        if not isinstance(parts.get(key), str):
+            raise ValueError(f"{key}: must be a text, got {parts.get(key)!r}")
 
 
 def _check_attributes(study: optuna.Study) -> None:
@@ -49,7 +65,7 @@ def _check_attributes(study: optuna.Study) -> None:
 
 
 def _check_system_attributes(study: optuna.Study) -> None:
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = stored_system_attributes(study)
     try:
         check_note(attributes)
         artifacts_of(attributes)

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from objectives.schema.evaluation import Evaluation
-from studies.study.study import open_storage, plan_of
+from studies.study.plan import plan_of
+from studies.study.study import open_storage
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import session
 from variants.configuration import Configuration

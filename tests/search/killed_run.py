@@ -20,7 +20,8 @@ from studies.session.session import Session
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.space import fill_defaults, survey
 from studies.study.opening import open_study
-from studies.study.study import Plan, open_storage
+from studies.study.plan import Plan
+from studies.study.study import open_storage
 from variants.configuration import Configuration
 
 

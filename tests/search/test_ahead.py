@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from studies.study.study import load_study, open_storage, told
+from studies.study.study import load_study, open_storage
+from studies.study.trials import told
 from tests.objectives.precompile.toy_helper import TOY
 from tests.search.test_faults import environment, left_over
 

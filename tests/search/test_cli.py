@@ -26,7 +26,9 @@ from search.cli import main
 from studies.dashboard.publisher import publish
 from studies.dashboard.serving import _QuietHandler, _Server
 from studies.export.document import Export
-from studies.study.study import load_study, open_storage, told
+from studies.storage.optuna_internals import study_id_of
+from studies.study.study import load_study, open_storage
+from studies.study.trials import told
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
 
@@ -261,7 +263,7 @@ def test_dashboard_shows_named_objectives_and_no_failure_as_best(storage: BaseSt
         address = f"http://127.0.0.1:{server.server_port}"
         with urllib.request.urlopen(f"{address}/dashboard") as response:
             assert response.status == 200
-        with urllib.request.urlopen(f"{address}/api/studies/{of.study._study_id}") as response:
+        with urllib.request.urlopen(f"{address}/api/studies/{study_id_of(of.study)}") as response:
             page = json.load(response)
         server.shutdown()
         thread.join()

@@ -19,8 +19,10 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
-from studies.storage.database import engine_of
-from studies.study.study import ABANDONED, OWNER, load_study, open_storage, told
+from studies.storage.optuna_internals import engine_of
+from studies.study.attributes import ABANDONED, OWNER
+from studies.study.study import load_study, open_storage
+from studies.study.trials import told
 from tests.postgres import Server
 from tests.search.joined_run import LOST, measure
 

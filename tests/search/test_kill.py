@@ -16,7 +16,8 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from studies.study.study import load_study, open_storage, study_names, told
+from studies.study.study import load_study, open_storage, study_names
+from studies.study.trials import told
 from tests.search.test_faults import environment, left_over
 from tests.studies.session.test_session import run, session
 

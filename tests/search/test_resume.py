@@ -12,7 +12,9 @@ import pytest
 from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation
 from search import cli
-from studies.study.study import environments_of, load_study, open_storage, told
+from studies.study.plan import environments_of
+from studies.study.study import load_study, open_storage
+from studies.study.trials import told
 from tests.search import fake_cli
 from tests.search.test_workers import OtherBench
 from variants.configuration import Configuration

@@ -20,19 +20,13 @@ from objectives.schema.comparison import Comparison
 from objectives.schema.evaluation import Evaluation
 from objectives.trial.bench import start_together
 from search.runner import Limit, Runner
-from studies.session.post import Post
 from studies.session.session import NothingNowError, Session
+from studies.session.worker_pool import Post
 from studies.space.space import SpaceExhausted
 from studies.study.anchor import NEWEST, anchors_of
-from studies.study.study import (
-    ABANDONED,
-    MEASURED_ON,
-    OWNER,
-    StudyError,
-    load_study,
-    open_storage,
-    told,
-)
+from studies.study.attributes import ABANDONED, MEASURED_ON, OWNER, StudyError
+from studies.study.study import load_study, open_storage
+from studies.study.trials import told
 from tests.fake_bench import FakeBench
 from tests.search import fake_cli
 from tests.studies.session.test_session import session

@@ -15,7 +15,8 @@ from studies.export.document import Admitted, build_export
 from studies.export.single import best_single, cost
 from studies.results.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
 from studies.results.results import read_results
-from studies.study.study import StudyError, Unit
+from studies.study.attributes import StudyError
+from studies.study.baseline import Unit
 from tests.configurations import configured
 from tests.fake_bench import measurements
 from tests.studies.session.test_session import run, session

@@ -26,7 +26,8 @@ from studies.samplers.observations import Told
 from studies.samplers.ordered import OrderedSampler
 from studies.samplers.samplers import SAMPLERS
 from studies.space.catalogue import Catalogue
-from studies.study.study import Unit, ask, tell
+from studies.study.baseline import Unit
+from studies.study.trials import ask, tell
 from tests.recorded_tables import with_columns
 from variants.device import DEVICE_PROFILES
 

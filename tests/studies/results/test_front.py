@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from objectives.schema.evaluation import Evaluation, Outcome
 from studies.results.front import Candidate, candidates, front, winners
-from studies.study.study import Unit
+from studies.study.baseline import Unit
 from tests.configurations import configured
 from tests.fake_bench import measurements
 from variants.workload import Workload

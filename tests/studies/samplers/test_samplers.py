@@ -14,12 +14,12 @@ from optuna.storages import BaseStorage
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 from optuna.trial import Trial, TrialState
 
-from studies.samplers.base import PROBES
 from studies.samplers.ordered import ORDERS
 from studies.samplers.samplers import SAMPLERS, make_sampler
 from studies.space.catalogue import Catalogue, encode
 from studies.space.space import SpaceExhausted
-from studies.study.study import ask
+from studies.study.attributes import PROBES
+from studies.study.trials import ask
 
 # Two workloads; `size` means nothing where `kind` is "a".
 CHOICES = {"batch": (1, 8), "kind": ("a", "b", "c"), "size": (1, 2, 4), "mode": ("x", "y")}

@@ -24,7 +24,9 @@ from studies.sensitivity.figures import PLOT_ID, figures, write_html
 from studies.sensitivity.importances import optuna_importances
 from studies.sensitivity.report import SensitivityReport, as_rows
 from studies.sensitivity.zone import find_zone
-from studies.study.study import load_study, open_storage, told
+from studies.storage.optuna_internals import stored_system_attributes
+from studies.study.study import load_study, open_storage
+from studies.study.trials import told
 from tests.fake_bench import FakeBench, measurements
 from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration
@@ -294,7 +296,7 @@ def test_figures_are_one_page_and_stored_for_the_dashboard(
     assert "<script src=" not in text
     assert text.count("Plotly.newPlot(") >= 4
     study = load(url, "probes")
-    stored = json.dumps(study._storage.get_study_system_attrs(study._study_id))
+    stored = json.dumps(stored_system_attributes(study))
     for name in ("effects", "interactions", "numbers", "zone"):
         assert PLOT_ID + name in stored
 

@@ -27,25 +27,17 @@ from studies.samplers.observations import Told
 from studies.samplers.optuna_samplers import STOCK
 from studies.samplers.ordered import ORDERS
 from studies.samplers.samplers import OWN, SAMPLERS
-from studies.session.post import Post
 from studies.session.session import LIKELY, Session, TrialLostError
+from studies.session.worker_pool import Post
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.presets import preset_path
 from studies.space.space import SearchSpace, SpaceExhausted, Survey, fill_defaults, survey
 from studies.storage.owner import this_process
+from studies.study.attributes import ABANDONED, EVALUATION, OWNER, StudyError
+from studies.study.baseline import Unit
 from studies.study.opening import open_study
-from studies.study.study import (
-    ABANDONED,
-    EVALUATION,
-    OWNER,
-    Plan,
-    StudyError,
-    Unit,
-    abandon,
-    ask,
-    tell,
-    told,
-)
+from studies.study.plan import Plan
+from studies.study.trials import abandon, ask, tell, told
 from tests.fake_bench import FakeBench
 from variants.axes import Choice
 from variants.configuration import Configuration

@@ -9,8 +9,7 @@ from typing import cast
 import pytest
 
 from objectives.trial.bench import Bench
-from studies.session.post import Post
-from studies.session.worker_pool import Crew
+from studies.session.worker_pool import Crew, Post
 
 
 class Interruptible:

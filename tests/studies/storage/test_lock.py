@@ -13,7 +13,6 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
-from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -21,9 +20,12 @@ from sqlalchemy.exc import DBAPIError
 import studies.storage.database
 import studies.storage.lock
 from studies.session.session import PAUSED, Session
-from studies.storage.database import engine_of, uncut, was_cut_off
+from studies.storage.database import uncut, was_cut_off
 from studies.storage.lock import ClaimLock, ClaimLostError
-from studies.study.study import ABANDONED, ask, open_storage, recover, tell
+from studies.storage.optuna_internals import engine_of, storage_of
+from studies.study.attributes import ABANDONED
+from studies.study.study import open_storage
+from studies.study.trials import ask, recover, tell
 from tests.studies.session.test_session import session
 
 SILENCE_S = 1
@@ -43,7 +45,7 @@ def joins(url: str) -> Session:
 
 
 def engine(of: Session) -> sqlalchemy.Engine:
-    found = engine_of(of.study._storage)
+    found = engine_of(storage_of(of.study))
     assert found is not None
     return found
 
@@ -182,11 +184,11 @@ def test_who_is_given_up_while_it_asks_asks_again(
     list(other.measure_defaults())
     looks = [lambda running: recover(paused.study, running)]
 
-    def begin_slowly(storage: BaseStorage, trial_id: int) -> None:
+    def begin_slowly(study: optuna.Study, trial: Trial) -> None:
         if looks:
             assert looks.pop()(paused.study.get_trials(states=(TrialState.RUNNING,))) == 1
 
-    monkeypatch.setattr("studies.study.study.lease.begin", begin_slowly)
+    monkeypatch.setattr("studies.study.trials.heartbeat.begin", begin_slowly)
     other.trial()
     assert looks == []
     states = [trial.state for trial in other.study.trials]

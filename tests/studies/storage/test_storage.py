@@ -25,19 +25,11 @@ from studies.storage import database as storage
 from studies.storage import owner
 from studies.storage.database import STORAGE_FAILURES, StorageLostError, failure_text
 from studies.storage.owner import is_dead, this_process
+from studies.study.attributes import ENVIRONMENT, EVALUATION, OWNER, StudyError
 from studies.study.opening import open_study
-from studies.study.study import (
-    DIRECTIONS,
-    ENVIRONMENT,
-    EVALUATION,
-    OWNER,
-    StudyError,
-    ask,
-    environments_of,
-    load_study,
-    open_storage,
-    told,
-)
+from studies.study.plan import environments_of
+from studies.study.study import DIRECTIONS, load_study, open_storage
+from studies.study.trials import ask, told
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
 

@@ -22,7 +22,7 @@ from studies.study.anchor import (
     disagreements,
     drifts,
 )
-from studies.study.attributes import has_peaks, peaks_of_study
+from studies.study.device_peaks import has_peaks, peaks_of_study
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration

@@ -18,8 +18,8 @@ from studies.report.rows import workload_sections
 from studies.results.front import MOST_FINALISTS, Candidate, finalists, winners
 from studies.results.labels import factor
 from studies.results.results import read_results
+from studies.study.baseline import Unit
 from studies.study.finalists import Finals, judge
-from studies.study.study import Unit
 from tests.configurations import configured
 from tests.fake_bench import FakeBench
 from tests.studies.results.test_front import candidate

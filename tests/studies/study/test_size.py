@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 
 from objectives.schema.evaluation import Outcome
 from search.choices import choices_from_toml
+from studies.numerics.arrays import evenly
 from studies.numerics.hypervolume import hypervolume
-from studies.numerics.sample import evenly
 from studies.report import front_figures as plots
 from studies.report import kept
 from studies.report.front_figures import front_points, history_figure
@@ -35,10 +35,12 @@ from studies.sensitivity.quality import learnt
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.presets import preset_path
 from studies.space.space import SearchSpace, fill_defaults, survey
+from studies.storage.optuna_internals import storage_of
 from studies.study.anchor import AnchorPoint, Drift, Marks
+from studies.study.baseline import default_of
 from studies.study.counter import Settled, Tally
 from studies.study.snapshot import Snapshot
-from studies.study.study import abandon, ask, default_of
+from studies.study.trials import abandon, ask
 from tests.fake_bench import FakeBench
 from tests.studies.report.test_report import Page
 from tests.studies.session.test_session import run, session
@@ -128,13 +130,13 @@ def test_everything_but_trials_is_read_once(
     of = session(storage, sampler="random")
     run(of, 5)
     reads: list[int] = []
-    read = type(of.study._storage).get_study_user_attrs
+    read = type(storage_of(of.study)).get_study_user_attrs
 
     def count(self: Any, study_id: int) -> dict[str, Any]:
         reads.append(study_id)
         return read(self, study_id)
 
-    monkeypatch.setattr(type(of.study._storage), "get_study_user_attrs", count)
+    monkeypatch.setattr(type(storage_of(of.study)), "get_study_user_attrs", count)
     results = read_results(of.study)
     assert len(results.workloads) > 1
     assert len(reads) == 1
