@@ -86,7 +86,7 @@ def search(count: int, helpers: int, sampler: str, minutes: float) -> Searched:
             storage = open_storage(f"sqlite:///{folder / 'study.db'}")
             study = open_study(storage, "ahead", plan, bench.environment())
             session = Session(study, plan, found, bench)
-            list(session.measure_defaults())
+            list(session.baselines.measure_missing())
             session.on_likely = agenda.wish if helpers else None
             seconds = []
             for _ in within(range(min(count, found.size)), minutes):

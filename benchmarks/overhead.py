@@ -90,7 +90,7 @@ def ours(chosen: Sequence[Configuration], minutes: float) -> list[dict[str, floa
             storage = open_storage(f"sqlite:///{Path(folder) / 'study.db'}")
             study = open_study(storage, "overhead", plan, bench.environment())
             session = Session(study, plan, found, bench)
-            list(session.measure_defaults())
+            list(session.baselines.measure_missing())
             trials = []
             for _ in within(range(min(len(chosen), found.size)), minutes):
                 before, begin = dict(session.seconds), time.monotonic()

@@ -56,7 +56,7 @@ from studies.study.attributes import StudyError
 from studies.study.device_peaks import peaks_of_study
 from studies.study.plan import environment_of, plan_of
 from studies.study.study import load_study, open_storage
-from studies.study.trials import told
+from studies.study.trials import finished_trials
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration, default_variant
 from variants.device import Device
@@ -146,7 +146,9 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
         UsageError: It was measured on another kind of device.
     """
     study = load_study(open_storage(storage), name)
-    configurations = {each.number: each.evaluation.configuration for each in told(study)}
+    configurations = {
+        each.number: each.evaluation.configuration for each in finished_trials(study)
+    }
     if number not in configurations:
         raise StudyError(
             f"--trial must be a finished trial of {study.study_name} (0 to "

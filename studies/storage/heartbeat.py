@@ -1,4 +1,4 @@
-"""Leases on running trials, for processes that cannot see whether each other live.
+"""Heartbeats of running trials, for processes that cannot see whether each other live.
 
 On one host the operating system knows. Between hosts the database does: who measures a trial says
 so every so often, on the database's clock, through Optuna's heartbeats, which Optuna itself keeps
@@ -25,8 +25,8 @@ from studies.storage.optuna_internals import (
 
 
 @contextmanager
-def kept(study: optuna.Study, trial: Trial) -> Iterator[None]:
-    """Keep the lease on a trial inside the block, where the storage knows of leases."""
+def sent(study: optuna.Study, trial: Trial) -> Iterator[None]:
+    """Send heartbeats of a trial inside the block, where the storage takes them."""
     storage, trial_id = storage_of(study), trial_id_of(trial)
     interval_s = _interval_s(storage)
     if interval_s is None:
@@ -37,11 +37,11 @@ def kept(study: optuna.Study, trial: Trial) -> Iterator[None]:
 
     def keep() -> None:
         while not over.wait(interval_s):
-            # A database that is away for a moment does not end the lease; for longer, it does.
+            # A database that is away for less than the grace period does no harm.
             with suppress(*STORAGE_FAILURES):
                 heartbeats.record_heartbeat(trial_id)
 
-    thread = threading.Thread(target=keep, name=f"lease on trial {trial_id}", daemon=True)
+    thread = threading.Thread(target=keep, name=f"heartbeats of trial {trial_id}", daemon=True)
     thread.start()
     try:
         yield
@@ -50,20 +50,20 @@ def kept(study: optuna.Study, trial: Trial) -> Iterator[None]:
         thread.join()
 
 
-def are_kept(study: optuna.Study) -> bool:
-    """Tell whether the study's storage knows of leases."""
+def are_sent(study: optuna.Study) -> bool:
+    """Tell whether the study's storage takes heartbeats: several hosts may write into it."""
     return _interval_s(storage_of(study)) is not None
 
 
 def begin(study: optuna.Study, trial: Trial) -> None:
-    """Begin the lease on a trial."""
+    """Send the first heartbeat of a trial."""
     storage = storage_of(study)
     if isinstance(storage, BaseHeartbeat) and _interval_s(storage) is not None:
         storage.record_heartbeat(trial_id_of(trial))
 
 
-def expired(study: optuna.Study) -> frozenset[int]:
-    """Return the ids of running trials whose lease has ended."""
+def silent_trials(study: optuna.Study) -> frozenset[int]:
+    """Return the ids of running trials that sent no heartbeat for the grace period."""
     storage = storage_of(study)
     if _interval_s(storage) is None:
         return frozenset()

@@ -10,13 +10,13 @@ from objectives.roofline.bound import bound
 from objectives.schema.evaluation import Evaluation
 from studies.study.attributes import DEFAULT, read_stored
 from studies.study.plan import RAW_OBJECTIVES, Plan, objective_names
-from studies.study.snapshot import Held
+from studies.study.snapshot import StudyAttributes
 from variants.device import Device
 from variants.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Baseline:
     """What a workload's numbers are divided by."""
 
     peak_memory_mib: float
@@ -24,21 +24,21 @@ class Unit:
     measured: bool  # False: the default failed, and its roofline stands in
 
 
-def objective_unit(plan: Plan, default: Evaluation, device: Device) -> Unit:
+def objective_baseline(plan: Plan, default: Evaluation, device: Device) -> Baseline:
     """Return what a workload's objectives are divided by; see `objective_names`."""
     if objective_names(plan.space) == RAW_OBJECTIVES:
-        return Unit(1.0, 1.0, True)
-    return unit_of(default, device)
+        return Baseline(1.0, 1.0, True)
+    return baseline_of(default, device)
 
 
-def unit_of(default: Evaluation, device: Device) -> Unit:
+def baseline_of(default: Evaluation, device: Device) -> Baseline:
     """Return the default's numbers, or its roofline where it has none."""
     if default.measurements is not None:
-        return Unit(
+        return Baseline(
             default.measurements.memory.peak_mib, default.measurements.latency.latency_ms, True
         )
     least = bound(default.configuration, device)
-    return Unit(least.memory_mib, least.latency_ms, False)
+    return Baseline(least.memory_mib, least.latency_ms, False)
 
 
 def set_default(study: optuna.Study, evaluation: Evaluation) -> None:
@@ -47,7 +47,7 @@ def set_default(study: optuna.Study, evaluation: Evaluation) -> None:
     study.set_user_attr(key, evaluation.model_dump(mode="json"))
 
 
-def default_of(study: Held, workload: Workload) -> Evaluation | None:
+def default_of(study: StudyAttributes, workload: Workload) -> Evaluation | None:
     """Return the evaluation of the workload's default, if it was measured."""
     key, attributes = DEFAULT + workload.key, study.user_attrs
     if key not in attributes:

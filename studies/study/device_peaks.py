@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from objectives.roofline.bound import Peaks
 from studies.study.attributes import PEAKS
-from studies.study.snapshot import Held
+from studies.study.snapshot import StudyAttributes
 
 _PEAKS = TypeAdapter(Peaks)
 
@@ -20,12 +20,12 @@ def set_first_peaks(study: optuna.Study, peaks: Peaks | None) -> None:
         study.set_user_attr(PEAKS, None if peaks is None else dataclasses.asdict(peaks))
 
 
-def has_peaks(study: Held) -> bool:
+def has_peaks(study: StudyAttributes) -> bool:
     """Tell whether measuring the rates of the study's roofline was tried."""
     return PEAKS in study.user_attrs
 
 
-def peaks_of_study(study: Held) -> Peaks | None:
+def peaks_of_study(study: StudyAttributes) -> Peaks | None:
     """Return the rates that were measured for the study, if they were.
 
     Raises:

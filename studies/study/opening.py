@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 from objectives.schema.environment import Environment
 from objectives.schema.limits import Limits
 from studies.space.space import SearchSpace
-from studies.storage.lock import ClaimLock
+from studies.storage.lock import StudyLock
 from studies.storage.optuna_internals import FrozenStudy, study_id_of
 from studies.study.attributes import ENVIRONMENT, PLAN, StudyError
 from studies.study.plan import Plan, add_environment, environments_of, number_of, plan_of
@@ -52,7 +52,7 @@ def open_study(
     differences = plan_differences(stored, plan)
     if differences:
         raise StudyError(f"study {name} cannot be resumed, these differ: {'; '.join(differences)}")
-    ClaimLock(study).do(lambda: _let_in(study, environment, new=new_environment))
+    StudyLock(study).do(lambda: _let_in(study, environment, new=new_environment))
     return study
 
 

@@ -12,7 +12,7 @@ from objectives.schema.errors import one_line
 from objectives.schema.limits import Limits
 from studies.space.space import SearchSpace
 from studies.study.attributes import ENVIRONMENT, PLAN, StudyError, read_stored
-from studies.study.snapshot import Held
+from studies.study.snapshot import StudyAttributes
 from variants.plugins import Plugin, missing_plugins
 
 MOST_SEED = 2**32 - 1  # that NumPy takes
@@ -33,7 +33,7 @@ class Plan(BaseModel):
     plugins: tuple[Plugin, ...] = ()  # whose names the space may hold; never loaded from here
 
 
-def plan_of(study: Held) -> Plan:
+def plan_of(study: StudyAttributes) -> Plan:
     """Return what the study searches.
 
     Raises:
@@ -54,7 +54,7 @@ def plan_of(study: Held) -> Plan:
     return read_stored(Plan, study.user_attrs, PLAN, of)
 
 
-def environments_of(study: Held) -> list[Environment]:
+def environments_of(study: StudyAttributes) -> list[Environment]:
     """Return the environments that the study was measured in, the present one last.
 
     Raises:
@@ -72,7 +72,7 @@ def number_of(known: Sequence[Environment], environment: Environment) -> int | N
     return next(same, None)
 
 
-def environment_of(study: Held) -> Environment:
+def environment_of(study: StudyAttributes) -> Environment:
     """Return the present environment of the study; raises as `environments_of` does."""
     return environments_of(study)[-1]
 
@@ -87,6 +87,6 @@ def objective_names(space: SearchSpace) -> tuple[str, str]:
     """Return what is told to Optuna, memory first.
 
     Raw values would only crown the smallest of several workloads, so there the default's is
-    the unit.
+    what it is divided by.
     """
     return RAW_OBJECTIVES if len(space.workloads()) == 1 else RATIO_OBJECTIVES

@@ -12,8 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.schema.environment import Environment
 from objectives.schema.errors import one_line
-from studies.storage.database import GarbledError, SchemaError, as_it_was_written, open_database
-from studies.storage.lock import ClaimLock
+from studies.storage.database import (
+    CorruptStudyError,
+    SchemaError,
+    open_database,
+    translate_corruption,
+)
+from studies.storage.lock import StudyLock
 from studies.storage.optuna_internals import study_id_of
 from studies.storage.url import DatabaseUrlError, shown, without_passwords
 from studies.study.attributes import ENVIRONMENT, PLAN, StudyError
@@ -51,9 +56,9 @@ def study_names(storage: BaseStorage) -> list[str]:
         StudyError: The storage cannot be read.
     """
     try:
-        with as_it_was_written():
+        with translate_corruption():
             studies = sorted(storage.get_all_studies(), key=study_id_of)
-    except GarbledError as error:
+    except CorruptStudyError as error:
         raise StudyError(f"the storage cannot be read: {error}") from None
     return [study.study_name for study in studies if PLAN in study.user_attrs]
 
@@ -73,14 +78,14 @@ def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
         raise StudyError(f"study must be one of {', '.join(names)}; got {name}")
     study = optuna.load_study(study_name=name, storage=storage)
     try:
-        with as_it_was_written():
+        with translate_corruption():
             trials = study.get_trials(deepcopy=False)
             study.metric_names  # noqa: B018 (read to see whether it can be)
         if tuple(study.directions) != DIRECTIONS:
             got = ", ".join(direction.name for direction in study.directions)
-            raise GarbledError(f"it must minimise two values, got {got}")
+            raise CorruptStudyError(f"it must minimise two values, got {got}")
         check_study(study, plan_of(study).space, trials)
-    except GarbledError as error:
+    except CorruptStudyError as error:
         raise StudyError(f"study {name} cannot be read: {error}") from None
     return study
 
@@ -96,7 +101,7 @@ def create_study(
     study = optuna.create_study(
         study_name=name, storage=storage, directions=DIRECTIONS, load_if_exists=True
     )
-    return study if ClaimLock(study).do(lambda: _write(study, plan, environment)) else None
+    return study if StudyLock(study).do(lambda: _write(study, plan, environment)) else None
 
 
 def _write(study: optuna.Study, plan: Plan, environment: Environment) -> bool:

@@ -37,12 +37,12 @@ from studies.study.attributes import (
     StudyError,
     read_stored,
 )
-from studies.study.baseline import Unit, default_of, objective_unit
+from studies.study.baseline import Baseline, default_of, objective_baseline
 from studies.study.plan import environment_of, plan_of
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FinishedTrial:
     """One finished trial."""
 
     number: int
@@ -77,8 +77,8 @@ def ask(study: optuna.Study, measured_on: str = "", environment: int = 1) -> Tri
     return trial
 
 
-def tell(study: optuna.Study, trial: Trial, evaluation: Evaluation, unit: Unit) -> None:
-    """Store an evaluation and finish its trial; `unit` is what its objectives are divided by.
+def tell(study: optuna.Study, trial: Trial, evaluation: Evaluation, baseline: Baseline) -> None:
+    """Store an evaluation and finish its trial; `baseline` is what its objectives are divided by.
 
     The evaluation is written first, and alone holds everything: a process that dies between two
     writes loses nothing. The scalars beside it are for the dashboard's columns.
@@ -97,8 +97,8 @@ def tell(study: optuna.Study, trial: Trial, evaluation: Evaluation, unit: Unit) 
         trial.set_user_attr(MEMORY, measured.memory.peak_mib)
         trial.set_user_attr(RELATIVE_ERROR, error if math.isfinite(error) else "Infinity")
     if measured is not None and evaluation.outcome is Outcome.MEASURED:
-        memory = measured.memory.peak_mib / unit.peak_memory_mib
-        latency = measured.latency.latency_ms / unit.latency_ms
+        memory = measured.memory.peak_mib / baseline.peak_memory_mib
+        latency = measured.latency.latency_ms / baseline.latency_ms
         _finish(study, trial, TrialState.COMPLETE, [memory, latency])
     else:
         _finish(study, trial, TrialState.PRUNED)
@@ -116,12 +116,12 @@ def _finish(
         raise UpdateFinishedTrialError(f"trial {trial.number} is finished") from None
 
 
-def told(study: optuna.Study) -> Iterator[Told]:
+def finished_trials(study: optuna.Study) -> Iterator[FinishedTrial]:
     """Yield every finished trial, in order; abandoned ones are left out."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         mark = trial.user_attrs.get(ENVIRONMENT_NUMBER, 1)
         on = trial.user_attrs.get(MEASURED_ON)
-        yield Told(
+        yield FinishedTrial(
             trial.number,
             evaluation_of(trial),
             mark if isinstance(mark, int) else 1,
@@ -144,15 +144,15 @@ def recover(
     """Settle those `running` trials that a dead process left; those of a live one are left alone.
 
     A trial whose evaluation was stored is told; any other is abandoned and may be proposed
-    again. Returns how many were abandoned. Call it under the claim lock: a trial without an
+    again. Returns how many were abandoned. Call it under the study lock: a trial without an
     owner is one whose process died while it asked. With `take_over`, other hosts count as dead.
 
     Raises:
-        StudyError: Another host measures, and the storage has no leases to tell that it lives.
+        StudyError: Another host measures, and the storage takes no heartbeats to tell if it lives.
     """
     abandoned = 0
-    silent = heartbeat.expired(study) if running else frozenset()
-    if not take_over and not heartbeat.are_kept(study):
+    silent = heartbeat.silent_trials(study) if running else frozenset()
+    if not take_over and not heartbeat.are_sent(study):
         _refuse_other_hosts(study, running)
     for trial in running:
         owner = trial.user_attrs.get(OWNER)
@@ -165,7 +165,7 @@ def recover(
         with suppress(UpdateFinishedTrialError):  # it was only paused, and tells at this moment
             if evaluation is not None and default is not None:
                 device = environment_of(study).device
-                tell(study, live, evaluation, objective_unit(plan_of(study), default, device))
+                tell(study, live, evaluation, objective_baseline(plan_of(study), default, device))
             else:
                 abandon(study, live, "its process died")
                 abandoned += 1

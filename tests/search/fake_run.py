@@ -34,7 +34,7 @@ def main() -> None:
     log = Path(url.removeprefix("sqlite:///")).parent / "measured.txt"
     of = session(open_storage(url), RecordingBench(log, pause_s))
     assert plan_of(of.study) == of.plan
-    list(of.measure_defaults())
+    list(of.baselines.measure_missing())
     print("started", flush=True)
     while of.tried() < trials:
         of.trial()

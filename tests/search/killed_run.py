@@ -44,7 +44,7 @@ def run(url: str, trials: int) -> None:
     session = Session(study, plan, survey(space, bench.device()), bench)
     with Path("resumed.txt").open("a") as file:
         file.write(f"{session.tried()} {time.monotonic() - before:.3f}\n")
-    list(session.measure_defaults())
+    list(session.baselines.measure_missing())
     while session.tried() < trials:
         session.trial()
     bench.close()

@@ -198,9 +198,9 @@ def test_a_table_of_numbers_that_nobody_measured_is_refused(
 def study() -> optuna.Study:
     of = session(InMemoryStorage(), FakeBench(), axes=ONE)
     run(of, 6)
-    of.anchor()
+    of.calibration.measure_if_due()
     (result,) = read_results(of.study).workloads
-    of.compare_finalists(result)
+    of.retiming.measure(result)
     return of.study
 
 
@@ -379,7 +379,7 @@ def test_sensitivity_passes_over_numbers_that_nobody_can_measure(number: float) 
     first, second, *_ = of.study.get_trials(deepcopy=False)
     first.user_attrs["latency_ms"], second.user_attrs["latency_ms"] = number, 1e-300
     report = assess(of.study)
-    assert len(report.evidence.told.values) == of.survey.size - 2
+    assert len(report.evidence.observations.values) == of.survey.size - 2
     assert json.dumps(report.as_document(), allow_nan=False)
 
 

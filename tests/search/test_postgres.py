@@ -25,7 +25,7 @@ from studies.storage.optuna_internals import engine_of, study_id_of
 from studies.storage.url import DatabaseUrlError, database_url, shown, without_passwords
 from studies.study.attributes import StudyError
 from studies.study.study import load_study, open_storage
-from studies.study.trials import told
+from studies.study.trials import finished_trials
 from tests.postgres import Server
 from tests.search import fake_cli
 
@@ -93,7 +93,7 @@ def test_a_whole_study(
     where = (*STUDY, "--storage", postgres_url)
     assert "14 trials" in command("run", *where, *SPACE, "--trials", "14")
     study = load_study(open_storage(postgres_url), "s")
-    keys = [trial.evaluation.configuration.key for trial in told(study)]
+    keys = [trial.evaluation.configuration.key for trial in finished_trials(study)]
     assert len(keys) == len(set(keys)) == 14
     assert "study s: NVIDIA H100" in command("show", *where)
     assert len(command("table", *where).splitlines()) == 16  # a heading, and the default

@@ -145,12 +145,12 @@ def test_a_trial_that_is_being_named_elsewhere_is_found_once_it_is(storage: Base
     study.enqueue_trial(params)
     trial = study.ask()
     for name in params:
-        assert sampler.told(study).running == frozenset()
+        assert sampler.observations(study).running == frozenset()
         trial.suggest_categorical(name, CHOICES[name])  # type: ignore[arg-type]
     index = catalogue().find(params)
-    assert sampler.told(study).running == {index}
+    assert sampler.observations(study).running == {index}
     study.tell(trial, [16.0, 4.0])
-    told = sampler.told(study)
+    told = sampler.observations(study)
     assert told.running == frozenset()
     assert told.values.keys() == {index}
 
