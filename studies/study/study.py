@@ -32,12 +32,13 @@ def open_storage(url: str) -> BaseStorage:
     """Open an Optuna storage.
 
     Raises:
+        DatabaseUrlError: It is an address of no database that a study can be kept in.
         StudyError: It cannot be opened or written.
     """
     try:
         return open_database(url)
-    except DatabaseUrlError as error:
-        raise StudyError(str(error)) from None
+    except DatabaseUrlError:
+        raise
     except SchemaError as error:
         raise StudyError(
             f"storage must be a database of this version of Optuna, got {shown(url)}: {error}"
