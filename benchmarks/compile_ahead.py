@@ -24,7 +24,8 @@ from objectives.trial.bench import DeviceBench
 from studies.session.session import Session
 from studies.space.space import SearchSpace, survey
 from studies.study.opening import open_study
-from studies.study.study import Plan, open_storage
+from studies.study.plan import Plan
+from studies.study.study import open_storage
 from variants.axes import Choice
 
 Way = Literal["without", "ahead"]
@@ -85,7 +86,7 @@ def search(count: int, helpers: int, sampler: str, minutes: float) -> Searched:
             storage = open_storage(f"sqlite:///{folder / 'study.db'}")
             study = open_study(storage, "ahead", plan, bench.environment())
             session = Session(study, plan, found, bench)
-            list(session.measure_defaults())
+            list(session.baselines.measure_missing())
             session.on_likely = agenda.wish if helpers else None
             seconds = []
             for _ in within(range(min(count, found.size)), minutes):

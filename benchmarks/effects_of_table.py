@@ -14,16 +14,16 @@ from benchmarks.tables import ProfileName, Seeds, TablePath, prior_of, searched
 from studies.numerics.arrays import Matrix
 from studies.replay.table import RecordedTable, read_table
 from studies.samplers import goldilocks as surrogate_sampler
-from studies.samplers.observations import Told
+from studies.samplers.observations import Observations
 from studies.sensitivity.analysis import LATENCY, MEMORY, Sensitivity, analyse
 from studies.sensitivity.evidence import Evidence, log_numbers, references_of
 from variants.device import DEVICE_PROFILES
 
 
 def evidence(
-    table: RecordedTable, told: Told, seed: int, prior: Matrix | None, profile: str
+    table: RecordedTable, observations: Observations, seed: int, prior: Matrix | None, profile: str
 ) -> Evidence:
-    """Return what `told` knows of the table."""
+    """Return what `observations` say of the table."""
     configurations = tuple(evaluation.configuration for evaluation in table.evaluations)
     first_rows = [table.catalogue.of_workload(n)[0] for n in range(len(table.catalogue.sizes))]
     return Evidence(
@@ -31,8 +31,8 @@ def evidence(
         configurations,
         tuple(configurations[row].workload for row in first_rows),
         prior,
-        told,
-        {index: number for number, index in enumerate(told.tried)},
+        observations,
+        {index: number for number, index in enumerate(observations.tried)},
         {},
         references_of(table.catalogue, {}),
         DEVICE_PROFILES[profile].device.memory_bytes / 2**20,
@@ -40,11 +40,11 @@ def evidence(
     )
 
 
-def everything(table: RecordedTable) -> Told:
-    """Return what a sweep of the table is told."""
+def everything(table: RecordedTable) -> Observations:
+    """Return what a sweep of the table is observations."""
     numbers = [log_numbers(evaluation) for evaluation in table.evaluations]
     values = {index: pair for index, pair in enumerate(numbers) if pair is not None}
-    return Told(values, frozenset(range(len(numbers))) - values.keys())
+    return Observations(values, frozenset(range(len(numbers))) - values.keys())
 
 
 def beside(exact: Sensitivity, found: Sensitivity, name: str) -> tuple[float, int, int]:
@@ -72,8 +72,8 @@ def main(
     for seed in range(seeds):
         study, sampler = searched(recorded, seed, trials, lambda: prior)
         before = time.process_time()
-        told = sampler.told(study)
-        analysis = analyse(evidence(recorded, told, seed, prior, device_profile))
+        observations = sampler.observations(study)
+        analysis = analyse(evidence(recorded, observations, seed, prior, device_profile))
         spent = time.process_time() - before
         for name, rows in found.items():
             objective = analysis.objectives[name]
@@ -115,8 +115,8 @@ def _refused_without_probes(
     try:
         for seed in range(seeds):
             study, sampler = searched(table, seed, trials, None)
-            told = sampler.told(study)
-            found = analyse(evidence(table, told, seed, None, device_profile))
+            observations = sampler.observations(study)
+            found = analyse(evidence(table, observations, seed, None, device_profile))
             for name in (MEMORY, LATENCY):
                 refused += found.objectives[name].quality.refusal is not None
     finally:

@@ -33,17 +33,19 @@ from objectives.schema.limits import Limits
 from objectives.schema.profile import Profile
 from studies.results.front import WorkloadResult
 from studies.results.results import read_results
-from studies.samplers.base import EXPECTED_GAIN
 from studies.samplers.goldilocks import PROBE_EVERY
 from studies.session.session import Session
 from studies.space.catalogue import Catalogue, catalogue_of
 from studies.space.probes import probe_order
 from studies.space.space import SearchSpace, Survey, survey
-from studies.storage.database import engine_of
+from studies.storage.optuna_internals import engine_of, storage_of, study_id_of
 from studies.storage.owner import this_process
-from studies.study.anchor import ANCHORS, EVERY, AnchorPoint
+from studies.study.anchor import EVERY, AnchorPoint
+from studies.study.attributes import ANCHORS, EXPECTED_GAIN
+from studies.study.baseline import baseline_of, default_of
 from studies.study.opening import open_study
-from studies.study.study import Plan, default_of, open_storage, unit_of
+from studies.study.plan import Plan
+from studies.study.study import open_storage
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
 
@@ -213,17 +215,17 @@ def fill(url: str, name: str, count: int, *, few: bool = False) -> None:
     study = open_study(open_storage(url), name, plan, bench.environment())
     found = survey(plan.space, bench.device())
     session = Session(study, plan, found, bench, HOST)
-    session.begin(session.posts[0])
-    list(session.measure_defaults())
-    engine = engine_of(study._storage)
+    session.calibration.begin(session.workers[0])
+    list(session.baselines.measure_missing())
+    engine = engine_of(storage_of(study))
     assert engine is not None
-    writer = _Writer(engine, study._study_id, found, plan, _units(study, found), count)
+    writer = _Writer(engine, study_id_of(study), found, plan, _baselines(study, found), count)
     early = min(count, EARLY)
     writer.write(range(early))
     # As when a run ended there and another went on: of all, it would take longer than filling.
     results: Sequence[WorkloadResult] = read_results(study).workloads
-    for result in session.workloads_to_retime(results):
-        session.compare_finalists(result)
+    for result in session.retiming.due(results):
+        session.retiming.measure(result)
     for first in range(early, count, TOGETHER):
         writer.write(range(first, min(first + TOGETHER, count)))
     points = [_anchor(number) for number in range(0, count, EVERY)]
@@ -242,15 +244,15 @@ def _anchor(number: int) -> AnchorPoint:
     )
 
 
-def _units(study: Any, found: Survey) -> dict[str, tuple[float, float]]:
+def _baselines(study: Any, found: Survey) -> dict[str, tuple[float, float]]:
     """Return what memory and latency of each workload are divided by."""
-    units = {}
+    baselines = {}
     for workload in found.workloads:
         default = default_of(study, workload)
         assert default is not None
-        unit = unit_of(default, MadeUpBench().device())
-        units[workload.key] = unit.peak_memory_mib, unit.latency_ms
-    return units
+        baseline = baseline_of(default, MadeUpBench().device())
+        baselines[workload.key] = baseline.peak_memory_mib, baseline.latency_ms
+    return baselines
 
 
 def _tried(catalogue: Catalogue, seed: int, count: int) -> NDArray[np.int64]:
@@ -270,11 +272,11 @@ class _Writer:
         study_id: int,
         found: Survey,
         plan: Plan,
-        units: Mapping[str, tuple[float, float]],
+        baselines: Mapping[str, tuple[float, float]],
         count: int,
     ) -> None:
         """Choose which configurations were tried."""
-        self._engine, self._study_id, self._units = engine, study_id, units
+        self._engine, self._study_id, self._baselines = engine, study_id, baselines
         self._catalogue = catalogue_of(found)
         tried = _tried(self._catalogue, plan.seed, count).tolist()
         wanted, kept = set(tried), {}
@@ -328,7 +330,7 @@ class _Writer:
             stored = self._distributions[name]
             row = {"param_name": name, "param_value": place, "distribution_json": stored}
             yield "trial_params", row
-        for objective, value in _values(evaluation, self._units):
+        for objective, value in _values(evaluation, self._baselines):
             row = {"objective": objective, "value": value, "value_type": "FINITE"}
             yield "trial_values", row
 
@@ -361,10 +363,10 @@ def _attributes(evaluation: Evaluation, owner: object) -> Iterator[tuple[str, ob
 
 
 def _values(
-    evaluation: Evaluation, units: Mapping[str, tuple[float, float]]
+    evaluation: Evaluation, baselines: Mapping[str, tuple[float, float]]
 ) -> Iterator[tuple[int, float]]:
     if evaluation.outcome is Outcome.MEASURED:
-        memory, latency = units[evaluation.configuration.workload.key]
+        memory, latency = baselines[evaluation.configuration.workload.key]
         assert evaluation.peak_memory_mib is not None
         assert evaluation.latency_ms is not None
         yield 0, evaluation.peak_memory_mib / memory

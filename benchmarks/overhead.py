@@ -18,7 +18,8 @@ from objectives.trial.bench import DeviceBench
 from studies.session.session import Session
 from studies.space.space import SearchSpace, survey
 from studies.study.opening import open_study
-from studies.study.study import Plan, open_storage
+from studies.study.plan import Plan
+from studies.study.study import open_storage
 from variants.configuration import Configuration
 from variants.layer.run import Run
 
@@ -89,7 +90,7 @@ def ours(chosen: Sequence[Configuration], minutes: float) -> list[dict[str, floa
             storage = open_storage(f"sqlite:///{Path(folder) / 'study.db'}")
             study = open_study(storage, "overhead", plan, bench.environment())
             session = Session(study, plan, found, bench)
-            list(session.measure_defaults())
+            list(session.baselines.measure_missing())
             trials = []
             for _ in within(range(min(len(chosen), found.size)), minutes):
                 before, begin = dict(session.seconds), time.monotonic()

@@ -14,13 +14,13 @@ from studies.results.results import read_results
 def measured(study: optuna.Study) -> tuple[int, dict[str, Measurements]]:
     """Return how many trials were told, and the numbers of all that was measured, by key."""
     results = read_results(study)
-    evaluations = [*results.defaults, *(trial.evaluation for trial in results.told)]
+    evaluations = [*results.defaults, *(trial.evaluation for trial in results.trials)]
     found = {
         one.configuration.key: one.measurements
         for one in evaluations
         if one.outcome is Outcome.MEASURED and one.measurements is not None
     }
-    return len(results.told), found
+    return len(results.trials), found
 
 
 def compare(

@@ -28,6 +28,7 @@ from studies.dashboard.serving import application
 from studies.session.session import Session
 from studies.space.space import survey
 from studies.storage.artifacts import artifact_store
+from studies.storage.optuna_internals import study_id_of
 from studies.study.study import load_study, open_storage, study_names
 
 ASKS = 20
@@ -81,7 +82,7 @@ def refresh(url: str, name: str, few: bool) -> tuple[Figures, float]:
         served = application(open_storage(url), artifact_store(f"sqlite:///{folder}/x.db"))
         for shown in ("dashboard", "dashboard again"):
             with watch.of(shown):
-                answered = _get(served, f"/api/studies/{study._study_id}")
+                answered = _get(served, f"/api/studies/{study_id_of(study)}")
     watch.figures["dashboard MB"] = answered / 1e6, math.nan
     return watch.figures, _peak_mib()
 

@@ -11,10 +11,11 @@ import typer
 
 from studies.numerics.arrays import Matrix
 from studies.replay.table import RecordedTable
-from studies.samplers.base import JointSampler
+from studies.samplers.base import CatalogueSampler
 from studies.samplers.samplers import OWN, make_sampler
 from studies.space.catalogue import expected
-from studies.study.study import Unit, ask, tell
+from studies.study.baseline import Baseline
+from studies.study.trials import ask, tell
 from variants.device import DEVICE_PROFILES
 
 TablePath = Annotated[Path, typer.Argument(metavar="TABLE.csv", help="A recorded table.")]
@@ -31,7 +32,7 @@ def prior_of(table: RecordedTable, profile: str) -> Matrix:
 
 def searched(
     table: RecordedTable, seed: int, trials: int, prior: Prior | None, sampler: str = OWN
-) -> tuple[optuna.Study, JointSampler]:
+) -> tuple[optuna.Study, CatalogueSampler]:
     """Search a table. Returns the study, with so many trials, and its sampler."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made = make_sampler(sampler, table.catalogue, prior, seed)
@@ -40,5 +41,5 @@ def searched(
         trial = ask(study)
         index = table.catalogue.find(trial.params)
         assert index is not None
-        tell(study, trial, table.evaluations[index], Unit(1.0, 1.0, True))
+        tell(study, trial, table.evaluations[index], Baseline(1.0, 1.0, True))
     return study, made

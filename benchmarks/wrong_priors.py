@@ -14,7 +14,7 @@ from benchmarks.tables import Prior, ProfileName, Seeds, TablePath, prior_of, se
 from studies.numerics.arrays import Matrix
 from studies.replay.replay import Scorer
 from studies.replay.table import RecordedTable, read_table
-from studies.study.study import told
+from studies.study.trials import finished_trials
 
 
 def renamed(table: RecordedTable, axis: str, seed: int) -> RecordedTable:
@@ -40,7 +40,7 @@ def scores(
     for seed in range(seeds):
         of = renamed(table, permute, seed) if permute else table
         study, _ = searched(of, seed, max(budgets), prior(seed), sampler)
-        evaluations = [trial.evaluation for trial in told(study)]
+        evaluations = [trial.evaluation for trial in finished_trials(study)]
         scorer = Scorer(table)
         found.append([scorer.score(evaluations[:n], 0.0).dispatch for n in budgets])
     return [statistics.mean(column) for column in zip(*found, strict=True)]

@@ -10,13 +10,14 @@ from typing import TypeVar
 from studies.space.presets import preset_path
 from variants.axes import AXES, Choice
 from variants.models import read_model
+from variants.user_error import UserError
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
 
 
-class UsageError(ValueError):
-    """Wrong use; the message is one line: the option, the value and what was expected."""
+class UsageError(UserError):
+    """Wrong use; the message names the option, the value and what was expected."""
 
 
 def choices_from_options(options: Mapping[str, str | None]) -> dict[str, tuple[Choice, ...]]:

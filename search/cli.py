@@ -11,7 +11,6 @@ import sys
 import typer
 
 from objectives.process.client import WorkerError
-from search.choices import UsageError
 from search.export_command import export
 from search.profile_command import profile
 from search.replay_command import replay
@@ -20,10 +19,8 @@ from search.run_command import run
 from search.sensitivity_command import sensitivity
 from search.verify_command import verify
 from search.views.views import dashboard, show, support, table
-from studies.space.space import SpaceError
 from studies.storage.database import STORAGE_FAILURES, StorageLostError, failure_text
-from studies.study.study import StudyError
-from variants.detect import DeviceMissingError
+from variants.user_error import UserError
 
 app = typer.Typer(
     help="Finds the attention configuration with the least memory and latency on this device.",
@@ -60,7 +57,7 @@ def main() -> int:
         sys.stdout.flush()  # here, where a full disk is a line and no traceback
     except _ClickUsageError as error:
         return _wrong(error)
-    except (UsageError, SpaceError, StudyError, DeviceMissingError) as error:
+    except UserError as error:
         return _wrong(error)
     except WorkerError as error:
         return _failed(f"the measuring process cannot be used: {error}")

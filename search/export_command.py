@@ -14,9 +14,10 @@ from search.options import DEFAULT_STORAGE, Execution, Storage, StudyName
 from search.plugin_option import PluginOption
 from search.views.layout import number_table
 from search.views.terminal import make_console
-from studies.export.document import Admitted, Export, build_export, export_schema, write_atomically
+from studies.export.document import Admitted, Export, build_export, export_schema
 from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.results.results import Results, read_results
+from studies.storage.files import write_atomically
 from studies.study.study import load_study, open_storage
 from variants.deploy.loading_schema import CHOICE_OF, Pick, Prefer
 

@@ -51,9 +51,12 @@ from studies.results.labels import (
 )
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.space import fill_defaults
-from studies.storage.artifacts import artifact_store, attach
-from studies.study.attributes import peaks_of_study
-from studies.study.study import StudyError, environment_of, load_study, open_storage, plan_of, told
+from studies.storage.artifacts import artifact_store, attach_file
+from studies.study.attributes import StudyError
+from studies.study.device_peaks import peaks_of_study
+from studies.study.plan import environment_of, plan_of
+from studies.study.study import load_study, open_storage
+from studies.study.trials import finished_trials
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration, default_variant
 from variants.device import Device
@@ -143,7 +146,9 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
         UsageError: It was measured on another kind of device.
     """
     study = load_study(open_storage(storage), name)
-    configurations = {each.number: each.evaluation.configuration for each in told(study)}
+    configurations = {
+        each.number: each.evaluation.configuration for each in finished_trials(study)
+    }
     if number not in configurations:
         raise StudyError(
             f"--trial must be a finished trial of {study.study_name} (0 to "
@@ -173,7 +178,7 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
         store = artifact_store(storage)
         for file in files:
             mimetype = "application/json" if file.suffix == ".json" else "application/octet-stream"
-            attach(study, store, file.name, file.read_bytes(), mimetype)
+            attach_file(study, store, file.name, file.read_bytes(), mimetype)
     except OSError as error:
         raise StudyError(f"the files could not be attached to the study: {error}") from None
     console.print(f"attached to study {study.study_name}: see `python -m search dashboard`")

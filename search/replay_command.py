@@ -61,10 +61,7 @@ def replay(
             f"--device-profile must be one of {', '.join(DEVICE_PROFILES)}; got {device_profile}"
         )
     device = DEVICE_PROFILES[device_profile].device if prior else None
-    try:
-        recorded = read_table(table)
-    except TableError as error:
-        raise UsageError(str(error)) from None
+    recorded = read_table(table)
     durations = _durations(table, recorded) if counts else None
     scores = _scores(recorded, names, budgets, seeds, device)
     courses: Courses = {}

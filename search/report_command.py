@@ -11,8 +11,8 @@ from search.choices import UsageError
 from search.options import DEFAULT_STORAGE, Storage, StudyName
 from search.plugin_option import PluginOption
 from search.views.terminal import make_console
-from studies.export.document import write_atomically
-from studies.storage.artifacts import artifact_store, attach
+from studies.storage.artifacts import artifact_store, attach_file
+from studies.storage.files import write_atomically
 from studies.study.study import load_study, open_storage
 
 console = make_console()
@@ -41,7 +41,7 @@ def report(
     try:
         write_atomically(output, text)
         if attached:
-            attach(chosen, artifact_store(storage), "report.html", page, "text/html")
+            attach_file(chosen, artifact_store(storage), "report.html", page, "text/html")
     except OSError as error:
         raise UsageError(
             f"--output must be a file that can be written, got {output}: {error.strerror}"

@@ -58,14 +58,15 @@ from studies.results.labels import duration
 from studies.results.results import Results, read_results
 from studies.samplers.samplers import OWN, SAMPLERS
 from studies.session.estimate import estimate_s
-from studies.session.post import Post
-from studies.session.preload import import_meanwhile
+from studies.session.preload import preload_in_background
 from studies.session.session import Session
+from studies.session.worker_pool import Worker
 from studies.space.defaults import DEFAULT_AXES, EIGHT_BIT_MAX_ERROR, default_max_error
 from studies.space.space import Survey, fill_defaults, survey
 from studies.storage.url import shown
 from studies.study.opening import open_study, stored_plan
-from studies.study.study import MOST_SEED, Plan, open_storage
+from studies.study.plan import MOST_SEED, Plan
+from studies.study.study import open_storage
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
 
@@ -251,7 +252,7 @@ def run(
     begin = time.monotonic()
     try:
         if not dry_run:
-            import_meanwhile()
+            preload_in_background()
         _warn_of_cores(compile_ahead, tracks)
         here = start_together(benches[:1] if dry_run or opened is None else benches)
         _warn_of_neighbours(here, len(tracks))
@@ -278,11 +279,11 @@ def run(
         )
         session.on_likely = agenda.wish if any(helpers) else None
         more = zip(benches[1:], tracks[1:], strict=True)
-        session.posts += [Post(bench, lane.name) for bench, lane in more]
+        session.workers += [Worker(bench, lane.name) for bench, lane in more]
         if probe is not None:
             trials = session.tried() + session.add_probes(probe)
         limit = Limit(trials or TRIALS, minutes, patience)
-        runner = Runner(console, session, keep_all_posts=new_environment)
+        runner = Runner(console, session, keep_all_workers=new_environment)
         starts = [bench.worker.start_seconds for bench in benches]
         _search(runner, begin, starts, limit, storage, agenda, finalists=finalists)
     finally:
@@ -371,7 +372,7 @@ def _search(
         print_verdict(console, results)
         print_outcomes(console, results)
         session.seconds["worker start"] = sum(map(sum, starts))
-        print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.posts)))
+        print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.workers)))
         if ahead := agenda.tally.line():
             console.print(ahead, highlight=False)
         print_coverage(console, session.coverage(), session.expected_gains())
@@ -393,7 +394,7 @@ def _print_next(results: Results, storage: str, trials: int, size: int, *, resum
         f"python -m search report{study}{where} --output report.html",
         f"python -m search export{study}{where} --output best.json",
     ]
-    told = len(results.told)
+    told = len(results.trials)
     if resume:
         lines.append(f"python -m search run{study}{where} --trials {trials}   (resumes)")
     elif told < size:

@@ -25,11 +25,10 @@ from objectives.process.client import WorkerError
 from objectives.schema.evaluation import Evaluation, Outcome
 from studies.dashboard.publisher import Publisher
 from studies.results.labels import duration, milliseconds, trial_line, workload_label
-from studies.session.post import Post
 from studies.session.session import Session
-from studies.session.worker_pool import Crew
+from studies.session.worker_pool import Worker, WorkerPool
 from studies.study.anchor import NEWEST
-from studies.study.study import StudyError
+from studies.study.attributes import StudyError
 from variants.detect import DeviceMissingError
 
 
@@ -73,7 +72,7 @@ def _handled_by(
 
 Found = TypeVar("Found")
 # What ends the work of one device, while others go on.
-OF_ONE_POST = (WorkerError, DeviceMissingError, StudyError)
+OF_ONE_WORKER = (WorkerError, DeviceMissingError, StudyError)
 LITTLE = 1e-3  # of the hypervolume: no gain to wait for
 
 
@@ -90,13 +89,13 @@ class Runner:
     """Runs a session until its budget of trials or minutes is spent, or the user stops it."""
 
     def __init__(
-        self, console: Console, session: Session, *, keep_all_posts: bool = False
+        self, console: Console, session: Session, *, keep_all_workers: bool = False
     ) -> None:
         """Prepare to show `session` on `console`.
 
-        With `keep_all_posts`, devices that disagree with the study's others stay.
+        With `keep_all_workers`, devices that disagree with the study's others stay.
         """
-        self.keep_all_posts = keep_all_posts
+        self.keep_all_workers = keep_all_workers
         self._console, self.session = console, session
         self._varying = set(session.plan.space.searched)
         self._outcomes: Counter[Outcome] = Counter()
@@ -125,44 +124,44 @@ class Runner:
             self.wall_s = time.monotonic() - begin
 
     def _heard(
-        self, progress: Progress, work: Callable[[Post], Iterator[Found]]
-    ) -> Iterator[tuple[Post, Found]]:
-        """Have all posts do some work, and yield what they find; one that fails is left out.
+        self, progress: Progress, work: Callable[[Worker], Iterator[Found]]
+    ) -> Iterator[tuple[Worker, Found]]:
+        """Have all workers do some work, and yield what they find; one that fails is left out.
 
         Raises:
             Exception: What ended the last one, or what is no device's fault.
         """
-        for post, found in Crew(tuple(self.session.posts), work):
+        for worker, found in WorkerPool(tuple(self.session.workers), work):
             if not isinstance(found, Exception):
-                yield post, found
+                yield worker, found
                 continue
-            if len(self.session.posts) == 1 or not isinstance(found, OF_ONE_POST):
+            if len(self.session.workers) == 1 or not isinstance(found, OF_ONE_WORKER):
                 raise found
-            self.session.posts.remove(post)
-            self._say(progress, f"{post.name} is left out: {found}", style="yellow")
+            self.session.workers.remove(worker)
+            self._say(progress, f"{worker.name} is left out: {found}", style="yellow")
 
     def _begin(self, progress: Progress) -> None:
-        """Start the posts and compare what they say of the anchor."""
+        """Start the workers and compare what they say of the anchor."""
         session = self.session
 
-        def begin(post: Post) -> Iterator[None]:
-            session.begin(post)
+        def begin(worker: Worker) -> Iterator[None]:
+            session.calibration.begin(worker)
             yield
 
-        def again(post: Post) -> Iterator[None]:
-            session.anchor_now(post)
+        def again(worker: Worker) -> Iterator[None]:
+            session.calibration.measure(worker)
             yield
 
         for _ in self._heard(progress, begin):
             pass
-        if not self.keep_all_posts:
+        if not self.keep_all_workers:
             for _ in range(NEWEST - 1):  # one may be noise: nobody is left out for that
-                if session.disagreements():
+                if session.calibration.disagreements():
                     for _ in self._heard(progress, again):
                         pass
-            for line in session.leave_out():
+            for line in session.calibration.leave_out():
                 self._say(progress, line, style="yellow")
-        if not session.posts:
+        if not session.workers:
             raise StudyError(
                 f"study {session.study.study_name} cannot be measured here: no device is left "
                 "(--new-environment goes on all the same, and marks the trials)"
@@ -182,17 +181,17 @@ class Runner:
 
     def _measure_defaults(self, progress: Progress) -> None:
         session = self.session
-        missing = session.count_without_default()
+        missing = session.baselines.count_missing()
         task = progress.add_task("defaults", total=missing, status="", visible=bool(missing))
 
-        def measure(post: Post) -> Iterator[Evaluation]:
-            for evaluation in session.measure_defaults(post):
+        def measure(worker: Worker) -> Iterator[Evaluation]:
+            for evaluation in session.baselines.measure_missing(worker):
                 yield evaluation
                 if self.interrupt.asked:
                     return
 
-        # Again: a post that was left out may have left one undone.
-        while session.count_without_default() and not self.interrupt.asked:
+        # Again: a worker that was left out may have left one undone.
+        while session.baselines.count_missing() and not self.interrupt.asked:
             for _, evaluation in self._heard(progress, measure):
                 self._say(progress, f"default  {trial_line(evaluation, self._varying)}")
                 progress.advance(task)
@@ -211,17 +210,17 @@ class Runner:
                 self.out_of_patience = True
             return not (self.interrupt.asked or self.out_of_time or self.out_of_patience)
 
-        def measure(post: Post) -> Iterator[Evaluation | str]:
-            return session.trials(post, budget, go_on)
+        def measure(worker: Worker) -> Iterator[Evaluation | str]:
+            return session.trials(worker, budget, go_on)
 
-        for post, found in self._heard(progress, measure):
+        for worker, found in self._heard(progress, measure):
             if isinstance(found, str):
                 self._say(progress, found, style="yellow")
                 continue
             tried = session.tried()
             self.trials += 1
             self._note(found)
-            where = f"{post.name}  " if len(session.posts) > 1 else ""
+            where = f"{worker.name}  " if len(session.workers) > 1 else ""
             line = f"{tried:>4}/{budget}  {where}{trial_line(found, self._varying)}"
             self._say(progress, line)
             progress.update(task, completed=tried, status=self._status())

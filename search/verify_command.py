@@ -21,9 +21,16 @@ from search.options import DeviceOption
 from search.plugin_option import PluginOption
 from search.views.terminal import make_console
 from studies.export.document import Export, ExportedWorkload
-from studies.export.verification import Checked, Claim, Span, check, choices_of, configurations_of
+from studies.export.verification import (
+    CheckedConfiguration,
+    Claim,
+    Span,
+    check,
+    choices_of,
+    configurations_of,
+)
 from studies.results.labels import variant_label, workload_label
-from studies.study.finalists import judge
+from studies.study.finalists import judge_finalists
 from variants.plugins import missing_plugins
 
 console = make_console()
@@ -109,7 +116,7 @@ def _admit(there: Environment, here: Environment, file: Path, *, anyway: bool) -
 
 def verify_workload(
     console: Console, bench: Bench, document: Export, workload: ExportedWorkload
-) -> list[Checked]:
+) -> list[CheckedConfiguration]:
     """Measure a workload's default and choices again, and print and return what came of it."""
     choices = choices_of(document, workload)
     if not choices:
@@ -120,7 +127,7 @@ def verify_workload(
         stored.append(workload.default.measurements)
     full_ms = full_speed_of(each.latency for each in stored)
     measured = {each: at_full_speed(bench.evaluate(each), full_ms) for each in configurations}
-    turns = judge(
+    turns = judge_finalists(
         turns_at_full_speed(bench.compare(configurations), measured.values()),
         reference=workload.default.configuration.variant.key,
         after_trial=-1,
@@ -157,7 +164,7 @@ def _latency(evaluation: Evaluation | None) -> str:
     return _span(Span(latency.latency_ms, latency.low_ms, latency.high_ms))
 
 
-def _add(table: Table, checked: Checked) -> None:
+def _add(table: Table, checked: CheckedConfiguration) -> None:
     names = ", ".join(name.replace("_", " ") for name in checked.names)
     label = variant_label(checked.configuration.variant)
     for claim in checked.claims:

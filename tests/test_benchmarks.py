@@ -149,12 +149,14 @@ def test_made_up_trials_are_stored_as_real_ones_are(tmp_path: Path) -> None:
     plan, bench, storage = made_up_plan(few=True), MadeUpBench(), open_storage(url)
     study = open_study(storage, "real", plan, bench.environment())
     session = Session(study, plan, survey(plan.space, bench.device()), bench, "made-up")
-    list(session.measure_defaults())
+    list(session.baselines.measure_missing())
     for _ in range(20):
         session.trial()
     filled = load_study(storage, "filled")
-    evaluations = {t.evaluation.configuration.key: t.evaluation for t in read_results(study).told}
-    for trial in read_results(filled).told:
+    evaluations = {
+        t.evaluation.configuration.key: t.evaluation for t in read_results(study).trials
+    }
+    for trial in read_results(filled).trials:
         known = evaluations.get(trial.evaluation.configuration.key, trial.evaluation)
         assert trial.evaluation == known
     real = {trial.state: trial for trial in study.get_trials()}

@@ -33,7 +33,7 @@ from objectives.schema.evaluation import Evaluation, Measurements, Outcome
 from objectives.schema.limits import Limits
 from objectives.trial.evaluator import Evaluator
 from studies.space.space import SearchSpace
-from studies.study.study import Plan
+from studies.study.plan import Plan
 from tests.configurations import configured
 from tests.test_layers import sources
 from variants.axes import AXES

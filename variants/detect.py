@@ -13,9 +13,10 @@ from pathlib import Path
 
 from variants.device import Device, DeviceKind
 from variants.quantizations import QUANTIZATIONS, dry_run
+from variants.user_error import UserError
 
 
-class DeviceMissingError(ValueError):
+class DeviceMissingError(UserError):
     """The device asked for is not one this machine has."""
 
 

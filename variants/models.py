@@ -13,9 +13,10 @@ from typing import Any
 
 from variants.axes import Choice
 from variants.registry import Registry
+from variants.user_error import UserError
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A configuration that cannot be expressed; the message names the field."""
 
 

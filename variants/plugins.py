@@ -21,14 +21,15 @@ from variants.backends import BACKENDS, Backend, Support
 from variants.caches import CACHES, CacheKind, KVCache
 from variants.registry import Registry
 from variants.score_mods import SCORE_MODS, ScoreMod, parse_score_mod
+from variants.user_error import UserError
 
 MAX_BYTES = 100_000  # the measuring process is given the content, not the path
 _OPEN: tuple[Registry[Any], ...] = (BACKENDS, SCORE_MODS, CACHES)
 _loaded: dict[str, PluginSource] = {}  # by the hash of the content
 
 
-class PluginError(ValueError):
-    """A file that cannot be loaded as a plugin; the message is one line that names it."""
+class PluginError(UserError):
+    """A file that cannot be loaded as a plugin; the message names it."""
 
 
 class Plugin(BaseModel):

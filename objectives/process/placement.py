@@ -16,12 +16,13 @@ from pathlib import Path
 import pynvml
 
 from variants.device import DeviceKind
+from variants.user_error import UserError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _NODES = Path("/sys/devices/system/node")
 
 
-class LanesError(ValueError):
+class LanesError(UserError):
     """The machine has no such lanes; the message says what it has."""
 
 

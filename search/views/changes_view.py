@@ -9,7 +9,7 @@ from rich.console import Console
 from search.views.effects_view import LABELS
 from search.views.layout import NONE, make_table, print_note
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY
-from studies.sensitivity.changes import Change
+from studies.sensitivity.changes import ChoiceEffect
 from studies.sensitivity.report import SensitivityReport
 
 # By what happens to memory and to latency, as far as intervals tell.
@@ -23,7 +23,7 @@ WAYS = {
     ("more", ""): "more memory",
     ("", "more"): "slower",
 }
-Changes = Mapping[str, Change]  # one choice's, by quantity
+Changes = Mapping[str, ChoiceEffect]  # one choice's, by quantity
 
 
 def print_changes(console: Console, report: SensitivityReport) -> None:
@@ -68,14 +68,14 @@ def print_changes(console: Console, report: SensitivityReport) -> None:
 
 
 def _by_choice(report: SensitivityReport) -> Mapping[tuple[str, object], Changes]:
-    found: dict[tuple[str, object], dict[str, Change]] = {}
+    found: dict[tuple[str, object], dict[str, ChoiceEffect]] = {}
     for name, objective in report.sensitivity.objectives.items():
         for change in objective.changes:
             found.setdefault((change.axis, change.choice), {})[name] = change
     return found
 
 
-def _effect(name: str, change: Change | None) -> str:
+def _effect(name: str, change: ChoiceEffect | None) -> str:
     if change is None or change.effect is None:
         return NONE
     effect = change.effect

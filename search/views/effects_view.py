@@ -21,9 +21,9 @@ MOST_INTERACTIONS = 5
 
 def print_effects(console: Console, report: SensitivityReport, where: str) -> None:
     """Print how far the surrogate can be believed, and what it says; `where` names the study."""
-    found, told = report.sensitivity, report.evidence.told
+    found, observations = report.sensitivity, report.evidence.observations
     console.print(
-        f"study {report.study_name}: {len(told.tried)} of {found.possible} possible "
+        f"study {report.study_name}: {len(observations.tried)} of {found.possible} possible "
         f"configurations tried, {found.probes} of them probes",
         highlight=False,
     )
@@ -48,7 +48,7 @@ def _print_quality(console: Console, report: SensitivityReport, where: str) -> N
         shown = [NONE if quality.r_squared is None else _number(quality.r_squared)]
         for value in (quality.spearman, quality.prior_r_squared):
             shown.append(NONE if value is None else f"{value:.2f}")
-        failed = len(report.evidence.told.failed)
+        failed = len(report.evidence.observations.failed)
         if name == FAILURE and not failed:
             verdict = "no trial failed"
         elif quality.exact:

@@ -11,16 +11,15 @@ from search.runner import Interrupt
 from studies.results.front import WorkloadResult
 from studies.results.labels import duration, workload_label
 from studies.results.results import read_results
-from studies.session.post import Post
 from studies.session.session import Session
-from studies.session.worker_pool import Crew
-from studies.study.finalists import Finals
+from studies.session.worker_pool import Worker, WorkerPool
+from studies.study.finalists import FinalistTimings
 
 
 def retime_finalists(console: Console, session: Session, interrupt: Interrupt) -> None:
     """Time each workload's finalists in turns, but those that were since its newest trial."""
     varying = set(session.plan.space.searched)
-    left = session.workloads_to_retime(read_results(session.study).workloads)
+    left = session.retiming.due(read_results(session.study).workloads)
     taking = threading.Lock()
 
     def taken() -> Iterator[WorkloadResult]:
@@ -31,14 +30,14 @@ def retime_finalists(console: Console, session: Session, interrupt: Interrupt) -
                 return
             yield result
 
-    def work(post: Post) -> Iterator[tuple[WorkloadResult, Finals]]:
+    def work(worker: Worker) -> Iterator[tuple[WorkloadResult, FinalistTimings]]:
         for result in taken():
-            finals = session.compare_finalists(result, post)
+            finals = session.retiming.measure(result, worker)
             if finals is not None:
                 yield result, finals
 
     with interrupt.watched():
-        for _, found in Crew(tuple(session.posts), work):
+        for _, found in WorkerPool(tuple(session.workers), work):
             if isinstance(found, Exception):
                 raise found
             result, finals = found
@@ -47,7 +46,7 @@ def retime_finalists(console: Console, session: Session, interrupt: Interrupt) -
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def finals_line(finals: Finals) -> str:
+def finals_line(finals: FinalistTimings) -> str:
     """Return what was timed in turns, and what was not, in one line."""
     parts = []
     if finals.finalists:

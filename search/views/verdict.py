@@ -122,8 +122,8 @@ def _numbers(
         return [variant_label(variant), "–", "", "", "–", "", "–"]
     latency, memory = measured.latency.latency_ms, measured.memory.peak_mib
     gpu = None if measured.latency.gpu is None else measured.latency.gpu.value
-    unit = None if result is None else result.unit
-    faster = "" if unit is None else factor(latency / unit.latency_ms)
+    baseline = None if result is None else result.baseline
+    faster = "" if baseline is None else factor(latency / baseline.latency_ms)
     if again is not None:
         latency, gpu = again.latency_ms, again.gpu_ms
         if result is not None and evaluation is not result.default:
@@ -134,7 +134,7 @@ def _numbers(
         "" if gpu is None else milliseconds(gpu),
         faster,
         mebibytes(memory),
-        "" if unit is None else factor(memory / unit.peak_memory_mib),
+        "" if baseline is None else factor(memory / baseline.peak_memory_mib),
         f"{measured.relative_error:.1e}",
     ]
 
@@ -158,7 +158,7 @@ def print_outcomes(console: Console, results: Results) -> None:
     if results.abandoned:
         console.print(f"{results.abandoned} more were abandoned by a process that ended")
     for number, earlier in enumerate(results.earlier_environments, 1):
-        count = sum(trial.environment == number for trial in results.told)
+        count = sum(trial.environment == number for trial in results.trials)
         differences = "; ".join(earlier.differences(results.environment))
         defaults = " and the defaults" if number == 1 else ""
         console.print(

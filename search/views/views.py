@@ -75,7 +75,7 @@ def dashboard(
     opened = open_storage(storage)
     chosen = load_study(opened, study)
     publish(chosen)
-    console.print(f"{address(host, port, chosen._study_id)}   (Ctrl-C ends)", soft_wrap=True)
+    console.print(f"{address(host, port, chosen)}   (Ctrl-C ends)", soft_wrap=True)
     try:
         serve(opened, artifact_store(storage), host, port)
     except OSError as error:

@@ -21,7 +21,7 @@ from studies.replay.scaling import (
     speed_ups,
     wall_time_figure,
 )
-from studies.replay.simulation import ASKS, Finished, replay_in_virtual_time
+from studies.replay.simulation import ASKS, SimulatedTrial, replay_in_virtual_time
 from studies.replay.table import RecordedTable
 from studies.results.labels import duration
 from variants.device import Device
@@ -48,7 +48,7 @@ def run_workers(
         for name, of_name in courses.items():
             for count, found in of_name.items():
                 for seed in range(seeds):
-                    finished: list[Finished] = []
+                    finished: list[SimulatedTrial] = []
                     for one in replay_in_virtual_time(
                         table, durations, name, seed, count, trials, device
                     ):

@@ -8,7 +8,7 @@ from search.views.layout import make_table, print_note
 from studies.results.labels import workload_label
 from studies.sensitivity.quality import Interval
 from studies.sensitivity.report import SensitivityReport
-from studies.sensitivity.zone import Part
+from studies.sensitivity.zone import ZonePart
 
 
 def print_zone(console: Console, report: SensitivityReport, where: str) -> None:
@@ -58,7 +58,7 @@ def _print_choices(console: Console, report: SensitivityReport) -> None:
         print_note(console, "+n: so many untried configurations are expected inside as well.")
 
 
-def _outlook(part: Part) -> str:
+def _outlook(part: ZonePart) -> str:
     return "" if part.expected is None else f" +{part.expected.value:.0f}"
 
 
@@ -106,7 +106,7 @@ def _print_next(console: Console, report: SensitivityReport, where: str) -> None
         "configuration for each of the most promising workloads; the default sampler tries them "
         "first, but for probes:",
     )
-    trials = len(report.evidence.told.tried) + 50
+    trials = len(report.evidence.observations.tried) + 50
     console.print(
         f"  python -m search run {where} --trials {trials}", highlight=False, soft_wrap=True
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import optuna
 
 from studies.results.command import in_lines, run_command
-from studies.results.front import CHOICES, WorkloadResult
+from studies.results.front import PREFERENCES, WorkloadResult
 from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.results.results import Results
 from studies.results.summary import summary
@@ -44,7 +44,7 @@ def summary_note(results: Results) -> str:
     outcomes = ", ".join(f"{n} {outcome.value}" for outcome, n in results.outcomes.most_common())
     parts = [
         f"**{_escaped(summary(results))}**",
-        f"{_escaped(device.name)}, {', '.join(software)}. {len(results.told)} trials told so far"
+        f"{_escaped(device.name)}, {', '.join(software)}. {len(results.trials)} trials told so far"
         + (f": {outcomes}." if outcomes else "."),
         _table(results),
         "Faster, smaller: the default's number divided by the winner's; faster from times taken "
@@ -69,11 +69,11 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
     """Return a row for each choice; those that fall on one configuration share it."""
     rows = []
     names: dict[str, list[str]] = {}
-    for choice in CHOICES:
+    for choice in PREFERENCES:
         if choice in result.winners:
             key = result.winners[choice].candidate.evaluation.configuration.key
             names.setdefault(key, []).append(choice.replace("_", " "))
-    for choice in CHOICES:
+    for choice in PREFERENCES:
         if choice not in result.winners:
             continue
         winner = result.winners[choice].candidate
@@ -89,7 +89,7 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
             milliseconds(winner.latency),
             factor(result.latency_ratio(winner)),
             mebibytes(winner.memory),
-            factor(winner.memory / result.unit.peak_memory_mib),
+            factor(winner.memory / result.baseline.peak_memory_mib),
             f"{measured.relative_error:.2g}",
         ]
         rows.append(f"| {' | '.join(map(_escaped, cells))} |")

@@ -9,7 +9,7 @@ import optuna
 from studies.dashboard.note import save_summary
 from studies.report.front_figures import save_plots
 from studies.results.results import read_results
-from studies.storage.database import uncut
+from studies.storage.database import retry_on_disconnect
 
 LEAST_S = 15.0  # between two updates of a running study
 MOST = 1 / 20  # of a run's time may go into updates
@@ -38,7 +38,7 @@ class Publisher:
         begin = time.monotonic()
         if begin < self._due:
             return 0.0
-        uncut(lambda: publish(self._study))
+        retry_on_disconnect(lambda: publish(self._study))
         spent = time.monotonic() - begin
         self._due = begin + max(LEAST_S, spent / MOST)
         return spent

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import optuna
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
 
-_NOTE_VERSION, _NOTE_PART = "dashboard:note_ver", "dashboard:note_str:"
-
-
-def check_note(attributes: Mapping[str, Any]) -> None:
-    """Check the note among a study's system attributes: a version, and texts numbered from 0.
-
-    Raises:
-        ValueError: It is not as optuna-dashboard writes it.
-    """
-    version = attributes.get(_NOTE_VERSION, 0)
-    if type(version) is not int:
-        raise ValueError(f"{_NOTE_VERSION}: must be a whole number, got {version!r}")
-    parts = {key: text for key, text in attributes.items() if key.startswith(_NOTE_PART)}
-    for key in (f"{_NOTE_PART}{number}" for number in range(len(parts))):
-        if not isinstance(parts.get(key), str):
-            raise ValueError(f"{key}: must be a text, got {parts.get(key)!r}")
+from studies.storage.optuna_internals import study_id_of
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -66,7 +52,7 @@ def serve(storage: BaseStorage, store: FileSystemArtifactStore, host: str, port:
         server.serve_forever()
 
 
-def address(host: str, port: int, study_id: int) -> str:
+def address(host: str, port: int, study: optuna.Study) -> str:
     """Return the address of a study's note, where its page begins."""
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
-    return f"http://{shown}:{port}/dashboard/studies/{study_id}/note"
+    return f"http://{shown}:{port}/dashboard/studies/{study_id_of(study)}/note"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,10 +16,11 @@ from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome, Positive
 from objectives.schema.limits import Limits
 from studies.export.single import best_single
-from studies.results.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
+from studies.results.front import PREFERENCES, Candidate, WorkloadResult, front, strict, winners
 from studies.results.results import Results
-from studies.study.finalists import Finals
-from studies.study.study import StudyError, Unit
+from studies.study.attributes import StudyError
+from studies.study.baseline import Baseline
+from studies.study.finalists import FinalistTimings
 from variants.deploy.loading_schema import (
     SCHEMA_VERSION,
     LoadableChoice,
@@ -64,7 +63,9 @@ class ExportedWorkload(LoadableWorkload):
     default: Evaluation
     default_is_roofline: bool  # the default failed, and ratios are to its roofline
     front: tuple[ExportedChoice, ...]  # by rising memory
-    finals: Finals | None = None  # the finalists timed again in turns, against the default
+    finals: FinalistTimings | None = (
+        None  # the finalists timed again in turns, against the default
+    )
 
 
 class ExportedSingle(LoadableSingle):
@@ -159,7 +160,7 @@ def build_export(
             sampler=plan.sampler,
             seed=plan.seed,
             limits=plan.limits,
-            trials=len(results.told),
+            trials=len(results.trials),
             outcomes=dict(results.outcomes),
         ),
         workloads=tuple(_workload(result) for result in workloads),
@@ -177,8 +178,8 @@ def _only(result: WorkloadResult, kept: Sequence[Candidate], limits: Limits) -> 
         result,
         measured=tuple(kept),
         front=front(kept),
-        winners=winners(kept, result.unit, result.finals),
-        strict_winners=winners(strict(kept, limits), result.unit, result.finals),
+        winners=winners(kept, result.baseline, result.finals),
+        strict_winners=winners(strict(kept, limits), result.baseline, result.finals),
     )
 
 
@@ -187,7 +188,7 @@ def _singles(results: Sequence[WorkloadResult], limits: Limits) -> dict[str, Exp
     exact = [_only(result, strict(result.measured, limits), limits) for result in results]
     found = {}
     for prefix, pool in (("", results), ("strict_", exact)):
-        for choice in CHOICES:
+        for choice in PREFERENCES:
             single = best_single(pool, choice)
             if single is None:
                 continue
@@ -195,7 +196,7 @@ def _singles(results: Sequence[WorkloadResult], limits: Limits) -> dict[str, Exp
             found[prefix + choice] = ExportedSingle(
                 model=single.model,
                 choices=tuple(
-                    _choice(single.candidates[result.workload.key], result.unit)
+                    _choice(single.candidates[result.workload.key], result.baseline)
                     for result in served
                 ),
                 regrets=tuple(single.regrets[result.workload.key] for result in served),
@@ -210,27 +211,29 @@ def _workload(result: WorkloadResult) -> ExportedWorkload:
     return ExportedWorkload(
         workload=result.workload,
         default=result.default,
-        default_is_roofline=not result.unit.measured,
+        default_is_roofline=not result.baseline.measured,
         choices={
-            name: _choice(winner.candidate, result.unit, winner.ties)
+            name: _choice(winner.candidate, result.baseline, winner.ties)
             for name, winner in (
                 *result.winners.items(),
                 *((f"strict_{name}", winner) for name, winner in result.strict_winners.items()),
             )
         },
-        front=tuple(_choice(candidate, result.unit) for candidate in result.front),
+        front=tuple(_choice(candidate, result.baseline) for candidate in result.front),
         finals=result.finals,
     )
 
 
-def _choice(candidate: Candidate, unit: Unit, ties: tuple[Candidate, ...] = ()) -> ExportedChoice:
+def _choice(
+    candidate: Candidate, baseline: Baseline, ties: tuple[Candidate, ...] = ()
+) -> ExportedChoice:
     return ExportedChoice(
         configuration=candidate.evaluation.configuration,
         resolved_backend=candidate.measurements.backend_ran,
         trial=candidate.number,
         measurements=candidate.measurements,
-        memory_vs_default=candidate.memory / unit.peak_memory_mib,
-        latency_vs_default=candidate.latency / unit.latency_ms,
+        memory_vs_default=candidate.memory / baseline.peak_memory_mib,
+        latency_vs_default=candidate.latency / baseline.latency_ms,
         ties=tuple(tie.evaluation.configuration.variant.key for tie in ties),
     )
 
@@ -239,25 +242,3 @@ def export_schema() -> str:
     """Return the JSON Schema of the document, as it is published in `SCHEMA_FILE`."""
     schema = Export.model_json_schema(mode="serialization")
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the whole new one.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    beginning = path.name[:40]  # what is added must not make a long name too long
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{beginning}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from studies.results.front import Candidate, Choice, WorkloadResult, winners
+from studies.results.front import Candidate, Preference, WorkloadResult, winners
 from variants.deploy.model_choice import ModelChoice
 
 
@@ -36,21 +36,21 @@ class Single:
         return max(self.regrets.values())
 
 
-def cost(candidate: Candidate, choice: Choice, result: WorkloadResult) -> float:
+def cost(candidate: Candidate, choice: Preference, result: WorkloadResult) -> float:
     """Return what a choice minimises: latency, memory, or the geometric mean of both ratios.
 
     The latency is that of turns where it was timed again, else that of its trial.
     """
     again = None if result.finals is None else result.finals.of(candidate.key)
     latency_ms = candidate.latency if again is None else again.latency_ms
-    latency = latency_ms / result.unit.latency_ms
-    memory = candidate.memory / result.unit.peak_memory_mib
+    latency = latency_ms / result.baseline.latency_ms
+    memory = candidate.memory / result.baseline.peak_memory_mib
     if choice == "lowest_latency":
         return latency
     return memory if choice == "lowest_memory" else math.sqrt(memory * latency)
 
 
-def best_single(results: Sequence[WorkloadResult], choice: Choice) -> Single | None:
+def best_single(results: Sequence[WorkloadResult], choice: Preference) -> Single | None:
     """Return the choice of least mean regret, or None where nothing was measured.
 
     Those that were measured for every workload come first; where there is none, those that miss
@@ -103,7 +103,7 @@ def _judge(
     results: Sequence[WorkloadResult],
     by_choice: Sequence[Mapping[ModelChoice, list[Candidate]]],
     least: Sequence[float],
-    choice: Choice,
+    choice: Preference,
 ) -> Single | None:
     chosen: dict[str, Candidate] = {}
     regrets: dict[str, float] = {}
@@ -120,5 +120,5 @@ def _judge(
     return Single(model, chosen, regrets, tuple(missing)) if chosen else None
 
 
-def _winner(result: WorkloadResult, among: Sequence[Candidate], choice: Choice) -> Candidate:
-    return winners(among, result.unit, result.finals)[choice].candidate
+def _winner(result: WorkloadResult, among: Sequence[Candidate], choice: Preference) -> Candidate:
+    return winners(among, result.baseline, result.finals)[choice].candidate

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from objectives.schema.evaluation import Evaluation, Latency, Outcome
 from objectives.schema.limits import Limits
 from studies.export.document import Export, ExportedChoice, ExportedWorkload
-from studies.study.finalists import Finals
+from studies.study.finalists import FinalistTimings
 from studies.study.verdicts import MARGIN
 from variants.configuration import Configuration
 
@@ -37,7 +37,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedConfiguration:
     """One exported configuration, measured again."""
 
     names: tuple[str, ...]  # of the choices that are this configuration
@@ -71,9 +71,9 @@ def check(
     workload: ExportedWorkload,
     choices: Mapping[str, ExportedChoice],
     measured: Mapping[Configuration, Evaluation],
-    turns: Finals,
+    turns: FinalistTimings,
     limits: Limits,
-) -> list[Checked]:
+) -> list[CheckedConfiguration]:
     """Compare the choices of a workload with what measuring them again gave."""
     default = workload.default.configuration
     names: dict[Configuration, list[str]] = {}
@@ -90,12 +90,12 @@ def check(
             claims.insert(0, _latency_claim(choice, again))
         elif configuration != default:
             claims.insert(0, _speed(workload, choice, again, turns))
-        checked.append(Checked(tuple(of), configuration, tuple(claims)))
+        checked.append(CheckedConfiguration(tuple(of), configuration, tuple(claims)))
     return checked
 
 
 def _speed(
-    workload: ExportedWorkload, choice: ExportedChoice, again: Evaluation, turns: Finals
+    workload: ExportedWorkload, choice: ExportedChoice, again: Evaluation, turns: FinalistTimings
 ) -> Claim:
     """Return the claim on latency as a share of the default's; less is faster.
 

@@ -1,8 +1,8 @@
-"""A surrogate of measurements over configurations: a Gaussian process on the prior's residual.
+"""A Gaussian process over configurations, on the residual of the prior.
 
-Configurations are points whose coordinates are axes. Two of them resemble each other by
-exp(−Σ θ · d), with d = 0 or 1 on a named axis and the distance in powers of two on a numeric one:
-what is learnt in one workload carries over to others as far as θ, fitted to the data, lets it.
+Configurations are points whose coordinates are axes. The kernel is variance · exp(−Σ θ · d), with
+d = 0 or 1 on a named axis and the distance in powers of two on a numeric one: what is learnt in
+one workload carries over to others as far as the weights θ, fitted to the data, let it.
 Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, sections 2.7 and 5.2.
 """
 
@@ -23,41 +23,41 @@ from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 
 from studies.numerics.arrays import Matrix
 
-FEW_LEVELS = 64
-OCTAVES = 4.0  # powers of two between numbers that resemble each other as two names do
-# What is believed of the hyperparameters before there is data, in log units: (mean, deviation) of
-# the weight of an axis, of the variance of the residual and of the noise, all in log10 units.
-WEIGHT = (np.log(0.4), 0.8)
-VARIANCE = (np.log(0.1), 1.5)
-NOISE = (np.log(1e-3), 1.0)
-NORMAL_MEDIAN = 0.6745  # of the size of a standard normal number
-MOST_FITTED = 200  # points that hyperparameters are fitted to
-CHUNK = 10_000  # points predicted at once
+MOST_LEVELS = 64  # different values of an axis, up to which distances are matrix products
+OCTAVES = 4.0  # powers of two between numbers that are as far apart as two names
+# Log-normal priors of the hyperparameters, (mean, standard deviation) of their logarithms: of the
+# weight of an axis, of the variance of the residual and of the noise, in squared log10 units.
+WEIGHT_PRIOR = (np.log(0.4), 0.8)
+VARIANCE_PRIOR = (np.log(0.1), 1.5)
+NOISE_PRIOR = (np.log(1e-3), 1.0)
+NORMAL_MEDIAN = 0.6745  # median of the absolute value of a standard normal number
+MOST_FITTED = 200  # observations that hyperparameters are fitted to
+CHUNK = 10_000  # points whose mean is predicted at once
 
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """The coordinates of points: a row of numbers each, codes on named axes."""
+    """How distances are taken on the coordinates of points: names by code, numbers in octaves."""
 
     named: NDArray[np.bool_]  # by axis
-    # Of an axis: all values there are, rising, if they are few.
+    # By axis: all different values, rising; None where there are more than `MOST_LEVELS`.
     levels: tuple[Matrix | None, ...]
 
     @classmethod
     def of(cls, points: Matrix, named: Sequence[bool]) -> Axes:
         """Return the axes of these points, `(n, axes)`."""
         levels = [np.unique(column) for column in points.T]
-        few = tuple(one if len(one) <= FEW_LEVELS else None for one in levels)
+        few = tuple(one if len(one) <= MOST_LEVELS else None for one in levels)
         return cls(np.array(named, dtype=bool), few)
 
     def distance(self, axis: int, a: Matrix, b: Matrix) -> Matrix:
-        """Return how far points are apart on one axis, `(len(a), len(b))`."""
+        """Return the distances of points on one axis, `(len(a), len(b))`."""
         apart = a[:, axis, None] - b[None, :, axis]
         distance: Matrix = (apart != 0) * 1.0 if self.named[axis] else np.abs(apart) / OCTAVES
         return distance
 
-    def unlike(self, weights: Matrix, a: Matrix, b: Matrix) -> Matrix:
-        """Return the weighted sum of all distances, `(len(a), len(b))`.
+    def weighted_distance(self, weights: Matrix, a: Matrix, b: Matrix) -> Matrix:
+        """Return the weighted sum over the axes of the distances, `(len(a), len(b))`.
 
         A value among few is a row of zeros and ones whose differences are distances, so that most
         of the sum is one matrix product.
@@ -84,24 +84,24 @@ class Axes:
 
 
 class AxesKernel(Kernel):  # type: ignore[misc]
-    """variance · exp(−Σ θ · d), and noise on the diagonal."""
+    """The kernel variance · exp(−Σ θ · d), with noise on the diagonal of a matrix with itself."""
 
     def __init__(self, axes: Axes, log: NDArray[np.float64] | None = None) -> None:
-        """Set the logarithms of weights, variance and noise, in this order."""
+        """Take the logarithms of weights, variance and noise, in this order."""
         self.axes = axes
         count = len(axes.named)
-        start = np.r_[np.full(count, WEIGHT[0]), VARIANCE[0], NOISE[0]]
+        start = np.r_[np.full(count, WEIGHT_PRIOR[0]), VARIANCE_PRIOR[0], NOISE_PRIOR[0]]
         self.log = start if log is None else log
 
     @property
     def hyperparameter_log(self) -> Hyperparameter:
-        """What is fitted. Named after the attribute, as scikit-learn wants it."""
+        """The hyperparameters; scikit-learn finds this by the name of the attribute `log`."""
         size = len(self.axes.named) + 2
         return Hyperparameter("log", "numeric", np.array([[1e-6, 1e3]] * size), size)
 
     @property
     def theta(self) -> NDArray[np.float64]:
-        """The values that are fitted, logarithms already."""
+        """The hyperparameters, as logarithms."""
         return self.log
 
     @theta.setter
@@ -110,23 +110,24 @@ class AxesKernel(Kernel):  # type: ignore[misc]
 
     @property
     def bounds(self) -> Matrix:
-        """Of the logarithms."""
+        """Bounds of the logarithms, `(hyperparameters, 2)`."""
         limits: Matrix = np.log(np.array([[1e-6, 1e3]] * len(self.log)))
         return limits
 
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
         weights, variance = np.exp(self.log[:-2]), float(np.exp(self.log[-2]))
         other = X if Y is None else Y
-        alike = variance * np.exp(-self.axes.unlike(weights, X, other))
+        covariance = variance * np.exp(-self.axes.weighted_distance(weights, X, other))
         if Y is not None:
-            return alike
-        noisy = float(np.exp(self.log[-1])) * np.eye(len(X))
+            return covariance
+        noise = float(np.exp(self.log[-1])) * np.eye(len(X))
         if not eval_gradient:
-            return alike + noisy
+            return covariance + noise
         slopes = [
-            -weight * self.axes.distance(axis, X, X) * alike for axis, weight in enumerate(weights)
+            -weight * self.axes.distance(axis, X, X) * covariance
+            for axis, weight in enumerate(weights)
         ]
-        return alike + noisy, np.stack([*slopes, alike, noisy], axis=-1)
+        return covariance + noise, np.stack([*slopes, covariance, noise], axis=-1)
 
     def diag(self, X: Any) -> NDArray[np.float64]:
         return np.full(len(X), float(np.exp(self.log[-2])))
@@ -135,12 +136,15 @@ class AxesKernel(Kernel):  # type: ignore[misc]
         return False
 
 
-def _believed(
+def _maximum_a_posteriori(
     objective: Callable[..., tuple[float, Any]], start: Any, bounds: Any
 ) -> tuple[Any, float]:
-    """Maximise likelihood times belief: with a handful of points likelihood alone runs away."""
-    mean = np.r_[np.full(len(start) - 2, WEIGHT[0]), VARIANCE[0], NOISE[0]]
-    deviation = np.r_[np.full(len(start) - 2, WEIGHT[1]), VARIANCE[1], NOISE[1]]
+    """Return the hyperparameters of the largest posterior density, and minus its logarithm.
+
+    With a handful of points, those of the largest likelihood alone would be far off.
+    """
+    mean = np.r_[np.full(len(start) - 2, WEIGHT_PRIOR[0]), VARIANCE_PRIOR[0], NOISE_PRIOR[0]]
+    deviation = np.r_[np.full(len(start) - 2, WEIGHT_PRIOR[1]), VARIANCE_PRIOR[1], NOISE_PRIOR[1]]
 
     def penalised(log: Any) -> tuple[float, Any]:
         value, slope = objective(log, eval_gradient=True)
@@ -154,10 +158,12 @@ def _believed(
 
 
 class Surrogate:
-    """Predicts one quantity, in log10, with its standard deviation."""
+    """A Gaussian process of one quantity, in log10: predicts its mean and standard deviation.
+
+    First `fit_hyperparameters`, then `condition` on as many observations as there are.
+    """
 
     def __init__(self, axes: Axes) -> None:
-        """Start without data."""
         self._axes = axes
         self._log: NDArray[np.float64] | None = None
         self._model: GaussianProcessRegressor | None = None
@@ -166,19 +172,19 @@ class Surrogate:
 
     @property
     def log(self) -> NDArray[np.float64]:
-        """The logarithms of the kernel's hyperparameters, once learnt."""
+        """The logarithms of the kernel's hyperparameters, once they are fitted."""
         assert self._log is not None
         return self._log
 
-    def learn(self, points: Matrix, residuals: NDArray[np.float64]) -> None:
-        """Fit the hyperparameters, to some of the points where they are many."""
-        some = spread(len(points), MOST_FITTED)
-        self._model = self._fit(points[some], residuals[some], _believed)
+    def fit_hyperparameters(self, points: Matrix, residuals: NDArray[np.float64]) -> None:
+        """Fit the kernel's hyperparameters, to a subsample where there are many points."""
+        some = subsample(len(points), MOST_FITTED)
+        self._model = self._fit(points[some], residuals[some], _maximum_a_posteriori)
         self._log = self._model.kernel_.log
-        self._scale = _scale(self._model)
+        self._scale = _deviation_scale(self._model)
 
-    def fit(self, points: Matrix, residuals: NDArray[np.float64]) -> None:
-        """Take in residuals at points, with the hyperparameters as they are."""
+    def condition(self, points: Matrix, residuals: NDArray[np.float64]) -> None:
+        """Condition on the residuals at some points; the hyperparameters stay as they are."""
         self._model = self._fit(points, residuals, None)
 
     def _fit(
@@ -193,13 +199,13 @@ class Surrogate:
             return model.fit(points, residuals - self._mean)
 
     def predict(self, points: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean and deviation of the residual at points."""
+        """Return mean and standard deviation of the residual at points, `(n,)` each."""
         assert self._model is not None
         mean, deviation = self._model.predict(points, return_std=True)
         return mean + self._mean, deviation * self._scale
 
-    def expect(self, points: Matrix) -> NDArray[np.float64]:
-        """Return the mean alone, of any number of points."""
+    def predict_mean(self, points: Matrix) -> NDArray[np.float64]:
+        """Return the mean alone, which is cheap, at any number of points."""
         assert self._model is not None
         parts = [
             self._model.predict(points[start : start + CHUNK])
@@ -209,19 +215,20 @@ class Surrogate:
         return mean
 
 
-def _scale(model: GaussianProcessRegressor) -> float:
-    """Return how large errors are beside the deviations that the model expects.
+def _deviation_scale(model: GaussianProcessRegressor) -> float:
+    """Return by what to multiply predicted deviations so that they are as large as errors are.
 
-    From predictions of each point by all others (Rasmussen and Williams, section 5.4.2), by their
-    median: a few surprises, which widen all deviations, do not make the rest uncertain.
+    From leave-one-out predictions (Rasmussen and Williams, section 5.4.2), by the median of their
+    standardised errors: a few surprises, which widen all deviations, do not make the rest
+    uncertain.
     """
     inverse = cho_solve((model.L_, True), np.eye(len(model.L_)))
     errors = (inverse @ model.y_train_) / np.sqrt(np.diag(inverse))
     return float(np.clip(np.median(np.abs(errors)) / NORMAL_MEDIAN, 0.1, 1.0))
 
 
-def spread(count: int, most: int) -> NDArray[np.int64]:
-    """Return `most` of `count` places: half of them the last ones, half evenly from the rest."""
+def subsample(count: int, most: int) -> NDArray[np.int64]:
+    """Pick at most `most` of `count` indices: half are the last ones, half evenly of the rest."""
     if count <= most:
         return np.arange(count, dtype=np.int64)
     last = most // 2

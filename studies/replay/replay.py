@@ -18,7 +18,8 @@ from studies.numerics.hypervolume import hypervolume
 from studies.replay.table import RecordedTable
 from studies.samplers.samplers import make_sampler
 from studies.space.catalogue import expected
-from studies.study.study import Unit, ask, tell
+from studies.study.baseline import Baseline
+from studies.study.trials import ask, tell
 from variants.device import Device
 
 MARGIN = 0.05  # log10 units behind a workload's worst measurement
@@ -117,7 +118,7 @@ def replay(
             index = catalogue.find(trial.params)
             assert index is not None
             found.append(table.evaluations[index])
-            tell(study, trial, found[-1], Unit(1.0, 1.0, True))
+            tell(study, trial, found[-1], Baseline(1.0, 1.0, True))
         yield scorer.score(found, asking / len(found))
 
 

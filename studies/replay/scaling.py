@@ -12,7 +12,7 @@ import plotly.graph_objects
 
 from studies.numerics.arrays import Matrix
 from studies.replay.replay import Scorer, add_band
-from studies.replay.simulation import Finished
+from studies.replay.simulation import SimulatedTrial
 
 TARGETS = (0.9, 0.95, 0.98, 0.99)  # dispatch scores
 TICKS = {"type": "log", "tickformat": "~r", "dtick": "D2"}  # at 1, 2 and 5
@@ -47,7 +47,7 @@ class Scaling:
     seconds_to: tuple[float | None, ...]
 
 
-def course_of(scorer: Scorer, finished: Sequence[Finished]) -> Course:
+def course_of(scorer: Scorer, finished: Sequence[SimulatedTrial]) -> Course:
     """Return the course of a search."""
     seconds = tuple(one.ended for one in finished)
     measuring = sum(one.ended - one.begun for one in finished)

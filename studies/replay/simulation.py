@@ -1,10 +1,10 @@
 """Searches by many workers at once in virtual time: what would more GPUs buy?
 
-Trials take as long as a table says, on a clock that only this search knows. Workers ask one after
-another, as the claim lock has them do. As in a session of several posts, the next proposal is made
-once a trial is claimed, of what was told by then and all that is running, and takes the time that
-it really takes here: where that is longer than a trial divided by the workers, workers wait for
-each other.
+A discrete-event simulation: trials take as long as a table says, on a clock that only this search
+knows. Workers ask one after another, as the study lock has them do. As in a session of several
+workers, the next proposal is made once a trial is claimed, of what was told by then and all that
+is running, and takes the time that it really takes here: where that is longer than a trial divided
+by the workers, workers wait for each other.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from objectives.schema.evaluation import Evaluation
 from studies.replay.durations import Durations
 from studies.replay.replay import study_of
 from studies.replay.table import RecordedTable
-from studies.samplers.base import JointSampler
-from studies.study.study import Unit, ask, tell
+from studies.samplers.base import CatalogueSampler
+from studies.study.baseline import Baseline
+from studies.study.trials import ask, tell
 from variants.device import Device
 
 # Not time on the wall, which whatever else the machine does would make longer, and which is the
@@ -35,7 +36,7 @@ ASKS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class SimulatedTrial:
     """A trial that was told, in seconds since the search began."""
 
     evaluation: Evaluation
@@ -65,7 +66,7 @@ def replay_in_virtual_time(
     trials: int,
     device: Device | None,
     clock: Callable[[], float] = _CLOCK,
-) -> Iterator[Finished]:
+) -> Iterator[SimulatedTrial]:
     """Have workers search the table; yields trials in the order in which they are told.
 
     Args:
@@ -80,18 +81,18 @@ def replay_in_virtual_time(
             a function of the seed.
     """
     study = study_of(table, sampler, seed, device)
-    assert isinstance(study.sampler, JointSampler)
+    assert isinstance(study.sampler, CatalogueSampler)
     left = min(trials, len(table.catalogue))
     idle = deque([0.0] * min(workers, left))  # since when, rising
     running: list[_Running] = []  # a heap
     lock_free = 0.0  # and the next proposal is there
 
-    def tell_next() -> Finished:
+    def tell_next() -> SimulatedTrial:
         done = heapq.heappop(running)
         evaluation = table.evaluations[done.index]
-        tell(study, done.trial, evaluation, Unit(1.0, 1.0, True))
+        tell(study, done.trial, evaluation, Baseline(1.0, 1.0, True))
         idle.append(done.ended)
-        return Finished(evaluation, done.asked, done.begun, done.freed, done.ended)
+        return SimulatedTrial(evaluation, done.asked, done.begun, done.freed, done.ended)
 
     while left:
         if not idle:
@@ -109,7 +110,7 @@ def replay_in_virtual_time(
         lock_free = begun
         if workers > 1:
             before = clock()
-            study.sampler.think_ahead(study)
+            study.sampler.propose_ahead(study)
             lock_free += clock() - before
         done = _Running(ended, trial.number, trial, index, now, begun, lock_free)
         heapq.heappush(running, done)

@@ -23,6 +23,7 @@ from objectives.schema.evaluation import (
 from studies.space.catalogue import Catalogue, encode
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration
+from variants.user_error import UserError
 from variants.workload import Workload
 
 STATUSES = {"ok": Outcome.MEASURED, "oom": Outcome.OUT_OF_MEMORY}
@@ -41,8 +42,8 @@ STAGE = "seconds "  # begins the columns of what each stage took, as `search tab
 FIRST_STEP = "first step"  # the stage that compiles
 
 
-class TableError(ValueError):
-    """A table that cannot be replayed; the message is one line for the user."""
+class TableError(UserError):
+    """A table that cannot be replayed."""
 
 
 @dataclass(frozen=True, slots=True)

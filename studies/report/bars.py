@@ -10,7 +10,7 @@ from studies.results.labels import duration, mebibytes, milliseconds, variant_la
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BarPart:
     """A piece of a bar."""
 
     name: str
@@ -25,7 +25,7 @@ class Bar:
 
     label: str
     total: str
-    parts: tuple[Part, ...]
+    parts: tuple[BarPart, ...]
     beside: str  # what is outside of it
 
 
@@ -107,9 +107,9 @@ def _once(spent_ms: float) -> str:
 
 def _parts(
     pieces: list[tuple[str, str, float]], longest: float, text: Callable[[float], str]
-) -> tuple[Part, ...]:
+) -> tuple[BarPart, ...]:
     return tuple(
-        Part(name, kind, 100 * value / longest, text(value))
+        BarPart(name, kind, 100 * value / longest, text(value))
         for name, kind, value in pieces
         if value > 0
     )

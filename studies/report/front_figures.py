@@ -10,12 +10,12 @@ import optuna
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from studies.numerics.sample import evenly
+from studies.numerics.arrays import evenly_spaced
 from studies.results.convergence import Steps, hypervolume_history
-from studies.results.front import Candidate, Choice, WorkloadResult
+from studies.results.front import Candidate, Preference, WorkloadResult
 from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.results.results import Results
-from studies.results.winner_map import ZoneMap, zone_maps
+from studies.results.winner_map import WinnerMap, winner_maps
 
 FRONT_PLOT_ID, MAP_PLOT_ID, HISTORY_PLOT_ID = "goldilocks-front", "goldilocks-map", "hypervolume"
 # Okabe and Ito's palette: eight colours that colour-blind readers can tell apart.
@@ -56,7 +56,9 @@ def front_points(results: Results) -> list[Points]:
                 candidate
             )
         for name, group in groups.items():
-            some = [group[place] for place in evenly(len(group), math.ceil(part * len(group)))]
+            some = [
+                group[place] for place in evenly_spaced(len(group), math.ceil(part * len(group)))
+            ]
             drawn.append(_points(name, some, result, front=False))
         if result.front:
             name = "front" if len(results.workloads) == 1 else label
@@ -71,11 +73,11 @@ def _measured(results: Results) -> int:
 def _points(
     label: str, candidates: list[Candidate], result: WorkloadResult, *, front: bool
 ) -> Points:
-    unit = result.unit
+    baseline = result.baseline
     return Points(
         label,
-        tuple(candidate.memory / unit.peak_memory_mib for candidate in candidates),
-        tuple(candidate.latency / unit.latency_ms for candidate in candidates),
+        tuple(candidate.memory / baseline.peak_memory_mib for candidate in candidates),
+        tuple(candidate.latency / baseline.latency_ms for candidate in candidates),
         tuple(_described(candidate) for candidate in candidates),
         front,
     )
@@ -193,9 +195,9 @@ def _drawn(steps: Steps, trials: int) -> dict[str, tuple[float, ...]]:
     return {"x": (*steps.trials, trials), "y": (*steps.shares, steps.shares[-1])}
 
 
-def map_figure(results: Results, choice: Choice = "balanced") -> go.Figure | None:
+def map_figure(results: Results, choice: Preference = "balanced") -> go.Figure | None:
     """Return the Goldilocks map, coloured by gain in latency; None with a single workload."""
-    maps = zone_maps(results)
+    maps = winner_maps(results)
     if not maps:
         return None
     across = min(_MAPS_A_ROW, len(maps))
@@ -227,7 +229,7 @@ def map_figure(results: Results, choice: Choice = "balanced") -> go.Figure | Non
     return figure
 
 
-def _heatmap(one: ZoneMap, choice: Choice) -> go.Heatmap:
+def _heatmap(one: WinnerMap, choice: Preference) -> go.Heatmap:
     return go.Heatmap(
         x=[html.escape(name) for name in one.columns],
         y=[html.escape(name) for name in one.rows],
@@ -243,13 +245,13 @@ def _heatmap(one: ZoneMap, choice: Choice) -> go.Heatmap:
     )
 
 
-def _gain(result: WorkloadResult | None, choice: Choice) -> float | None:
+def _gain(result: WorkloadResult | None, choice: Preference) -> float | None:
     if result is None or not result.winners:
         return None
     return -math.log2(result.latency_ratio(result.winners[choice].candidate))
 
 
-def _cell(result: WorkloadResult | None, choice: Choice) -> str:
+def _cell(result: WorkloadResult | None, choice: Preference) -> str:
     """Return what fits into a small cell: the gain in latency and the backend."""
     if result is None:
         return ""
@@ -261,11 +263,11 @@ def _cell(result: WorkloadResult | None, choice: Choice) -> str:
     return f"{factor(result.latency_ratio(winner))}<br>{name}"
 
 
-def _hover(result: WorkloadResult | None, choice: Choice) -> str:
+def _hover(result: WorkloadResult | None, choice: Preference) -> str:
     if result is None or not result.winners:
         return ""
     winner = result.winners[choice].candidate
-    smaller = factor(winner.memory / result.unit.peak_memory_mib)
+    smaller = factor(winner.memory / result.baseline.peak_memory_mib)
     return f"{html.escape(_described(winner))}<br>{smaller} smaller"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from studies.numerics.sample import evenly
+from studies.numerics.arrays import evenly_spaced
 from studies.results.front import Candidate, WorkloadResult, front
 from studies.results.results import Results
 from variants.axes import AXES
@@ -21,13 +21,13 @@ def kept_trials(results: Results) -> frozenset[int]:
     Fronts are those of each workload and of each choice of an axis in it: what a filter of one
     axis leaves has the same front as all trials would have.
     """
-    numbers = [trial.number for trial in results.told]
+    numbers = [trial.number for trial in results.trials]
     if len(numbers) <= MOST_TRIALS:
         return frozenset(numbers)
     axes = [axis for axis in results.plan.space.searched if AXES[axis].of_variant]
     kept = {number for result in results.workloads for number in _of_fronts(result, axes)}
     others = [number for number in numbers if number not in kept]
-    some = evenly(len(others), max(0, MOST_TRIALS - len(kept)))
+    some = evenly_spaced(len(others), max(0, MOST_TRIALS - len(kept)))
     return frozenset(kept).union(others[place] for place in some)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from studies.results.front import WorkloadResult
 from studies.results.labels import factor, variant_label
 from studies.results.results import Results
-from studies.results.winner_map import zone_maps
+from studies.results.winner_map import winner_maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def map_grids(results: Results) -> list[MapGrid]:
             if winner.number is None
             else variant_label(winner.evaluation.configuration.variant),
             faster=factor(latency),
-            smaller=factor(winner.memory / result.unit.peak_memory_mib),
+            smaller=factor(winner.memory / result.baseline.peak_memory_mib),
             shade=_shade(latency),
         )
 
@@ -65,7 +65,7 @@ def map_grids(results: Results) -> list[MapGrid]:
                 for name, cells in zip(one.rows, one.cells, strict=True)
             ),
         )
-        for one in zone_maps(results)
+        for one in winner_maps(results)
     ]
 
 

@@ -67,7 +67,7 @@ def render_report(study: optuna.Study, panels: Sequence[Panel] = ()) -> str:
                 (panel, [_figure(_title(one) or panel.title, one) for one in panel.figures])
                 for panel in panels
             ],
-            history=history if results.told else None,
+            history=history if results.trials else None,
             data=page_data(results, kept),
             kept=len(kept),
             command=in_lines(run_command(results)),

@@ -10,7 +10,7 @@ from objectives.schema.evaluation import Evaluation, Outcome
 from studies.results.front import WorkloadResult
 from studies.results.labels import variant_label, workload_label
 from studies.results.results import Results
-from studies.study.study import Told
+from studies.study.trials import FinishedTrial
 from variants.axes import AXES
 from variants.device import Device
 
@@ -24,14 +24,14 @@ def page_data(results: Results, kept: Collection[int]) -> Json:
     places = {result.workload.key: place for place, result in enumerate(results.workloads)}
     device = results.environment.device
     axes = [axis for axis in results.plan.space.searched if AXES[axis].of_variant]
-    told = results.told_by_workload()
+    by_workload = results.trials_by_workload()
     defaults = [
         _point(None, result.default, place, axes, device)
         for place, result in enumerate(results.workloads)
     ]
     trials = [
         _point(trial.number, trial.evaluation, place, axes, device)
-        for trial in results.told
+        for trial in results.trials
         if trial.number in kept
         and (place := places.get(trial.evaluation.configuration.workload.key)) is not None
     ]
@@ -41,7 +41,7 @@ def page_data(results: Results, kept: Collection[int]) -> Json:
         "workloads": [
             {
                 "label": workload_label(result.workload, varying),
-                "roofline": _roofline(result, told.get(result.workload.key, []), device),
+                "roofline": _roofline(result, by_workload.get(result.workload.key, []), device),
                 "balanced": _balanced(result),
             }
             for result in results.workloads
@@ -55,10 +55,12 @@ def _balanced(result: WorkloadResult) -> int | None:
     return result.winners["balanced"].candidate.number if result.winners else None
 
 
-def _roofline(result: WorkloadResult, told: Sequence[Told], device: Device) -> Json | None:
+def _roofline(
+    result: WorkloadResult, trials: Sequence[FinishedTrial], device: Device
+) -> Json | None:
     """Return the least that any configuration tried needs, by the device's rates."""
     least = [bound(result.default.configuration, device)] + [
-        bound(trial.evaluation.configuration, device) for trial in told
+        bound(trial.evaluation.configuration, device) for trial in trials
     ]
     if not least[0].datasheet:
         return None

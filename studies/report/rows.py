@@ -10,11 +10,11 @@ from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from studies.report.bars import Bars, memory_bars, time_bars
 from studies.report.points import share_of_roofline
-from studies.results.front import CHOICES, Candidate, WorkloadResult
+from studies.results.front import PREFERENCES, Candidate, WorkloadResult
 from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.results.results import Results
 from studies.results.summary import notes
-from studies.study.study import Told
+from studies.study.trials import FinishedTrial
 from variants.device import Device
 
 _SHORT = {"lowest_latency": "fastest", "lowest_memory": "smallest", "balanced": "balanced"}
@@ -59,13 +59,13 @@ def workload_sections(results: Results) -> list[WorkloadSection]:
     """Return a section for each workload, in the order of the space."""
     varying = set(results.plan.space.searched)
     device = results.environment.device
-    told = results.told_by_workload()
+    by_workload = results.trials_by_workload()
     return [
         _section(
             place,
             workload_label(result.workload, varying),
             result,
-            told.get(result.workload.key, []),
+            by_workload.get(result.workload.key, []),
             device,
         )
         for place, result in enumerate(results.workloads)
@@ -73,7 +73,7 @@ def workload_sections(results: Results) -> list[WorkloadSection]:
 
 
 def _section(
-    place: int, label: str, result: WorkloadResult, told: Sequence[Told], device: Device
+    place: int, label: str, result: WorkloadResult, trials: Sequence[FinishedTrial], device: Device
 ) -> WorkloadSection:
     chosen = _chosen(result)
     shown = {c.number: c for c in (*result.front, *chosen) if c.number is not None}
@@ -104,7 +104,7 @@ def _section(
             ),
         ),
         notes=tuple(notes(result)),
-        missing=_missing(told),
+        missing=_missing(trials),
         time=time_bars(with_numbers),
         memory=memory_bars(with_numbers),
         kernels=tuple(
@@ -123,7 +123,7 @@ def _chosen(result: WorkloadResult) -> list[Candidate]:
     """Return each winner once, fastest first; those within the usual error after the others."""
     found: dict[int | None, Candidate] = {}
     for winners in (result.winners, result.strict_winners):
-        for choice in CHOICES:
+        for choice in PREFERENCES:
             if choice in winners:
                 found.setdefault(winners[choice].candidate.number, winners[choice].candidate)
     return list(found.values())
@@ -133,12 +133,12 @@ def _tags(number: int | None, result: WorkloadResult) -> tuple[str, ...]:
     """Return as what a configuration was chosen."""
     tags = [
         _SHORT[choice]
-        for choice in CHOICES
+        for choice in PREFERENCES
         if choice in result.winners and result.winners[choice].candidate.number == number
     ]
     within = [
         _SHORT[choice]
-        for choice in CHOICES
+        for choice in PREFERENCES
         if choice in result.strict_winners
         and result.strict_winners[choice].candidate.number == number
         and _SHORT[choice] not in tags
@@ -155,7 +155,7 @@ def _row(
     result: WorkloadResult,
     device: Device,
 ) -> Row:
-    measured, unit = evaluation.measurements, result.unit
+    measured, baseline = evaluation.measurements, result.baseline
     name = variant_label(
         evaluation.configuration.variant, None if measured is None else measured.backend_ran
     )
@@ -174,17 +174,17 @@ def _row(
         gpu="" if latency.gpu is None else milliseconds(latency.gpu.value),
         faster=factor(result.latency_ratio(Candidate(number, evaluation))),
         memory=mebibytes(memory),
-        smaller=factor(memory / unit.peak_memory_mib),
+        smaller=factor(memory / baseline.peak_memory_mib),
         error=f"{measured.relative_error:.1e}",
         roofline="" if share is None else f"{100 * share:.2g} %",
         outcome=outcome,
     )
 
 
-def _missing(told: Sequence[Told]) -> tuple[tuple[str, int, str], ...]:
+def _missing(trials: Sequence[FinishedTrial]) -> tuple[tuple[str, int, str], ...]:
     counts: Counter[Outcome] = Counter()
     reasons: dict[Outcome, Counter[str]] = {}
-    for trial in told:
+    for trial in trials:
         evaluation = trial.evaluation
         if evaluation.measurements is None:
             counts[evaluation.outcome] += 1

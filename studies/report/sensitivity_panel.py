@@ -38,9 +38,9 @@ def sensitivity_panel(report: SensitivityReport) -> Panel:
 
 
 def _text(report: SensitivityReport) -> Iterator[str]:
-    found = report.sensitivity
+    found, tried = report.sensitivity, report.evidence.observations.tried
     yield (
-        f"{len(report.evidence.told.tried)} of {found.possible} possible configurations were "
+        f"{len(tried)} of {found.possible} possible configurations were "
         f"tried, {found.probes} of them probes, which fill the space instead of looking good. The "
         "surrogate is judged by these alone."
     )

@@ -18,7 +18,7 @@ _OPTIONS = {  # of limits; those without one are the same in every run
 def run_command(results: Results) -> list[str]:
     """Return the words of the `run` that searches this space, as far as it was searched."""
     plan = results.plan
-    words = ["python", "-m", "search", "run", "--trials", str(max(1, len(results.told)))]
+    words = ["python", "-m", "search", "run", "--trials", str(max(1, len(results.trials)))]
     for axis, choices in plan.space.axes.items():
         words += ["--" + axis.replace("_", "-"), ",".join(map(str, choices))]
     usual = Limits()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from studies.numerics.arrays import Matrix
-from studies.numerics.hypervolume import hypervolume, staircase
+from studies.numerics.hypervolume import hypervolume, pareto_front
 from studies.results.front import Candidate, WorkloadResult
 from studies.results.results import Results
 
@@ -44,13 +44,13 @@ def hypervolume_history(results: Results) -> History:
     In log10 of memory and of latency, so that halving counts the same everywhere. The worst
     corner is that of the default and of the final front's ends: what is worse does not count.
     """
-    place_of = {trial.number: place for place, trial in enumerate(results.told, 1)}
+    place_of = {trial.number: place for place, trial in enumerate(results.trials, 1)}
     by_workload = {
         result.workload.key: _history(result, place_of)
         for result in results.workloads
         if result.front
     }
-    return History(len(results.told), _mean(list(by_workload.values())), by_workload)
+    return History(len(results.trials), _mean(list(by_workload.values())), by_workload)
 
 
 def _history(result: WorkloadResult, place_of: Mapping[int, int]) -> Steps:
@@ -64,7 +64,7 @@ def _history(result: WorkloadResult, place_of: Mapping[int, int]) -> Steps:
         point = _point(candidate)
         if candidate.number is None or (front <= point).all(axis=1).any():
             continue
-        front = staircase(np.vstack([front, point]))
+        front = pareto_front(np.vstack([front, point]))
         trials.append(place_of[candidate.number])
         shares.append(hypervolume(front, corner) / whole)
     return Steps(tuple(trials), tuple(shares))
@@ -88,8 +88,11 @@ def _mean(histories: Sequence[Steps]) -> Steps | None:
 
 
 def _corner(result: WorkloadResult) -> Matrix:
-    unit = (math.log10(result.unit.peak_memory_mib), math.log10(result.unit.latency_ms))
-    corner: Matrix = np.vstack([_points(result.front), [unit]]).max(axis=0) + MARGIN
+    baseline = (
+        math.log10(result.baseline.peak_memory_mib),
+        math.log10(result.baseline.latency_ms),
+    )
+    corner: Matrix = np.vstack([_points(result.front), [baseline]]).max(axis=0) + MARGIN
     return corner
 
 

@@ -9,13 +9,13 @@ from typing import Literal
 
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome
 from objectives.schema.limits import Limits
-from studies.study.finalists import Finalist, Finals
-from studies.study.study import Unit
+from studies.study.baseline import Baseline
+from studies.study.finalists import Finalist, FinalistTimings
 from variants.workload import Workload
 
 MOST_FINALISTS = 8  # besides the default; they have to be built and timed again
-Choice = Literal["lowest_latency", "lowest_memory", "balanced"]
-CHOICES: tuple[Choice, ...] = ("lowest_latency", "lowest_memory", "balanced")
+Preference = Literal["lowest_latency", "lowest_memory", "balanced"]
+PREFERENCES: tuple[Preference, ...] = ("lowest_latency", "lowest_memory", "balanced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,13 @@ class WorkloadResult:
 
     workload: Workload
     default: Evaluation
-    unit: Unit
+    baseline: Baseline
     measured: tuple[Candidate, ...]  # the default among them, if it was
     front: tuple[Candidate, ...]  # by rising memory
-    winners: dict[Choice, Winner]  # empty when nothing was measured
+    winners: dict[Preference, Winner]  # empty when nothing was measured
     # The same among those within `Limits().max_error`, where a study accepts larger errors.
-    strict_winners: dict[Choice, Winner]
-    finals: Finals | None = None  # None until the finalists were timed again
+    strict_winners: dict[Preference, Winner]
+    finals: FinalistTimings | None = None  # None until the finalists were timed again
 
     def retimed(self, variant: str) -> Finalist | None:
         """Return what came of timing a variant in turns with the default, where it was."""
@@ -83,7 +83,9 @@ class WorkloadResult:
     def latency_ratio(self, candidate: Candidate) -> float:
         """Return a candidate's latency as a share of the default's, from turns where possible."""
         again = self.retimed(candidate.key)
-        return candidate.latency / self.unit.latency_ms if again is None else again.latency.ratio
+        return (
+            candidate.latency / self.baseline.latency_ms if again is None else again.latency.ratio
+        )
 
 
 def candidates(evaluations: Iterable[tuple[int | None, Evaluation]]) -> list[Candidate]:
@@ -113,8 +115,8 @@ def strict(measured: Sequence[Candidate], limits: Limits) -> list[Candidate]:
 
 
 def winners(
-    measured: Sequence[Candidate], unit: Unit, finals: Finals | None = None
-) -> dict[Choice, Winner]:
+    measured: Sequence[Candidate], baseline: Baseline, finals: FinalistTimings | None = None
+) -> dict[Preference, Winner]:
     """Choose the lowest latency, the lowest memory and the best balance of both.
 
     Balanced is the least geometric mean of the two ratios to the default. What cannot be told
@@ -132,7 +134,8 @@ def winners(
 
     def balance(candidate: Candidate) -> float:
         return math.sqrt(
-            (candidate.memory / unit.peak_memory_mib) * (latency(candidate) / unit.latency_ms)
+            (candidate.memory / baseline.peak_memory_mib)
+            * (latency(candidate) / baseline.latency_ms)
         )
 
     def tied(one: Candidate, other: Candidate) -> bool:
@@ -174,7 +177,7 @@ def finalists(result: WorkloadResult) -> tuple[Evaluation, ...]:
     return (reference, *list(unique.values())[:MOST_FINALISTS])
 
 
-def _competing(measured: Sequence[Candidate], finals: Finals) -> list[Candidate]:
+def _competing(measured: Sequence[Candidate], finals: FinalistTimings) -> list[Candidate]:
     """Return those who can win once finalists were timed again.
 
     They themselves, and whoever none of them dominates by the numbers of their trials: what came

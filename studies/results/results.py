@@ -13,10 +13,12 @@ from optuna.trial import TrialState
 from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome
 from studies.results.front import WorkloadResult, candidates, front, strict, winners
-from studies.study.anchor import AnchorPoint, Drift, Marks, anchors_of, drifts
-from studies.study.attributes import finals_of
+from studies.study.anchor import AnchorPoint, Drift, DriftMarks, anchors_of, drifts
+from studies.study.baseline import baseline_of, default_of
+from studies.study.finalists import finalist_timings_of
+from studies.study.plan import Plan, environments_of, plan_of
 from studies.study.snapshot import Snapshot
-from studies.study.study import Plan, Told, default_of, environments_of, plan_of, told, unit_of
+from studies.study.trials import FinishedTrial, finished_trials
 
 _NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
 
@@ -28,7 +30,7 @@ class Results:
     study_name: str
     plan: Plan
     environment: Environment  # the present one
-    told: tuple[Told, ...]
+    trials: tuple[FinishedTrial, ...]
     defaults: tuple[Evaluation, ...]
     abandoned: int
     workloads: tuple[WorkloadResult, ...]
@@ -43,12 +45,12 @@ class Results:
     @property
     def outcomes(self) -> Counter[Outcome]:
         """How many trials ended in each outcome; abandoned ones are not trials of the budget."""
-        return Counter(trial.evaluation.outcome for trial in self.told)
+        return Counter(trial.evaluation.outcome for trial in self.trials)
 
-    def told_by_workload(self) -> dict[str, list[Told]]:
+    def trials_by_workload(self) -> dict[str, list[FinishedTrial]]:
         """Return the trials of each workload that has any, in order, by its key."""
-        found: dict[str, list[Told]] = {}
-        for trial in self.told:
+        found: dict[str, list[FinishedTrial]] = {}
+        for trial in self.trials:
             found.setdefault(trial.evaluation.configuration.workload.key, []).append(trial)
         return found
 
@@ -59,7 +61,7 @@ class Results:
         """
         shown: dict[str, str] = {}
         counts: Counter[str] = Counter()
-        for trial in self.told:
+        for trial in self.trials:
             reason = trial.evaluation.reason
             if trial.evaluation.outcome is outcome and reason:
                 kind = _NUMBER.sub("#", reason)
@@ -73,7 +75,7 @@ def read_results(study: optuna.Study) -> Results:
     held = Snapshot.of(study)
     plan = plan_of(held)
     *earlier, environment = environments_of(held)
-    trials = tuple(told(study))
+    trials = tuple(finished_trials(study))
     by_workload: dict[str, list[tuple[int | None, Evaluation]]] = {}
     for trial in trials:
         key = trial.evaluation.configuration.workload.key
@@ -84,19 +86,19 @@ def read_results(study: optuna.Study) -> Results:
         if default is None:
             continue
         defaults.append(default)
-        unit = unit_of(default, environment.device)
+        baseline = baseline_of(default, environment.device)
         # The default competes: where nothing beats it, it is the winner.
-        finals = finals_of(held, workload)
+        finals = finalist_timings_of(held, workload)
         measured = candidates([(None, default), *by_workload.get(workload.key, [])])
         workloads.append(
             WorkloadResult(
                 workload=workload,
                 default=default,
-                unit=unit,
+                baseline=baseline,
                 measured=tuple(measured),
                 front=front(measured),
-                winners=winners(measured, unit, finals),
-                strict_winners=winners(strict(measured, plan.limits), unit, finals),
+                winners=winners(measured, baseline, finals),
+                strict_winners=winners(strict(measured, plan.limits), baseline, finals),
                 finals=finals,
             )
         )
@@ -116,9 +118,9 @@ def read_results(study: optuna.Study) -> Results:
 
 def as_table(results: Results) -> pd.DataFrame:
     """Return one row a trial, defaults first (their `trial` is missing)."""
-    marks = Marks(results.anchors, results.drifts)
+    marks = DriftMarks(results.anchors, results.drifts)
     rows = [_row(None, default) | _drift(None) for default in results.defaults]
-    for trial in results.told:
+    for trial in results.trials:
         drift = marks.at(trial.number, trial.measured_on)
         rows.append(_row(trial.number, trial.evaluation) | _drift(drift))
         if results.earlier_environments:

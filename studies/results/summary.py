@@ -18,7 +18,7 @@ from studies.results.labels import (
     workload_label,
 )
 from studies.results.results import Results
-from studies.study.anchor import Marks
+from studies.study.anchor import DriftMarks
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class _Balanced:
 
     @property
     def memory(self) -> float:
-        return self.winner.memory / self.result.unit.peak_memory_mib
+        return self.winner.memory / self.result.baseline.peak_memory_mib
 
 
 def summary(results: Results) -> str:
@@ -44,7 +44,7 @@ def summary(results: Results) -> str:
     """
     found = [_Balanced(r, r.winners["balanced"].candidate) for r in results.workloads if r.winners]
     if not found:
-        verdict = f"none of {len(results.told)} tried configurations could be used"
+        verdict = f"none of {len(results.trials)} tried configurations could be used"
     elif len(results.workloads) == 1:
         verdict = _of_one(found[0], set(results.plan.space.searched))
     else:
@@ -57,7 +57,7 @@ def notes(result: WorkloadResult) -> Iterator[str]:
     default = result.default
     if default.outcome is not Outcome.MEASURED:
         yield f"the default {default.outcome.value}: {default.reason}"
-    if not result.unit.measured:
+    if not result.baseline.measured:
         yield "factors are to the default's roofline"
     if not result.winners:
         yield "nothing was measured"
@@ -77,9 +77,9 @@ def notes_of_study(results: Results) -> Iterator[str]:
         yield f"clocks could not be read, throttling was not watched for: {unread}"
     drifts = results.drifts
     if drifts:
-        marks = Marks(results.anchors, drifts)
+        marks = DriftMarks(results.anchors, drifts)
         marked = sum(
-            marks.at(trial.number, trial.measured_on) is not None for trial in results.told
+            marks.at(trial.number, trial.measured_on) is not None for trial in results.trials
         )
         seen = ", ".join(f"{d.ratio - 1:+.0%} before trial {d.before_trial}" for d in drifts[:4])
         more = f" and {len(drifts) - 4} more" if len(drifts) > 4 else ""
@@ -107,7 +107,7 @@ def _strict(results: Results) -> str:
     found = [
         _Balanced(r, r.strict_winners["balanced"].candidate)
         for r in results.workloads
-        if r.strict_winners and r.unit.measured
+        if r.strict_winners and r.baseline.measured
     ]
     if not found:
         return ""
@@ -130,7 +130,7 @@ def _gain(found: Sequence[_Balanced]) -> str:
 
 
 def _of_one(found: _Balanced, varying: set[str]) -> str:
-    result, winner, unit = found.result, found.winner, found.result.unit
+    result, winner, baseline = found.result, found.winner, found.result.baseline
     what = workload_label(result.workload, varying)
     numbers = (
         f"{milliseconds(winner.latency)} ms and {mebibytes(winner.memory)} MiB, "
@@ -139,7 +139,7 @@ def _of_one(found: _Balanced, varying: set[str]) -> str:
     if winner.number is None:
         return f"nothing that was tried balances {what} better than PyTorch's default ({numbers})"
     name = variant_label(winner.evaluation.configuration.variant)
-    against = "PyTorch's default" if unit.measured else "the roofline of PyTorch's default"
+    against = "PyTorch's default" if baseline.measured else "the roofline of PyTorch's default"
     stalls = result.default.outcome is Outcome.STALLS
     also = ", which also stalls at each new length" if stalls else ""
     return f"{what} by {name}, against {against}{also}, is {_gain([found])} ({numbers})"
@@ -147,7 +147,7 @@ def _of_one(found: _Balanced, varying: set[str]) -> str:
 
 def _of_several(found: Sequence[_Balanced], results: Results) -> str:
     count = len(results.workloads)
-    compared = [one for one in found if one.result.unit.measured]
+    compared = [one for one in found if one.result.baseline.measured]
     error = max(one.winner.measurements.relative_error for one in found)
     parts = []
     if compared:

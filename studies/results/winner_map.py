@@ -12,7 +12,7 @@ from variants.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
-class ZoneMap:
+class WinnerMap:
     """Workloads in rows and columns; one map for each combination of the remaining axes."""
 
     title: str  # what all its workloads have in common beyond the other maps'
@@ -23,7 +23,7 @@ class ZoneMap:
     cells: tuple[tuple[WorkloadResult | None, ...], ...]  # by row, then by column
 
 
-def zone_maps(results: Results) -> tuple[ZoneMap, ...]:
+def winner_maps(results: Results) -> tuple[WinnerMap, ...]:
     """Return batch × seq_len, a map for each combination of the other axes that vary.
 
     Where only one of the two varies it makes the rows, and those combinations the columns of a
@@ -65,13 +65,13 @@ def _varying(workloads: Sequence[Workload]) -> list[str]:
 
 def _map(
     title: str, row_axes: list[str], column_axes: list[str], found: Sequence[WorkloadResult]
-) -> ZoneMap:
+) -> WinnerMap:
     rows = tuple(dict.fromkeys(_named(r.workload, row_axes) for r in _sorted(found, row_axes)))
     columns = tuple(
         dict.fromkeys(_named(r.workload, column_axes) for r in _sorted(found, column_axes))
     )
     by_place = {(_named(r.workload, row_axes), _named(r.workload, column_axes)): r for r in found}
-    return ZoneMap(
+    return WinnerMap(
         title=title,
         row_axis=" · ".join(row_axes),
         column_axis=" · ".join(column_axes),

@@ -21,23 +21,19 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from objectives.schema.evaluation import LEAST, MOST
-from studies.samplers.observations import Told
+from studies.samplers.observations import Observations
 from studies.space.catalogue import Catalogue
 from studies.space.probes import probe_order
 from studies.space.space import SpaceExhausted
-from studies.study.counter import Settled
-
-PROBES = "goldilocks:probes"  # of a study: how many configurations of the probe order to try
-LATENCY, MEMORY = "latency_ms", "peak_memory_mib"  # of a trial
-EXPECTED_GAIN = "goldilocks:expected_gain"  # of a trial; see `proposer.Proposal`
-FIXED = "fixed_params"  # what Optuna calls the parameters of an enqueued trial
-
+from studies.storage.optuna_internals import FIXED_PARAMS, stored_user_attributes
+from studies.study.attributes import LATENCY, MEMORY, PROBES
+from studies.study.counter import TrialCursor
 
 # Of a trial: its configuration, log10 memory and latency, and whether it failed.
 _Found = tuple[int, tuple[float, float] | None, bool]
 
 
-class JointSampler(BaseSampler):
+class CatalogueSampler(BaseSampler):
     """Proposes in `sample_relative` alone, among what a catalogue holds.
 
     Parameters that are not the catalogue's are drawn at random, as Optuna's samplers do.
@@ -54,21 +50,21 @@ class JointSampler(BaseSampler):
         self._read: dict[int, _Found | None] = {}  # by number, of trials that are not settled
         # Of running trials by number: how many parameters they had, and which one they are.
         self._running: dict[int, tuple[int, int | None]] = {}
-        self._settled, self._of_settled = Settled(), Told({}, frozenset())
+        self._settled, self._of_settled = TrialCursor(), Observations({}, frozenset())
         self._threads = threading.Lock()
 
     @abstractmethod
-    def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
+    def choose(self, study: optuna.Study, trial: FrozenTrial, observations: Observations) -> int:
         """Return the next configuration; at least one is untried."""
 
-    def think_ahead(self, study: optuna.Study) -> None:
+    def propose_ahead(self, study: optuna.Study) -> None:
         """Prepare the next proposal from what is known now, if that takes long.
 
         It is kept for who asks next, unless others have asked meanwhile. What is told until then
         counts as what was expected of it. May be called beside whatever else the sampler does.
         """
 
-    def probes_due(self, told: Told) -> int:
+    def probes_due(self, observations: Observations) -> int:
         """Return how many configurations of the probe order should have been tried by now."""
         return 0
 
@@ -77,20 +73,23 @@ class JointSampler(BaseSampler):
 
         For whoever prepares for them; what is proposed does not depend on it.
         """
-        told = self.told(study)
-        first = self._due(study, told).tolist()
-        untried = (index for index in (*first, *self.forecast(told)) if index not in told.tried)
+        observations = self.observations(study)
+        first = self._due(study, observations).tolist()
+        untried = (
+            index
+            for index in (*first, *self.forecast(observations))
+            if index not in observations.tried
+        )
         return list(itertools.islice(dict.fromkeys(untried), count))
 
-    def forecast(self, told: Told) -> Iterable[int]:
+    def forecast(self, observations: Observations) -> Iterable[int]:
         """Return what `choose` may return next, the likeliest first, tried or not."""
         return ()
 
-    def _due(self, study: optuna.Study, told: Told) -> NDArray[np.int64]:
+    def _due(self, study: optuna.Study, observations: Observations) -> NDArray[np.int64]:
         """Return the beginning of the probe order that should have been tried by now."""
-        # Not by `user_attrs`, which copies everything that a study holds.
-        stored = study._storage.get_study_user_attrs(study._study_id)
-        return self.probe_order[: max(self.probes_due(told), stored.get(PROBES, 0))]
+        stored = stored_user_attributes(study)
+        return self.probe_order[: max(self.probes_due(observations), stored.get(PROBES, 0))]
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -108,16 +107,16 @@ class JointSampler(BaseSampler):
         """
         if not search_space.keys() >= self.distributions.keys() or not len(self.catalogue):
             return {}  # somebody else's space
-        if FIXED in trial.system_attrs:
-            return {k: v for k, v in trial.system_attrs[FIXED].items() if k in search_space}
-        told = self.told(study, but=trial.number)
-        if len(told.tried) == len(self.catalogue):
+        if FIXED_PARAMS in trial.system_attrs:
+            return {k: v for k, v in trial.system_attrs[FIXED_PARAMS].items() if k in search_space}
+        observations = self.observations(study, but=trial.number)
+        if len(observations.tried) == len(self.catalogue):
             raise SpaceExhausted
-        due = self._due(study, told)
-        missing = np.flatnonzero(~np.isin(due, told.indexes))
+        due = self._due(study, observations)
+        missing = np.flatnonzero(~np.isin(due, observations.indexes))
         if len(missing):
             return dict(self.catalogue.params(int(due[missing[0]])))
-        return dict(self.catalogue.params(self.choose(study, trial, told)))
+        return dict(self.catalogue.params(self.choose(study, trial, observations)))
 
     def sample_independent(
         self,
@@ -133,7 +132,7 @@ class JointSampler(BaseSampler):
         """Reseed what Optuna reseeds in each of several threads; proposals have no such state."""
         self._elsewhere.reseed_rng()
 
-    def told(self, study: optuna.Study, *, but: int = -1) -> Told:
+    def observations(self, study: optuna.Study, *, but: int = -1) -> Observations:
         """Return what all trials say, but the abandoned ones and the one of that number."""
         with self._threads:
             settled, others = self._settled.read(study)
@@ -143,9 +142,9 @@ class JointSampler(BaseSampler):
                     self._read.pop(trial.number, None)
             return self._with(self._of_settled, [one for one in others if one.number != but])
 
-    def _with(self, told: Told, trials: Sequence[FrozenTrial]) -> Told:
+    def _with(self, observations: Observations, trials: Sequence[FrozenTrial]) -> Observations:
         """Return what is told with some more trials."""
-        values, failed, running = dict(told.values), set(told.failed), set()
+        values, failed, running = dict(observations.values), set(observations.failed), set()
         for trial in trials:
             if trial.state == TrialState.FAIL:
                 continue
@@ -166,7 +165,7 @@ class JointSampler(BaseSampler):
                 values[index] = numbers
             if lost:
                 failed.add(index)
-        return Told(values, frozenset(failed), frozenset(running))
+        return Observations(values, frozenset(failed), frozenset(running))
 
     def _find_running(self, trial: FrozenTrial) -> int | None:
         # Asked elsewhere at this moment, it gets its parameters one by one.
@@ -190,7 +189,7 @@ def _is_measured(value: object) -> bool:
 def _numbers(trial: FrozenTrial) -> tuple[tuple[float, float] | None, bool]:
     """Return log10 memory and log10 latency if they are known, and whether it failed.
 
-    Of a trial without measurements, what it told.
+    Of a trial without measurements, what it observations.
     """
     attrs = trial.user_attrs
     pair = (attrs[MEMORY], attrs[LATENCY]) if LATENCY in attrs else trial.values

@@ -13,63 +13,63 @@ from optuna.trial import FrozenTrial
 
 from studies.numerics.arrays import Matrix
 from studies.numerics.gp import Axes
-from studies.samplers.acquisition import Candidates, Proposal, Proposer
-from studies.samplers.base import EXPECTED_GAIN, JointSampler
-from studies.samplers.observations import Told
+from studies.samplers.acquisition import Candidates, HypervolumeAcquisition, Proposal
+from studies.samplers.base import CatalogueSampler
+from studies.samplers.observations import Observations
 from studies.space.catalogue import Catalogue
+from studies.storage.optuna_internals import set_system_attribute
+from studies.study.attributes import EXPECTED_GAIN
 
 # Trials of which one is a probe, once every workload has been served: what the others found is
 # judged by them, and they find what the surrogate would never look at.
 PROBE_EVERY = 8
 
 
-class SurrogateSampler(JointSampler):
+class GoldilocksSampler(CatalogueSampler):
     """Proposes the configuration with the largest expected gain among all that are possible."""
 
     def __init__(self, catalogue: Catalogue, prior: Matrix | None, seed: int) -> None:
         """Take what is expected of each configuration, `(n, 2)`; None for no prior."""
         super().__init__(catalogue, seed)
-        self.proposer = Proposer(candidates_of(catalogue, prior), seed)
+        self.acquisition = HypervolumeAcquisition(candidates_of(catalogue, prior), seed)
         self._proposing = threading.Lock()
         # The last proposal, and all that it passed over because it was tried or running.
         self._proposed: tuple[frozenset[int], Proposal | None] = frozenset(), None
 
-    def probes_due(self, told: Told) -> int:
+    def probes_due(self, observations: Observations) -> int:
         """Return one for every so many trials, after as many as there are workloads."""
-        return max(0, (len(told.tried) - len(self.catalogue.sizes)) // PROBE_EVERY)
+        return max(0, (len(observations.tried) - len(self.catalogue.sizes)) // PROBE_EVERY)
 
-    def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
+    def choose(self, study: optuna.Study, trial: FrozenTrial, observations: Observations) -> int:
         """Return the best, and note what was expected of it."""
-        proposal = self._propose(told)
+        proposal = self._propose(observations)
         assert proposal is not None
-        study._storage.set_trial_system_attr(
-            trial._trial_id, EXPECTED_GAIN, proposal.expected_gain
-        )
+        set_system_attribute(study, trial, EXPECTED_GAIN, proposal.expected_gain)
         return proposal.index
 
-    def think_ahead(self, study: optuna.Study) -> None:
+    def propose_ahead(self, study: optuna.Study) -> None:
         """Propose, and keep it."""
-        told = self.told(study)
-        if len(told.tried) < len(self.catalogue):
-            self._propose(told)
+        observations = self.observations(study)
+        if len(observations.tried) < len(self.catalogue):
+            self._propose(observations)
 
-    def _propose(self, told: Told) -> Proposal | None:
+    def _propose(self, observations: Observations) -> Proposal | None:
         """Return the last proposal if it knew of everything that is tried or running now."""
         with self._proposing:
             known, proposal = self._proposed
-            if proposal is None or not told.tried <= known:
-                proposal = self.proposer.propose(told)
-                self._proposed = told.tried, proposal
+            if proposal is None or not observations.tried <= known:
+                proposal = self.acquisition.propose(observations)
+                self._proposed = observations.tried, proposal
             return proposal
 
-    def forecast(self, told: Told) -> Iterable[int]:
+    def forecast(self, observations: Observations) -> Iterable[int]:
         """Return the ranking behind the last proposal, and the next probe.
 
         A ranking for this alone would take as long as a proposal. The probe stands second: of so
         many trials one is one, and it is known for sure.
         """
-        ranked = self.proposer.ranked
-        probes = (int(i) for i in self.probe_order if int(i) not in told.tried)
+        ranked = self.acquisition.ranked
+        probes = (int(i) for i in self.probe_order if int(i) not in observations.tried)
         return [*ranked[:1], *itertools.islice(probes, 1), *ranked[1:]]
 
 

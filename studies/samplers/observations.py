@@ -13,7 +13,7 @@ from studies.numerics.arrays import Matrix
 
 
 @dataclass(frozen=True)
-class Told:
+class Observations:
     """What is known about candidates that were tried, in the order of telling."""
 
     values: Mapping[int, tuple[float, float]]  # log10 memory and log10 latency, where measured

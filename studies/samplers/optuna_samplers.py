@@ -16,9 +16,10 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.samplers.base import JointSampler
-from studies.samplers.observations import Told
+from studies.samplers.base import CatalogueSampler
+from studies.samplers.observations import Observations
 from studies.space.catalogue import Catalogue
+from studies.storage.optuna_internals import set_system_attribute
 
 # Proposals of the stock sampler that may fall on something impossible or tried, before one of
 # the remaining variants is drawn at random.
@@ -37,16 +38,16 @@ def _nsga2(seed: int) -> BaseSampler:
 # impossible or tried, and gets slower with each trial.
 # A new sampler is made for every proposal, seeded by its place in the study: what is proposed
 # depends on the seed and on what was told, not on how often the run was interrupted.
-STOCK: Mapping[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "nsga2": _nsga2}
+OPTUNA_SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "nsga2": _nsga2}
 
 
-class StockSampler(JointSampler):
+class OptunaSampler(CatalogueSampler):
     """Draws the next untried configuration of the least-tried workload."""
 
     def __init__(self, catalogue: Catalogue, sampler: str, seed: int) -> None:
-        """Name the stock sampler that chooses variants, one of `STOCK`."""
+        """Name the stock sampler that chooses variants, one of `OPTUNA_SAMPLERS`."""
         super().__init__(catalogue, seed)
-        self._make = STOCK[sampler]
+        self._make = OPTUNA_SAMPLERS[sampler]
         # The told trials, in memory: a stock sampler is asked several times for one proposal and
         # reads and writes its study each time, which a database answers a hundred times slower.
         self._told = optuna.create_study(
@@ -54,9 +55,9 @@ class StockSampler(JointSampler):
         )
         self._copied: set[int] = set()
 
-    def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
+    def choose(self, study: optuna.Study, trial: FrozenTrial, observations: Observations) -> int:
         """Return what the stock sampler proposes, or an untried variant at random."""
-        tried = told.tried
+        tried = observations.tried
         rng = random.Random(_seed_of(self.seed, len(tried), 0))
         counts = Counter(int(self.catalogue.workloads[index]) for index in tried)
         sizes = self.catalogue.sizes
@@ -128,7 +129,7 @@ class StockSampler(JointSampler):
     ) -> None:
         """Store what the stock sampler noted of its trial (NSGA-II, its generation)."""
         for name, value in current.system_attrs.items():
-            study._storage.set_trial_system_attr(trial._trial_id, name, value)
+            set_system_attribute(study, trial, name, value)
 
 
 def _seed_of(*parts: int) -> int:

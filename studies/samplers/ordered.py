@@ -9,8 +9,8 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
-from studies.samplers.base import JointSampler
-from studies.samplers.observations import Told
+from studies.samplers.base import CatalogueSampler
+from studies.samplers.observations import Observations
 from studies.space.catalogue import Catalogue
 from studies.space.probes import probe_order
 
@@ -65,7 +65,7 @@ ORDERS: Mapping[str, Callable[[Catalogue, int], NDArray[np.int64]]] = {
 }
 
 
-class OrderedSampler(JointSampler):
+class OrderedSampler(CatalogueSampler):
     """Takes the next untried configuration of an order."""
 
     def __init__(self, catalogue: Catalogue, order: str, seed: int) -> None:
@@ -73,9 +73,9 @@ class OrderedSampler(JointSampler):
         super().__init__(catalogue, seed)
         self._order: list[int] = ORDERS[order](catalogue, seed).tolist()
 
-    def choose(self, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
+    def choose(self, study: optuna.Study, trial: FrozenTrial, observations: Observations) -> int:
         """Return the next one."""
-        return next(index for index in self._order if index not in told.tried)
+        return next(index for index in self._order if index not in observations.tried)
 
-    def forecast(self, told: Told) -> Iterable[int]:
+    def forecast(self, observations: Observations) -> Iterable[int]:
         return self._order

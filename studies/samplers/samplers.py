@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from studies.numerics.arrays import Matrix
-from studies.samplers.base import JointSampler
-from studies.samplers.optuna_samplers import STOCK, StockSampler
+from studies.samplers.base import CatalogueSampler
+from studies.samplers.optuna_samplers import OPTUNA_SAMPLERS, OptunaSampler
 from studies.samplers.ordered import ORDERS, OrderedSampler
 from studies.space.catalogue import Catalogue
 
 OWN = "goldilocks"
-SAMPLERS = (OWN, *STOCK, *ORDERS)
+SAMPLERS = (OWN, *OPTUNA_SAMPLERS, *ORDERS)
 
 
 def make_sampler(
     name: str, catalogue: Catalogue, prior: Callable[[], Matrix] | None, seed: int
-) -> JointSampler:
+) -> CatalogueSampler:
     """Return a sampler of `SAMPLERS`.
 
     Args:
@@ -27,9 +27,9 @@ def make_sampler(
     """
     if name == OWN:
         # Takes a second to import, which no other command and no mistake need wait for.
-        from studies.samplers.goldilocks import SurrogateSampler
+        from studies.samplers.goldilocks import GoldilocksSampler
 
-        return SurrogateSampler(catalogue, None if prior is None else prior(), seed)
+        return GoldilocksSampler(catalogue, None if prior is None else prior(), seed)
     if name in ORDERS:
         return OrderedSampler(catalogue, name, seed)
-    return StockSampler(catalogue, name, seed)
+    return OptunaSampler(catalogue, name, seed)

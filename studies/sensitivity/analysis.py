@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from studies.numerics.arrays import Matrix
 from studies.numerics.gp import Axes
 from studies.numerics.threads import one_thread
-from studies.sensitivity.changes import Change, Level, changes_of, levels_of
+from studies.sensitivity.changes import ChoiceEffect, Level, changes_of, levels_of
 from studies.sensitivity.effects import (
     Interaction,
     Known,
@@ -26,7 +26,7 @@ from studies.sensitivity.evidence import Evidence
 from studies.sensitivity.extent import MOST_CONFIGURATIONS, Extent, extent_of
 from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
-from studies.sensitivity.quality import Interval, Quality, judge, learnt
+from studies.sensitivity.quality import Interval, Quality, surrogate_quality, training_mask
 
 DRAWS = 64
 MEMORY, LATENCY, FAILURE = QUANTITIES = ("peak_memory_mib", "latency_ms", "failure")
@@ -38,7 +38,9 @@ class Objective:
 
     name: str
     quality: Quality
-    changes: tuple[Change, ...]  # without an effect where nothing is ranked: measured pairs alone
+    changes: tuple[
+        ChoiceEffect, ...
+    ]  # without an effect where nothing is ranked: measured pairs alone
     # The rest is empty where nothing is ranked.
     shares: tuple[Share, ...] = ()  # of the variance over all possible configurations
     decisions: tuple[Share, ...] = ()  # of the variance inside workloads: the variant's axes
@@ -78,7 +80,7 @@ def analyse(
 def _analyse(evidence: Evidence, by_workload: bool, most: int) -> Sensitivity:
     catalogue = evidence.catalogue
     if not catalogue.choices:  # a single configuration: nothing varies
-        count = len(evidence.told.tried)
+        count = len(evidence.observations.tried)
         quality = Quality(count, count, exact=True)
         nothing = {name: Objective(name, quality, ()) for name in QUANTITIES}
         extent = Extent(np.arange(len(catalogue)), {})
@@ -96,11 +98,11 @@ def _analyse(evidence: Evidence, by_workload: bool, most: int) -> Sensitivity:
         field = Field(catalogue.points, axes, grid, prior)
         rng = np.random.default_rng((evidence.seed, place))
         probes = evidence.probes[np.isin(evidence.probes, tried)]
-        some = learnt(tried, probes, len(rows))
+        some = training_mask(tried, probes, len(rows))
         left_out = len(tried) - int(some.sum())
         tried, values = tried[some], values[some]
         probes = np.intersect1d(probes, tried)
-        quality = judge(field, tried, values, probes, len(rows), rng)
+        quality = surrogate_quality(field, tried, values, probes, len(rows), rng)
         quality = dataclasses.replace(quality, left_out=left_out)
         if quality.refusal is None and np.ptp(values):
             known[name] = _learn(field, tried, values, quality, rng)
@@ -152,21 +154,23 @@ def _values(
     What failed without numbers has neither memory nor latency, and is no part of their effects;
     neither is what will run out of memory, see `_too_large`.
     """
-    told, every = evidence.told, np.arange(len(evidence.catalogue))
+    observations, every = evidence.observations, np.arange(len(evidence.catalogue))
     if place == QUANTITIES.index(FAILURE):
-        tried = np.array([*dict.fromkeys((*told.values, *sorted(told.failed)))], dtype=np.int64)
-        return tried, np.isin(tried, list(told.failed)).astype(np.float64), every
+        tried = np.array(
+            [*dict.fromkeys((*observations.values, *sorted(observations.failed)))], dtype=np.int64
+        )
+        return tried, np.isin(tried, list(observations.failed)).astype(np.float64), every
     return (
-        told.known,
-        told.numbers[:, place],
-        np.setdiff1d(every, list(told.failed - told.values.keys())),
+        observations.known,
+        observations.numbers[:, place],
+        np.setdiff1d(every, list(observations.failed - observations.values.keys())),
     )
 
 
 def _too_large(evidence: Evidence, memory: Known) -> NDArray[np.int64]:
     """Return the untried configurations that will need more memory than there is."""
     beyond = np.flatnonzero(memory.mean > np.log10(evidence.capacity_mib))
-    return np.setdiff1d(beyond, list(evidence.told.tried))
+    return np.setdiff1d(beyond, list(evidence.observations.tried))
 
 
 def _learn(
@@ -180,7 +184,7 @@ def _learn(
         mean = np.zeros(len(field.points))
         mean[tried] = values
         return Known(mean, np.zeros((len(mean), 1)), np.ones(1))
-    posterior = Posterior(field, tried, values, field.learn(tried, values))
+    posterior = Posterior(field, tried, values, field.fit_hyperparameters(tried, values))
     return Known(
         posterior.mean(),
         posterior.deviations(DRAWS, rng),

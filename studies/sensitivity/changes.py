@@ -17,7 +17,7 @@ TENTHS = (0.1, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChoiceEffect:
     """One choice of an axis instead of its reference, all else the same.
 
     Of memory and latency a factor (geometric mean), of failure a difference in probability.
@@ -49,7 +49,7 @@ def changes_of(
     name: str,
     place: int,
     known: Known | None,
-) -> tuple[Change, ...]:
+) -> tuple[ChoiceEffect, ...]:
     """Return every choice against its axis's reference; `rows` are the population's."""
     found = []
     for axis, (of_axis, choices) in enumerate(evidence.catalogue.choices.items()):
@@ -72,7 +72,7 @@ def changes_of(
                 tenths = _plain(place, float(low)), _plain(place, float(high))
             comparable = len(contrast.chosen)
             found.append(
-                Change(of_axis, choice, reference, comparable, effect, tenths, pairs, seen)
+                ChoiceEffect(of_axis, choice, reference, comparable, effect, tenths, pairs, seen)
             )
     return tuple(found)
 
@@ -94,10 +94,10 @@ def _seen(
     """Return the trials that differ in nothing but the choice, and their mean effect."""
     values = np.full(len(evidence.catalogue), np.nan)
     if place < 2:
-        values[evidence.told.known] = evidence.told.numbers[:, place]
+        values[evidence.observations.known] = evidence.observations.numbers[:, place]
     else:
         tried = np.array(list(evidence.numbers), dtype=np.int64)
-        values[tried] = np.isin(tried, list(evidence.told.failed))
+        values[tried] = np.isin(tried, list(evidence.observations.failed))
     chosen, reference = rows[contrast.chosen], rows[contrast.reference]
     differences = values[chosen] - values[reference]
     both = ~np.isnan(differences)

@@ -14,13 +14,14 @@ from optuna.trial import TrialState
 
 from objectives.schema.evaluation import Evaluation, Outcome
 from studies.numerics.arrays import Matrix
-from studies.samplers.goldilocks import SurrogateSampler
-from studies.samplers.observations import Told
+from studies.samplers.goldilocks import GoldilocksSampler
+from studies.samplers.observations import Observations
 from studies.space.catalogue import Catalogue, catalogue_of, expected
 from studies.space.probes import probed
 from studies.space.space import survey
+from studies.study.baseline import default_of
+from studies.study.plan import environment_of, plan_of
 from studies.study.snapshot import Snapshot
-from studies.study.study import default_of, environment_of, plan_of
 from variants.axes import Choice
 from variants.configuration import Configuration, default_variant
 from variants.workload import Workload
@@ -34,7 +35,7 @@ class Evidence:
     configurations: tuple[Configuration, ...]  # as the catalogue's rows
     workloads: tuple[Workload, ...]  # by the catalogue's numbers
     prior: Matrix | None  # (n, 2): the roofline's log10 MiB and log10 ms
-    told: Told
+    observations: Observations
     numbers: Mapping[int, int]  # trial numbers by configuration
     defaults: Mapping[int, tuple[float, float]]  # log10 numbers by workload, where usable
     references: Mapping[str, Choice]  # the choice that others of its axis are compared with
@@ -44,7 +45,7 @@ class Evidence:
     @cached_property
     def probes(self) -> NDArray[np.int64]:
         """The configurations that were tried and are an honest sample of all."""
-        return probed(self.catalogue.sizes, self.seed, self.told.tried)
+        return probed(self.catalogue.sizes, self.seed, self.observations.tried)
 
 
 def read_evidence(study: optuna.Study, *, prior: bool) -> Evidence:
@@ -71,7 +72,7 @@ def read_evidence(study: optuna.Study, *, prior: bool) -> Evidence:
         configurations,
         found.workloads,
         roofline,
-        SurrogateSampler(catalogue, roofline, plan.seed).told(study),
+        GoldilocksSampler(catalogue, roofline, plan.seed).observations(study),
         _trial_numbers(study, catalogue),
         defaults,
         references_of(catalogue, usual),

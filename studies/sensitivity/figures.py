@@ -12,9 +12,9 @@ import plotly.graph_objects as go
 from optuna_dashboard import save_plotly_graph_object
 from plotly.subplots import make_subplots
 
-from studies.export.document import write_atomically
 from studies.sensitivity.analysis import LATENCY, MEMORY, Objective
 from studies.sensitivity.report import SensitivityReport
+from studies.storage.files import write_atomically
 
 TITLES = {MEMORY: "peak memory", LATENCY: "latency"}
 UNITS = {MEMORY: "MiB", LATENCY: "ms"}

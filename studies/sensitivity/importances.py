@@ -16,7 +16,7 @@ from optuna.importance import (
 )
 from optuna.trial import FrozenTrial
 
-from studies.numerics.sample import evenly
+from studies.numerics.arrays import evenly_spaced
 from studies.sensitivity.analysis import LATENCY, MEMORY
 
 LEAST_TRIALS = 20  # usable ones
@@ -48,7 +48,7 @@ def optuna_importances(study: optuna.Study, seed: int) -> tuple[Importances, ...
     if len(done) < LEAST_TRIALS:
         return ()
     if len(done) > MOST_TRIALS:
-        done = [done[place] for place in evenly(len(done), MOST_TRIALS)]
+        done = [done[place] for place in evenly_spaced(len(done), MOST_TRIALS)]
     if len(done) < len(complete):
         study = _study_of(done)
     evaluators: dict[str, BaseImportanceEvaluator] = {

@@ -79,10 +79,12 @@ class Field:
         choices = [column[:, None] == np.unique(column) for column in points.T]
         self.effects = MAIN * np.hstack(choices).astype(np.float64)
 
-    def learn(self, known: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def fit_hyperparameters(
+        self, known: NDArray[np.int64], values: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Return the logarithms of the kernel's hyperparameters, given values at points."""
         surrogate = Surrogate(self.axes)
-        surrogate.learn(self.points[known], values - self.given[known])
+        surrogate.fit_hyperparameters(self.points[known], values - self.given[known])
         return surrogate.log
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from studies.numerics.sample import evenly
+from studies.numerics.arrays import evenly_spaced
 from studies.sensitivity.posterior import Field, Posterior
 
 LEAST_PROBES = 16
@@ -72,7 +72,9 @@ class Quality:
         return LEAST_PROBES - self.probes if self.probes < LEAST_PROBES else self.probes
 
 
-def learnt(known: NDArray[np.int64], probes: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+def training_mask(
+    known: NDArray[np.int64], probes: NDArray[np.int64], count: int
+) -> NDArray[np.bool_]:
     """Return which of the points with values to learn from, all but of very many.
 
     Half are probes, the first ones, which are as honest a sample as all of them; the others are
@@ -87,11 +89,11 @@ def learnt(known: NDArray[np.int64], probes: NDArray[np.int64], count: int) -> N
         return np.ones(len(known), dtype=bool)
     kept = np.isin(known, probes[: MOST_LEARNT // 2])
     others = np.flatnonzero(~kept & ~np.isin(known, probes))
-    kept[others[evenly(len(others), MOST_LEARNT - int(kept.sum()))]] = True
+    kept[others[evenly_spaced(len(others), MOST_LEARNT - int(kept.sum()))]] = True
     return kept
 
 
-def judge(
+def surrogate_quality(
     field: Field,
     known: NDArray[np.int64],
     values: NDArray[np.float64],
@@ -114,37 +116,37 @@ def judge(
     if len(probes) < LEAST_PROBES:
         return Quality(len(known), len(probes), exact=False)
     value_of = dict(zip(known.tolist(), values.tolist(), strict=True))
-    told = np.array([value_of[index] for index in probes.tolist()])
-    if _of_the_rest(told) < LEAST_OF_EACH:
+    actual = np.array([value_of[index] for index in probes.tolist()])
+    if _of_the_rest(actual) < LEAST_OF_EACH:
         return Quality(len(known), len(probes), exact=False)
     held_out = rng.permutation(probes)
     truth, mean, variance = [], [], []
     for fold in range(FOLDS):
         held = held_out[fold::FOLDS]
         kept = ~np.isin(known, held)
-        log = field.learn(known[kept], values[kept])
+        log = field.fit_hyperparameters(known[kept], values[kept])
         predicted, doubt = Posterior(field, known[kept], values[kept], log).at(held)
         truth += [value_of[index] for index in held.tolist()]
         mean += predicted.tolist()
         variance += doubt.tolist()
-    told, errors = np.array(truth), np.array(truth) - np.array(mean)
+    actual, errors = np.array(truth), np.array(truth) - np.array(mean)
     return Quality(
         len(known),
         len(probes),
         exact=False,
-        r_squared=_r_squared(told, errors, rng),
-        spearman=float(spearmanr(told, mean)[0]) if np.ptp(mean) > 0 else 0.0,
-        prior_r_squared=_prior_r_squared(field, _folded(held_out), told),
+        r_squared=_r_squared(actual, errors, rng),
+        spearman=float(spearmanr(actual, mean)[0]) if np.ptp(mean) > 0 else 0.0,
+        prior_r_squared=_prior_r_squared(field, _folded(held_out), actual),
         surprise=max(1.0, float((errors**2 / np.array(variance)).mean())),
     )
 
 
 def _prior_r_squared(
-    field: Field, probes: NDArray[np.int64], told: NDArray[np.float64]
+    field: Field, probes: NDArray[np.int64], actual: NDArray[np.float64]
 ) -> float | None:
     if not np.ptp(field.given):
         return None
-    return float(1 - (told - field.given[probes]).var() / told.var())
+    return float(1 - (actual - field.given[probes]).var() / actual.var())
 
 
 def _of_the_rest(values: NDArray[np.float64]) -> int:
@@ -159,12 +161,12 @@ def _folded(probes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _r_squared(
-    told: NDArray[np.float64], errors: NDArray[np.float64], rng: np.random.Generator
+    actual: NDArray[np.float64], errors: NDArray[np.float64], rng: np.random.Generator
 ) -> Interval:
     def share(rows: NDArray[np.int64]) -> float:
-        spread = ((told[rows] - told[rows].mean()) ** 2).sum()
+        spread = ((actual[rows] - actual[rows].mean()) ** 2).sum()
         return float(1 - (errors[rows] ** 2).sum() / spread) if spread > 0 else -np.inf
 
-    drawn = [share(rng.integers(0, len(told), len(told))) for _ in range(RESAMPLES)]
+    drawn = [share(rng.integers(0, len(actual), len(actual))) for _ in range(RESAMPLES)]
     low, high = np.quantile([one for one in drawn if np.isfinite(one)], [0.025, 0.975])
-    return Interval(share(np.arange(len(told))), float(low), float(high))
+    return Interval(share(np.arange(len(actual))), float(low), float(high))

@@ -38,7 +38,7 @@ class SensitivityReport:
                 "configurations": len(found.extent.rows),
                 "choices": {name: list(left) for name, left in found.extent.kept.items()},
             },
-            "tried": len(self.evidence.told.tried),
+            "tried": len(self.evidence.observations.tried),
             "probes": found.probes,
             "roofline_prior": self.evidence.prior is not None,
             "floor": {"r_squared": FLOOR, "probes": LEAST_PROBES},

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.numerics.arrays import Matrix
-from studies.numerics.hypervolume import staircase
-from studies.samplers.acquisition import Proposer
+from studies.numerics.hypervolume import pareto_front
+from studies.samplers.acquisition import HypervolumeAcquisition
 from studies.samplers.goldilocks import candidates_of
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, Sensitivity
 from studies.sensitivity.effects import TAILS
@@ -28,7 +28,7 @@ SHOWN = 5  # proposals
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ZonePart:
     """How much of some configurations is inside."""
 
     possible: int
@@ -45,7 +45,7 @@ class ZoneChoice:
 
     axis: str
     choice: Choice
-    part: Part
+    part: ZonePart
     workloads: int  # in which some configuration with it is inside
 
     @property
@@ -62,7 +62,7 @@ class WorkloadZone:
 
     key: str
     front: int  # points, the default among them
-    part: Part
+    part: ZonePart
     trials: tuple[int, ...]  # numbers of those inside
 
 
@@ -80,7 +80,7 @@ class Zone:
     """The zone of a study, and where to look next."""
 
     tolerance: float
-    part: Part
+    part: ZonePart
     choices: tuple[ZoneChoice, ...]
     workloads: tuple[WorkloadZone, ...]
     proposals: tuple[Proposal, ...]  # the best of each of the most promising workloads
@@ -88,10 +88,10 @@ class Zone:
 
 def find_zone(evidence: Evidence, sensitivity: Sensitivity, tolerance: float) -> Zone:
     """Return the zone within `tolerance` of the fronts, 0.1 for 10 %."""
-    catalogue, told = evidence.catalogue, evidence.told
+    catalogue, observations = evidence.catalogue, evidence.observations
     margin = math.log10(1 + tolerance)
-    usable = np.array(sorted(told.values.keys() - told.failed), dtype=np.int64)
-    points = np.array([told.values[index] for index in usable.tolist()]).reshape(-1, 2)
+    usable = np.array(sorted(observations.values.keys() - observations.failed), dtype=np.int64)
+    points = np.array([observations.values[index] for index in usable.tolist()]).reshape(-1, 2)
     inside = np.zeros(len(catalogue), dtype=bool)
     draws = _draws(sensitivity)
     # (untried configurations, draws): the chance that a configuration is inside, by draw.
@@ -100,25 +100,25 @@ def find_zone(evidence: Evidence, sensitivity: Sensitivity, tolerance: float) ->
     for number in range(len(catalogue.sizes)):
         mine = catalogue.workloads[usable] == number
         default = [evidence.defaults[number]] if number in evidence.defaults else []
-        front = staircase(np.vstack([points[mine], np.array(default).reshape(-1, 2)]))
+        front = pareto_front(np.vstack([points[mine], np.array(default).reshape(-1, 2)]))
         fronts.append(len(front))
         inside[usable[mine]] = _near(points[mine, 0], points[mine, 1], front, margin)
         if draws is not None and chances is not None:
             rows = slice(*_ends(catalogue.of_workload(number)))
             chances[rows] = _near(draws[0][rows], draws[1][rows], front, margin)
-    tried = np.isin(np.arange(len(catalogue)), list(told.tried))
+    tried = np.isin(np.arange(len(catalogue)), list(observations.tried))
     usable_mask = np.isin(np.arange(len(catalogue)), usable)
     if chances is not None:
         chances *= _success(evidence, sensitivity)[:, None]
         chances[tried] = 0.0
 
-    def part(rows: NDArray[np.bool_]) -> Part:
+    def part(rows: NDArray[np.bool_]) -> ZonePart:
         expected = None
         if chances is not None:
             count = chances[rows].sum(axis=0)
             low, high = np.quantile(count, TAILS)
             expected = Interval(float(count.mean()), float(low), float(high))
-        return Part(
+        return ZonePart(
             int(rows.sum()),
             int((rows & usable_mask).sum()),
             int((rows & tried).sum()),
@@ -171,17 +171,17 @@ def _draws(sensitivity: Sensitivity) -> tuple[Matrix, Matrix] | None:
 
 def _success(evidence: Evidence, sensitivity: Sensitivity) -> NDArray[np.float64]:
     """Return the probability that a configuration does not fail, the observed one at worst."""
-    told, count = evidence.told, len(evidence.catalogue)
+    observations, count = evidence.observations, len(evidence.catalogue)
     if FAILURE in sensitivity.known:
         predicted: NDArray[np.float64] = 1 - np.clip(sensitivity.known[FAILURE].mean, 0.0, 1.0)
         return predicted
-    return np.full(count, 1 - len(told.failed) / max(1, len(told.tried)))
+    return np.full(count, 1 - len(observations.failed) / max(1, len(observations.tried)))
 
 
 def _proposals(evidence: Evidence) -> tuple[Proposal, ...]:
     """Return what the default sampler thinks most of, one configuration a workload."""
     candidates = candidates_of(evidence.catalogue, evidence.prior)
-    pool, gain = Proposer(candidates, evidence.seed).rank(evidence.told)
+    pool, gain = HypervolumeAcquisition(candidates, evidence.seed).rank(evidence.observations)
     found: dict[int, Proposal] = {}
     for place in np.argsort(-gain, kind="stable").tolist():
         index = int(pool[place])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 
-def import_meanwhile() -> None:
+def preload_in_background() -> None:
     """Import it in a thread, while the devices start. Whoever needs it sooner waits for it."""
     threading.Thread(target=_import, name="imports").start()
 

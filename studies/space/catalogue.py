@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,6 +58,23 @@ class Catalogue:
         """Return the configurations of a workload."""
         low, high = np.searchsorted(self.workloads, [number, number + 1])
         return range(int(low), int(high))
+
+    def coverage(self, tried: Collection[int]) -> dict[str, dict[Choice, tuple[int, int]]]:
+        """Return how many configurations of each choice were tried, and are possible.
+
+        Axes that mean nothing in this space (a cache where nothing decodes) are left out.
+        """
+        rows = np.array(sorted(tried), dtype=np.int64)
+        found: dict[str, dict[Choice, tuple[int, int]]] = {}
+        for column, (name, choices) in enumerate(self.choices.items()):
+            all_of = np.bincount(self.codes[:, column], minlength=len(choices) + 1)
+            of_tried = np.bincount(self.codes[rows, column], minlength=len(choices) + 1)
+            found[name] = {
+                choice: (int(of_tried[code]), int(all_of[code]))
+                for code, choice in enumerate(choices, 1)
+                if all_of[code]
+            }
+        return {name: of_axis for name, of_axis in found.items() if of_axis}
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from variants.axes import AXES, Choice
 from variants.configuration import Configuration, active_choices, inactive_axes
 from variants.device import Device
 from variants.support import reasons_by_variant, support_kind
+from variants.user_error import UserError
 from variants.variant import Variant
 from variants.workload import Workload
 
@@ -21,8 +22,8 @@ class SpaceExhausted(Exception):
     """Every possible configuration has been tried."""
 
 
-class SpaceError(ValueError):
-    """A space that cannot be searched; the message is one line for the user."""
+class SpaceError(UserError):
+    """A space that cannot be searched."""
 
 
 class SearchSpace(BaseModel):

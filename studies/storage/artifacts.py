@@ -13,6 +13,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from objectives.schema.errors import first_problem
+from studies.storage.optuna_internals import stored_system_attributes
 from studies.storage.url import database_url
 
 _PREFIX = "artifacts:"  # of the attributes in which Optuna lists them
@@ -53,7 +54,7 @@ def artifact_store(storage_url: str) -> FileSystemArtifactStore:
     return FileSystemArtifactStore(folder)
 
 
-def attach(
+def attach_file(
     study: optuna.Study, store: FileSystemArtifactStore, name: str, content: bytes, mimetype: str
 ) -> None:
     """Attach a file to a study; one of the same name is replaced.
@@ -62,7 +63,7 @@ def attach(
         OSError: It cannot be stored.
         ValueError: An artifact of the study is not as Optuna writes it.
     """
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = stored_system_attributes(study)
     for known in artifacts_of(attributes):
         if known.filename == name:
             store.write(known.artifact_id, io.BytesIO(content))

@@ -32,11 +32,14 @@ T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database, or create its tables
 CREATION_PAUSE_S = 0.2  # between looks at whether it has created them
 LOCK_PAUSE_S = 0.02  # between looks at whether it holds it, where SQLite does not wait
-HEARTBEAT_S, LEASE_S = 20, 60  # between signs of life of a trial; after which silence is death
-# A thread for each device asks and tells, another keeps its lease; most wait for their GPU.
+HEARTBEAT_S, GRACE_PERIOD_S = (
+    20,
+    60,
+)  # between signs of life of a trial; after which silence is death
+# A thread for each device asks and tells, another sends its heartbeats; most wait for their GPU.
 # PostgreSQL serves 100 connections if nothing else is configured.
 _POOL = {"pool_size": 2, "max_overflow": 8, "pool_pre_ping": True}
-# A server or a network that is gone is an error within the lease, not a wait of hours.
+# A server or a network that is gone is an error within the grace period, not a wait of hours.
 _TCP = {
     "connect_timeout": 10,
     "keepalives_idle": 15,
@@ -48,14 +51,14 @@ _LIMITED = "goldilocks_limited"  # of a connection: whether its transaction has 
 _WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE)\b|.*\bFOR UPDATE\b", re.DOTALL)
 MOST_CUTS = 5  # connections that are lost in one piece of work, before that is an error
 # What reading raises that is not as Optuna wrote it.
-_GARBLED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+_CORRUPT = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class StorageLostError(Exception):
     """The database file is not there any more."""
 
 
-class GarbledError(Exception):
+class CorruptStudyError(Exception):
     """What is stored is not as it was written."""
 
 
@@ -75,18 +78,19 @@ def failure_text(error: BaseException) -> str:
     return lines[0] if lines else type(said).__name__
 
 
-def was_cut_off(error: BaseException) -> bool:
+def is_disconnect(error: BaseException) -> bool:
     """Tell whether a connection was lost that had been made.
 
-    The server ends a transaction in which this process was silent for a lease, and may not get to
-    say so: what it sent is gone where the connection is reset. A network that failed looks alike.
+    The server ends a transaction in which this process was silent for the grace period, and may
+    not get to say so: what it sent is gone where the connection is reset. A network that failed
+    looks alike.
     """
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
-def uncut(work: Callable[[], T]) -> T:
+def retry_on_disconnect(work: Callable[[], T]) -> T:
     """Do some work in the storage that may be done twice; again where it was cut off.
 
     Where the server is gone, so is the next connection, and that is an error.
@@ -95,7 +99,7 @@ def uncut(work: Callable[[], T]) -> T:
         try:
             return work()
         except STORAGE_FAILURES as error:
-            if not was_cut_off(error):
+            if not is_disconnect(error):
                 raise
     return work()
 
@@ -131,25 +135,25 @@ def _postgresql(url: sqlalchemy.URL) -> RDBStorage:
         import psycopg  # noqa: F401 (an optional dependency, wanted by name alone below)
     except ImportError:
         raise ImportError("it needs psycopg: pip install '.[postgres]'") from None
-    # `lease` keeps them where trials are asked for; Optuna itself in `Study.optimize` alone.
+    # `heartbeat` sends them where trials are measured; Optuna itself in `Study.optimize` alone.
     warnings.filterwarnings("ignore", "Heartbeat of storage is supposed", UserWarning)
     timeouts = {name: value for name, value in _TCP.items() if name not in url.query}
     storage = _created(
         url.render_as_string(hide_password=False),
         {**_POOL, "connect_args": timeouts},
-        leases=True,
+        heartbeats=True,
     )
     _free_what_the_paused_hold(storage.engine)
     return storage
 
 
 def _free_what_the_paused_hold(engine: sqlalchemy.Engine) -> None:
-    """Have the server end a transaction whose process is silent in it for a lease, once it wrote.
+    """Have the server end a transaction that is silent for the grace period after it wrote.
 
     It may hold the row of the study, and a process that is stopped keeps its connection: nobody
     could ask again. Who only reads holds nothing, and of 100,000 trials reads for minutes.
     """
-    limit = f"SET LOCAL idle_in_transaction_session_timeout = {int(LEASE_S * 1000)}"
+    limit = f"SET LOCAL idle_in_transaction_session_timeout = {int(GRACE_PERIOD_S * 1000)}"
 
     def begin(connection: sqlalchemy.Connection) -> None:
         connection.info[_LIMITED] = False
@@ -165,7 +169,9 @@ def _free_what_the_paused_hold(engine: sqlalchemy.Engine) -> None:
     sqlalchemy.event.listen(engine, "before_cursor_execute", set_limit)
 
 
-def _created(address: str, engine_kwargs: dict[str, Any], *, leases: bool = False) -> RDBStorage:
+def _created(
+    address: str, engine_kwargs: dict[str, Any], *, heartbeats: bool = False
+) -> RDBStorage:
     """Open a database, also where other processes create its tables at this moment.
 
     On a busy disk that takes them many seconds.
@@ -177,8 +183,8 @@ def _created(address: str, engine_kwargs: dict[str, Any], *, leases: bool = Fals
                 return RDBStorage(
                     address,
                     engine_kwargs=engine_kwargs,
-                    heartbeat_interval=HEARTBEAT_S if leases else None,
-                    grace_period=LEASE_S if leases else None,
+                    heartbeat_interval=HEARTBEAT_S if heartbeats else None,
+                    grace_period=GRACE_PERIOD_S if heartbeats else None,
                 )
             except (RuntimeError, CommandError) as error:  # of several versions at once
                 raise SchemaError(str(error)) from None
@@ -194,27 +200,21 @@ def _created(address: str, engine_kwargs: dict[str, Any], *, leases: bool = Fals
         time.sleep(CREATION_PAUSE_S)
 
 
-def engine_of(storage: BaseStorage) -> sqlalchemy.Engine | None:
-    """Return the database behind a storage; None for one in memory."""
-    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
-    return engine if isinstance(engine, sqlalchemy.Engine) else None
-
-
 @contextmanager
-def as_it_was_written() -> Iterator[None]:
+def translate_corruption() -> Iterator[None]:
     """Tell what Optuna cannot read back from failures of the storage.
 
     Raises:
-        GarbledError: Somebody else wrote it.
+        CorruptStudyError: Somebody else wrote it.
     """
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # of odd choices
             yield
-    except _GARBLED as error:
+    except _CORRUPT as error:
         if isinstance(error, STORAGE_FAILURES):
             raise
         lines = f"{type(error).__name__}: {error}".splitlines()
-        raise GarbledError(lines[0][:300]) from None
+        raise CorruptStudyError(lines[0][:300]) from None
 
 
 def _make_sqlite_fast(engine: sqlalchemy.Engine) -> None:

@@ -1,4 +1,4 @@
-"""Leases on running trials, for processes that cannot see whether each other live.
+"""Heartbeats of running trials, for processes that cannot see whether each other live.
 
 On one host the operating system knows. Between hosts the database does: who measures a trial says
 so every so often, on the database's clock, through Optuna's heartbeats, which Optuna itself keeps
@@ -13,14 +13,21 @@ from contextlib import contextmanager, suppress
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.trial import Trial
 
 from studies.storage.database import STORAGE_FAILURES
+from studies.storage.optuna_internals import (
+    BaseHeartbeat,
+    stale_trial_ids,
+    storage_of,
+    trial_id_of,
+)
 
 
 @contextmanager
-def kept(storage: BaseStorage, trial_id: int) -> Iterator[None]:
-    """Keep the lease on a trial inside the block, where the storage knows of leases."""
+def sent(study: optuna.Study, trial: Trial) -> Iterator[None]:
+    """Send heartbeats of a trial inside the block, where the storage takes them."""
+    storage, trial_id = storage_of(study), trial_id_of(trial)
     interval_s = _interval_s(storage)
     if interval_s is None:
         yield
@@ -30,11 +37,11 @@ def kept(storage: BaseStorage, trial_id: int) -> Iterator[None]:
 
     def keep() -> None:
         while not over.wait(interval_s):
-            # A database that is away for a moment does not end the lease; for longer, it does.
+            # A database that is away for less than the grace period does no harm.
             with suppress(*STORAGE_FAILURES):
                 heartbeats.record_heartbeat(trial_id)
 
-    thread = threading.Thread(target=keep, name=f"lease on trial {trial_id}", daemon=True)
+    thread = threading.Thread(target=keep, name=f"heartbeats of trial {trial_id}", daemon=True)
     thread.start()
     try:
         yield
@@ -43,25 +50,25 @@ def kept(storage: BaseStorage, trial_id: int) -> Iterator[None]:
         thread.join()
 
 
-def are_kept(study: optuna.Study) -> bool:
-    """Tell whether the study's storage knows of leases."""
-    return _interval_s(study._storage) is not None
+def are_sent(study: optuna.Study) -> bool:
+    """Tell whether the study's storage takes heartbeats: several hosts may write into it."""
+    return _interval_s(storage_of(study)) is not None
 
 
-def begin(storage: BaseStorage, trial_id: int) -> None:
-    """Begin the lease on a trial."""
-    if _interval_s(storage) is not None:
-        assert isinstance(storage, BaseHeartbeat)
-        storage.record_heartbeat(trial_id)
+def begin(study: optuna.Study, trial: Trial) -> None:
+    """Send the first heartbeat of a trial."""
+    storage = storage_of(study)
+    if isinstance(storage, BaseHeartbeat) and _interval_s(storage) is not None:
+        storage.record_heartbeat(trial_id_of(trial))
 
 
-def expired(study: optuna.Study) -> frozenset[int]:
-    """Return the ids of running trials whose lease has ended."""
-    storage = study._storage
+def silent_trials(study: optuna.Study) -> frozenset[int]:
+    """Return the ids of running trials that sent no heartbeat for the grace period."""
+    storage = storage_of(study)
     if _interval_s(storage) is None:
         return frozenset()
     assert isinstance(storage, BaseHeartbeat)
-    return frozenset(storage._get_stale_trial_ids(study._study_id))
+    return frozenset(stale_trial_ids(study, storage))
 
 
 def _interval_s(storage: BaseStorage) -> int | None:

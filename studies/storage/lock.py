@@ -20,7 +20,8 @@ import optuna
 import sqlalchemy
 from sqlalchemy.exc import DBAPIError
 
-from studies.storage.database import engine_of, uncut, was_cut_off
+from studies.storage.database import is_disconnect, retry_on_disconnect
+from studies.storage.optuna_internals import engine_of, storage_of, study_id_of
 
 T = TypeVar("T")
 WAIT_S = 60.0  # that a holder may be silent; an ask takes a few seconds in the largest spaces
@@ -45,17 +46,17 @@ _END_SILENT = sqlalchemy.text(
 )
 
 
-class ClaimLostError(Exception):
+class LockLostError(Exception):
     """Others took the lock from a process that was paused while it held it."""
 
 
-class ClaimLock:
+class StudyLock:
     """Held by one thread of one process of all that work on a study."""
 
     def __init__(self, study: optuna.Study) -> None:
         """Name the study."""
-        self._study_id = study._study_id
-        self._engine = engine_of(study._storage)
+        self._study_id = study_id_of(study)
+        self._engine = engine_of(storage_of(study))
         self._threads = threading.RLock()
 
     @contextmanager
@@ -63,7 +64,7 @@ class ClaimLock:
         """Hold the lock inside the block.
 
         Raises:
-            ClaimLostError: It was lost meanwhile; raised at the end of the block, and instead of
+            LockLostError: It was lost meanwhile; raised at the end of the block, and instead of
                 any error in it.
         """
         with self._threads, self._between_processes():
@@ -75,7 +76,7 @@ class ClaimLock:
             try:
                 with self.held():
                     return work()
-            except ClaimLostError:
+            except LockLostError:
                 continue
 
     def _between_processes(self) -> AbstractContextManager[None]:
@@ -89,18 +90,18 @@ class ClaimLock:
     @contextmanager
     def _advisory(self, engine: sqlalchemy.Engine) -> Iterator[None]:
         key = {"space": _SPACE, "study": self._study_id}
-        with uncut(lambda: self._taken(engine, key)) as connection:
+        with retry_on_disconnect(lambda: self._taken(engine, key)) as connection:
             try:
                 yield
             except Exception as error:
-                if not self._release(connection, key) or was_cut_off(error):
-                    raise ClaimLostError from error  # what others do meanwhile makes such errors
+                if not self._release(connection, key) or is_disconnect(error):
+                    raise LockLostError from error  # what others do meanwhile makes such errors
                 raise
             except BaseException:
                 self._release(connection, key)
                 raise
             if not self._release(connection, key):
-                raise ClaimLostError
+                raise LockLostError
 
     def _taken(self, engine: sqlalchemy.Engine, key: dict[str, int]) -> sqlalchemy.Connection:
         """Return a connection that holds the lock."""

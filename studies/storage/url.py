@@ -11,6 +11,8 @@ import re
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from variants.user_error import UserError
+
 _PSYCOPG = "postgresql+psycopg"
 _HIDDEN = "***"
 _SHOWN_PARAMETERS = {"host", "port", "user", "dbname", "service", "sslmode"}
@@ -19,8 +21,8 @@ _IN_URL = re.compile(r"(://[^\s:/@]*:)\S*@")
 _IN_CONNECTION_STRING = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
 
 
-class DatabaseUrlError(ValueError):
-    """An address of no database that a study can be kept in; the message is for the user."""
+class DatabaseUrlError(UserError):
+    """An address of no database that a study can be kept in."""
 
 
 def database_url(text: str) -> URL:

@@ -13,14 +13,14 @@ import optuna
 from pydantic import BaseModel, ConfigDict
 
 from objectives.schema.evaluation import Evaluation, Outcome
-from studies.study.snapshot import Held
+from studies.study.attributes import ANCHORS
+from studies.study.snapshot import StudyAttributes
 from variants.configuration import Configuration
 from variants.device import Device, DeviceKind
 from variants.support import unsupported_reasons
 from variants.workload import Workload
 
 EVERY = 25  # trials
-ANCHORS = "goldilocks:anchors"
 # What is beyond noise. GPU time repeated within 3 % in any order and process on an H100; a CPU
 # shares its caches and cores with everything else that runs.
 DRIFT: dict[DeviceKind, float] = {"cuda": 0.05, "cpu": 0.25}
@@ -71,7 +71,7 @@ def anchor_configuration(device: Device) -> Configuration:
     return (supported or candidates)[0]
 
 
-def anchors_of(study: Held) -> tuple[AnchorPoint, ...]:
+def anchors_of(study: StudyAttributes) -> tuple[AnchorPoint, ...]:
     """Return the anchors of a study, in order."""
     stored = study.user_attrs.get(ANCHORS, [])
     return tuple(AnchorPoint.model_validate(point) for point in stored)
@@ -122,7 +122,7 @@ def drifts(points: Sequence[AnchorPoint], kind: DeviceKind) -> list[Drift]:
     return found
 
 
-class Marks:
+class DriftMarks:
     """Which trials a drift may have touched: those on both sides of an anchor that drifted."""
 
     def __init__(self, points: Sequence[AnchorPoint], found: Sequence[Drift]) -> None:

@@ -1,48 +1,57 @@
-"""What a study keeps beside its trials: the rates of its roofline, and verdicts on finalists."""
+"""The names under which a study's database holds what this product stores, and how it is read.
+
+They are written into databases that outlive a version: a name that changes makes old studies
+unreadable.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-import optuna
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 
-from objectives.roofline.bound import Peaks
-from studies.study.finalists import Finals
-from studies.study.snapshot import Held
-from variants.workload import Workload
+from objectives.schema.errors import one_line
+from variants.user_error import UserError
 
-FINALS, PEAKS = "goldilocks:finals:", "goldilocks:peaks"  # the first: of each workload
-_PEAKS = TypeAdapter(Peaks)
+# Of a study. Those that end in a colon have one attribute a workload, by its key.
+PLAN = "goldilocks:plan"  # written last: it makes a study one of ours
+ENVIRONMENT = "goldilocks:environment"  # the first one; later ones end in `:2`, `:3`, …
+DEFAULT = "goldilocks:default:"  # evaluation of a workload's default
+FINALS = "goldilocks:finals:"  # the finalists of a workload, timed in turns
+PEAKS = "goldilocks:peaks"  # rates of the device
+ANCHORS = "goldilocks:anchors"
+PROBES = "goldilocks:probes"  # how many configurations of the probe order to try
 
+# Of a trial.
+EVALUATION = "evaluation"  # alone holds everything that was measured
+OWNER = "owner"  # the process that measures it
+MEASURED_ON = "measured_on"  # host and device
+ENVIRONMENT_NUMBER = "environment"  # in which of the study's environments; absent in the first
+ABANDONED = "abandoned"  # why a trial was given up; means something in state FAIL alone
+# Copies of parts of the evaluation, which the dashboard shows as columns.
+OUTCOME, REASON = "outcome", "reason"
+LATENCY, MEMORY, RELATIVE_ERROR = "latency_ms", "peak_memory_mib", "relative_error"
 
-def set_finals(study: optuna.Study, workload: Workload, finals: Finals) -> None:
-    """Store the verdicts on a workload's finalists, in place of earlier ones."""
-    study.set_user_attr(FINALS + workload.key, finals.model_dump(mode="json"))
+# Of a trial, among Optuna's own attributes: see `acquisition.Acquisition`.
+EXPECTED_GAIN = "goldilocks:expected_gain"
 
-
-def finals_of(study: Held, workload: Workload) -> Finals | None:
-    """Return the verdicts on a workload's finalists, if they were timed again."""
-    stored = study.user_attrs.get(FINALS + workload.key)
-    return None if stored is None else Finals.model_validate(stored)
-
-
-def set_first_peaks(study: optuna.Study, peaks: Peaks | None) -> None:
-    """Store the rates of the study's roofline: every trial is placed under the first ones."""
-    if not has_peaks(study):
-        study.set_user_attr(PEAKS, None if peaks is None else dataclasses.asdict(peaks))
-
-
-def has_peaks(study: Held) -> bool:
-    """Tell whether measuring the rates of the study's roofline was tried."""
-    return PEAKS in study.user_attrs
+Stored = TypeVar("Stored", bound=BaseModel)
 
 
-def peaks_of_study(study: Held) -> Peaks | None:
-    """Return the rates that were measured for the study, if they were.
+class StudyError(UserError):
+    """A study that cannot be used as asked."""
+
+
+def read_stored(model: type[Stored], attributes: Mapping[str, Any], key: str, of: str) -> Stored:
+    """Read what is stored as an attribute of a study or a trial; `of` says whose it is.
 
     Raises:
-        ValueError: They are not as they were written.
+        StudyError: It is not there, or not as it was written.
     """
-    stored = study.user_attrs.get(PEAKS)
-    return None if stored is None else _PEAKS.validate_python(stored)
+    try:
+        return model.model_validate(attributes[key])
+    except KeyError:
+        raise StudyError(f"{of} cannot be read: it has no {key}") from None
+    except (ValueError, RecursionError) as error:  # lone surrogates, too
+        raise StudyError(f"{of} cannot be read: {key}: {one_line(error)}") from None

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 
-class Settled:
+class TrialCursor:
     """Hands out each settled trial once, and all others every time."""
 
     def __init__(self) -> None:
@@ -31,28 +31,28 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class TrialCount:
     """How far a study is."""
 
     finished: int  # told; abandoned trials are not
     running: tuple[FrozenTrial, ...]
 
 
-class Tally:
+class TrialCounter:
     """Counts a study's trials."""
 
     def __init__(self, study: optuna.Study) -> None:
         """Start at nothing."""
-        self._study, self._settled, self._finished = study, Settled(), 0
+        self._study, self._settled, self._finished = study, TrialCursor(), 0
         self._threads = threading.Lock()
 
-    def read(self) -> Count:
+    def read(self) -> TrialCount:
         """Return what there is now."""
         with self._threads:
             settled, others = self._settled.read(self._study)
             self._finished += sum(map(_was_told, settled))
             running = tuple(trial for trial in others if trial.state is TrialState.RUNNING)
-            return Count(self._finished + sum(map(_was_told, others)), running)
+            return TrialCount(self._finished + sum(map(_was_told, others)), running)
 
 
 def _was_told(trial: FrozenTrial) -> bool:

@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+import optuna
 from pydantic import BaseModel, ConfigDict
 
 from objectives.schema.comparison import Comparison, Retimed
 from objectives.schema.evaluation import Measured
+from studies.study.attributes import FINALS
+from studies.study.snapshot import StudyAttributes
 from studies.study.verdicts import MARGIN, Verdict, Word, judge_across, judge_rounds
+from variants.workload import Workload
 
 
 class Finalist(BaseModel):
@@ -30,7 +34,7 @@ class Finalist(BaseModel):
     unclear_against: tuple[str, ...]  # keys of finalists that could not be told from it
 
 
-class Finals(BaseModel):
+class FinalistTimings(BaseModel):
     """The finalists of one workload, and those that could not be timed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +69,9 @@ class _Timed:
         return self.retimed.configuration.variant.key
 
 
-def judge(comparison: Comparison, *, reference: str, after_trial: int) -> Finals:
+def judge_finalists(
+    comparison: Comparison, *, reference: str, after_trial: int
+) -> FinalistTimings:
     """Return the verdicts on everything that was timed in turns."""
     timed = list(_timed(comparison))
     ties: dict[tuple[str, str], Word] = {}
@@ -74,7 +80,7 @@ def judge(comparison: Comparison, *, reference: str, after_trial: int) -> Finals
         # Unclear is no tie where all of a few rounds say the same.
         if verdict.word in ("same", "unclear") and verdict.may_be_equal:
             ties[one.key, other.key] = ties[other.key, one.key] = verdict.word
-    return Finals(
+    return FinalistTimings(
         reference=reference,
         after_trial=after_trial,
         finalists=tuple(_finalist(one, ties) for one in timed),
@@ -117,3 +123,14 @@ def _latency_verdict(one: _Timed, other: _Timed) -> Verdict:
         other.retimed.latency_ms,
         other.reference.latency_ms,
     )
+
+
+def set_finalist_timings(study: optuna.Study, workload: Workload, finals: FinalistTimings) -> None:
+    """Store the verdicts on a workload's finalists, in place of earlier ones."""
+    study.set_user_attr(FINALS + workload.key, finals.model_dump(mode="json"))
+
+
+def finalist_timings_of(study: StudyAttributes, workload: Workload) -> FinalistTimings | None:
+    """Return the verdicts on a workload's finalists, if they were timed again."""
+    stored = study.user_attrs.get(FINALS + workload.key)
+    return None if stored is None else FinalistTimings.model_validate(stored)

@@ -6,26 +6,15 @@ from collections.abc import Sequence
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.study._frozen import FrozenStudy
 
 from objectives.schema.environment import Environment
 from objectives.schema.limits import Limits
 from studies.space.space import SearchSpace
-from studies.storage.lock import ClaimLock
-from studies.study.study import (
-    DIRECTIONS,
-    ENVIRONMENT,
-    PLAN,
-    Plan,
-    StudyError,
-    add_environment,
-    create_study,
-    environments_of,
-    load_study,
-    number_of,
-    plan_of,
-    study_names,
-)
+from studies.storage.lock import StudyLock
+from studies.storage.optuna_internals import FrozenStudy, study_id_of
+from studies.study.attributes import ENVIRONMENT, PLAN, StudyError
+from studies.study.plan import Plan, add_environment, environments_of, number_of, plan_of
+from studies.study.study import DIRECTIONS, create_study, load_study, study_names
 
 
 def stored_plan(storage: BaseStorage, name: str | None) -> Plan | None:
@@ -63,7 +52,7 @@ def open_study(
     differences = plan_differences(stored, plan)
     if differences:
         raise StudyError(f"study {name} cannot be resumed, these differ: {'; '.join(differences)}")
-    ClaimLock(study).do(lambda: _let_in(study, environment, new=new_environment))
+    StudyLock(study).do(lambda: _let_in(study, environment, new=new_environment))
     return study
 
 
@@ -98,12 +87,12 @@ def _was_begun(storage: BaseStorage, study: FrozenStudy) -> bool:
     """Tell whether a study is one of ours whose creation was cut short."""
     ours = tuple(study.directions) == DIRECTIONS
     empty = study.user_attrs.keys() <= {ENVIRONMENT}
-    return ours and empty and not storage.get_n_trials(study._study_id)
+    return ours and empty and not storage.get_n_trials(study_id_of(study))
 
 
 def _is_ours(storage: BaseStorage, study: FrozenStudy) -> bool:
     """Tell whether a study has a plan by now: another process may have just created it."""
-    return PLAN in storage.get_study_user_attrs(study._study_id)
+    return PLAN in storage.get_study_user_attrs(study_id_of(study))
 
 
 def plan_differences(there: Plan, here: Plan) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import optuna
 
 
-class Held(Protocol):
+class StudyAttributes(Protocol):
     """Where what a study holds is read from: the study itself, or a `Snapshot`."""
 
     @property

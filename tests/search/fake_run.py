@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from objectives.schema.evaluation import Evaluation
-from studies.study.study import open_storage, plan_of
+from studies.study.plan import plan_of
+from studies.study.study import open_storage
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import session
 from variants.configuration import Configuration
@@ -33,7 +34,7 @@ def main() -> None:
     log = Path(url.removeprefix("sqlite:///")).parent / "measured.txt"
     of = session(open_storage(url), RecordingBench(log, pause_s))
     assert plan_of(of.study) == of.plan
-    list(of.measure_defaults())
+    list(of.baselines.measure_missing())
     print("started", flush=True)
     while of.tried() < trials:
         of.trial()

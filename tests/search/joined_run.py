@@ -29,16 +29,16 @@ LOST = "lost"
 def measure(url: str, log: Path, trials: int, lease_s: int, begun: Barrier) -> None:
     """Join the study, wait for the others to join, and measure until all trials are told."""
     studies.storage.lock.WAIT_S = float(lease_s)
-    studies.storage.database.LEASE_S, studies.storage.database.HEARTBEAT_S = lease_s, 1
+    studies.storage.database.GRACE_PERIOD_S, studies.storage.database.HEARTBEAT_S = lease_s, 1
     try:
         of = session(open_storage(url), FakeBench(pause_s=0.005), axes=SPACE, sampler="random")
     except BaseException:
         begun.abort()  # nobody need wait for it
         raise
-    of.joined = True
+    of.measurer.joined = True
     begun.wait(600)
-    list(of.measure_defaults())
-    for found in of.trials(of.posts[0], trials, lambda: True):
+    list(of.baselines.measure_missing())
+    for found in of.trials(of.workers[0], trials, lambda: True):
         line = found.configuration.key if isinstance(found, Evaluation) else LOST
         with log.open("a") as file:
             file.write(f"{os.getpid()} {line}\n")

@@ -20,7 +20,8 @@ from studies.session.session import Session
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.space import fill_defaults, survey
 from studies.study.opening import open_study
-from studies.study.study import Plan, open_storage
+from studies.study.plan import Plan
+from studies.study.study import open_storage
 from variants.configuration import Configuration
 
 
@@ -43,7 +44,7 @@ def run(url: str, trials: int) -> None:
     session = Session(study, plan, survey(space, bench.device()), bench)
     with Path("resumed.txt").open("a") as file:
         file.write(f"{session.tried()} {time.monotonic() - before:.3f}\n")
-    list(session.measure_defaults())
+    list(session.baselines.measure_missing())
     while session.tried() < trials:
         session.trial()
     bench.close()

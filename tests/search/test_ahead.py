@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from studies.study.study import load_study, open_storage, told
+from studies.study.study import load_study, open_storage
+from studies.study.trials import finished_trials
 from tests.objectives.precompile.toy_helper import TOY
 from tests.search.test_faults import environment, left_over
 
@@ -32,7 +33,7 @@ def run(folder: Path, *options: str) -> tuple[list[str], str]:
     assert done.returncode == 0, done.stderr
     assert left_over(str(folder)) == []
     study = load_study(open_storage(f"sqlite:///{folder / 'goldilocks.db'}"), "s")
-    return [one.evaluation.configuration.key for one in told(study)], done.stdout
+    return [one.evaluation.configuration.key for one in finished_trials(study)], done.stdout
 
 
 def test_the_same_is_tried_with_and_without(tmp_path: Path) -> None:

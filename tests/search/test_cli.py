@@ -26,7 +26,9 @@ from search.cli import main
 from studies.dashboard.publisher import publish
 from studies.dashboard.serving import _QuietHandler, _Server
 from studies.export.document import Export
-from studies.study.study import load_study, open_storage, told
+from studies.storage.optuna_internals import study_id_of
+from studies.study.study import load_study, open_storage
+from studies.study.trials import finished_trials
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
 
@@ -63,7 +65,7 @@ def test_the_main_job_end_to_end(tmp_path: Path) -> None:
     assert "budget spent: 9 trials" in resumed.stdout
     assert "3 of them now" in resumed.stdout
     study = load_study(open_storage(f"sqlite:///{tmp_path / 'goldilocks.db'}"), None)
-    keys = [record.evaluation.configuration.key for record in told(study)]
+    keys = [record.evaluation.configuration.key for record in finished_trials(study)]
     assert len(keys) == len(set(keys)) == 9
 
     shown = search("show", cwd=tmp_path)
@@ -124,7 +126,7 @@ def test_interrupt_keeps_what_was_told_and_says_how_to_resume(
     assert not [worker for worker in workers if worker.is_running()]
     with _storage(tmp_path) as opened:
         study = load_study(opened, "attention-1")
-        assert 3 <= sum(1 for _ in told(study)) < 108
+        assert 3 <= sum(1 for _ in finished_trials(study)) < 108
 
 
 BAD: list[tuple[str, str]] = [
@@ -261,7 +263,7 @@ def test_dashboard_shows_named_objectives_and_no_failure_as_best(storage: BaseSt
         address = f"http://127.0.0.1:{server.server_port}"
         with urllib.request.urlopen(f"{address}/dashboard") as response:
             assert response.status == 200
-        with urllib.request.urlopen(f"{address}/api/studies/{of.study._study_id}") as response:
+        with urllib.request.urlopen(f"{address}/api/studies/{study_id_of(of.study)}") as response:
             page = json.load(response)
         server.shutdown()
         thread.join()

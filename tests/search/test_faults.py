@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from objectives.schema.environment import read_environment
-from studies.study.study import load_study, open_storage, told
+from studies.study.study import load_study, open_storage
+from studies.study.trials import finished_trials
 from tests.objectives.trial.faulty_station import ENVIRONMENT, FAULTS, IN_TURN, LOG, RARE, noted
 from tests.studies.session.test_session import run, session
 from variants.device import DEVICE_PROFILES
@@ -79,7 +80,7 @@ def test_200_trials_full_of_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     asked = noted()
     faults = dict(asked)
     kinds: Counter[str | None] = Counter()
-    for trial in told(study):
+    for trial in finished_trials(study):
         evaluation = trial.evaluation
         fault = faults[
             json.dumps(evaluation.configuration.model_dump(mode="json"), sort_keys=True)
@@ -117,7 +118,7 @@ def finish(folder: Path, run: subprocess.Popen[str]) -> tuple[int, str]:
 
 def tried(path: Path) -> list[str]:
     study = load_study(open_storage(f"sqlite:///{path}"), "s")
-    return [trial.evaluation.configuration.key for trial in told(study)]
+    return [trial.evaluation.configuration.key for trial in finished_trials(study)]
 
 
 def test_a_full_disk_ends_a_run_in_one_line_and_it_resumes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import search.profile_command
 import search.views.views
 from search.cli import main
-from studies.export.document import write_atomically
+from studies.storage.files import write_atomically
 from studies.study.study import open_storage
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session

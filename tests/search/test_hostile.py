@@ -33,12 +33,11 @@ from search.verify_command import read_export
 from studies.dashboard.publisher import publish
 from studies.replay.table import TableError, read_table
 from studies.results.results import as_table, read_results
-from studies.samplers.base import PROBES
 from studies.sensitivity.assess import assess
 from studies.space.space import SearchSpace, SpaceError
-from studies.study.anchor import ANCHORS
-from studies.study.attributes import FINALS, PEAKS
-from studies.study.study import EVALUATION, StudyError, load_study, open_storage
+from studies.storage.optuna_internals import storage_of, study_id_of
+from studies.study.attributes import ANCHORS, EVALUATION, FINALS, PEAKS, PROBES, StudyError
+from studies.study.study import load_study, open_storage
 from tests.fake_bench import FakeBench
 from tests.studies.export.test_verification import exported
 from tests.studies.session.test_session import run, session
@@ -199,9 +198,9 @@ def test_a_table_of_numbers_that_nobody_measured_is_refused(
 def study() -> optuna.Study:
     of = session(InMemoryStorage(), FakeBench(), axes=ONE)
     run(of, 6)
-    of.anchor()
+    of.calibration.measure_if_due()
     (result,) = read_results(of.study).workloads
-    of.compare_finalists(result)
+    of.retiming.measure(result)
     return of.study
 
 
@@ -217,7 +216,7 @@ def test_what_somebody_else_wrote_into_a_study_is_read_or_refused(
     study.set_user_attr(key, changed(attributes[key], path, value) if path else value)
     try:
         said = refused(
-            lambda: read_results(load_study(study._storage, None)), StudyError, SpaceError
+            lambda: read_results(load_study(storage_of(study), None)), StudyError, SpaceError
         )
         assert said is None or said
     finally:
@@ -248,7 +247,7 @@ def test_each_attribute_of_a_study_is_checked(
     before = study.user_attrs.get(key, 0)
     study.set_user_attr(key, value)
     with pytest.raises(StudyError, match=re.escape(f"cannot be read: {key}: ")):
-        load_study(study._storage, None)
+        load_study(storage_of(study), None)
     study.set_user_attr(key, before)
 
 
@@ -272,7 +271,7 @@ ARTIFACT = {"artifact_id": "a-1", "filename": "x", "mimetype": "text/html", "enc
 )
 def test_each_attribute_that_the_dashboard_shows_is_checked(key: str, value: object) -> None:
     of = session(InMemoryStorage(), FakeBench(), axes=ONE)
-    store, study_id = of.study._storage, of.study._study_id
+    store, study_id = storage_of(of.study), study_id_of(of.study)
     store.set_study_system_attr(study_id, "artifacts:a-1", json.dumps(ARTIFACT))
     store.set_study_system_attr(study_id, "artifacts:deleted", json.dumps(None))
     publish(of.study)
@@ -353,7 +352,7 @@ def test_a_search_goes_on_beside_a_trial_whose_numbers_are_none(value: object) -
             user_attrs=others,
         )
     )
-    assert run(session(of.study._storage, FakeBench(), axes=ONE), 2)
+    assert run(session(storage_of(of.study), FakeBench(), axes=ONE), 2)
 
 
 ABSURD = [1e308, 1e16, 5e-324, 1e-10]
@@ -369,7 +368,7 @@ def test_a_trial_of_numbers_that_nobody_can_measure_is_refused(part: str, number
     evaluation = changed(trial.user_attrs[EVALUATION], where, number)
     trial.user_attrs[EVALUATION] = evaluation
     with pytest.raises(StudyError, match=rf"trial 0 cannot be read: .*{part}: "):
-        read_results(load_study(of.study._storage, None))
+        read_results(load_study(storage_of(of.study), None))
 
 
 @pytest.mark.parametrize("number", ABSURD)
@@ -380,7 +379,7 @@ def test_sensitivity_passes_over_numbers_that_nobody_can_measure(number: float) 
     first, second, *_ = of.study.get_trials(deepcopy=False)
     first.user_attrs["latency_ms"], second.user_attrs["latency_ms"] = number, 1e-300
     report = assess(of.study)
-    assert len(report.evidence.told.values) == of.survey.size - 2
+    assert len(report.evidence.observations.values) == of.survey.size - 2
     assert json.dumps(report.as_document(), allow_nan=False)
 
 

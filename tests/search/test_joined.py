@@ -19,8 +19,10 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
-from studies.storage.database import engine_of
-from studies.study.study import ABANDONED, OWNER, load_study, open_storage, told
+from studies.storage.optuna_internals import engine_of
+from studies.study.attributes import ABANDONED, OWNER
+from studies.study.study import load_study, open_storage
+from studies.study.trials import finished_trials
 from tests.postgres import Server
 from tests.search.joined_run import LOST, measure
 
@@ -102,7 +104,7 @@ def check_that_nothing_is_lost_or_tried_twice(
         assert process.exitcode == (-signal.SIGKILL if process.pid in killed else 0)
 
     study = load_study(open_storage(url), "s")
-    keys = [trial.evaluation.configuration.key for trial in told(study)]
+    keys = [trial.evaluation.configuration.key for trial in finished_trials(study)]
     assert len(keys) == len(set(keys)) == size.trials
     states = Counter(trial.state for trial in study.trials)
     assert states.keys() <= {TrialState.COMPLETE, TrialState.FAIL}

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from studies.study.study import load_study, open_storage, study_names, told
+from studies.study.study import load_study, open_storage, study_names
+from studies.study.trials import finished_trials
 from tests.search.test_faults import environment, left_over
 from tests.studies.session.test_session import run, session
 
@@ -33,7 +34,7 @@ def start(url: str, pause_s: float) -> subprocess.Popen[str]:
 
 def told_keys(url: str) -> list[str]:
     study = load_study(open_storage(url), "s")
-    return [record.evaluation.configuration.key for record in told(study)]
+    return [record.evaluation.configuration.key for record in finished_trials(study)]
 
 
 def test_killed_and_resumed_runs_are_one_uninterrupted_run(tmp_path: Path) -> None:

@@ -20,9 +20,12 @@ from optuna_dashboard import wsgi
 from search import cli
 from search.options import STORAGE_VARIABLE
 from studies.storage.artifacts import artifact_folder
-from studies.storage.database import HEARTBEAT_S, engine_of
+from studies.storage.database import HEARTBEAT_S
+from studies.storage.optuna_internals import engine_of, study_id_of
 from studies.storage.url import DatabaseUrlError, database_url, shown, without_passwords
-from studies.study.study import StudyError, load_study, open_storage, told
+from studies.study.attributes import StudyError
+from studies.study.study import load_study, open_storage
+from studies.study.trials import finished_trials
 from tests.postgres import Server
 from tests.search import fake_cli
 
@@ -90,7 +93,7 @@ def test_a_whole_study(
     where = (*STUDY, "--storage", postgres_url)
     assert "14 trials" in command("run", *where, *SPACE, "--trials", "14")
     study = load_study(open_storage(postgres_url), "s")
-    keys = [trial.evaluation.configuration.key for trial in told(study)]
+    keys = [trial.evaluation.configuration.key for trial in finished_trials(study)]
     assert len(keys) == len(set(keys)) == 14
     assert "study s: NVIDIA H100" in command("show", *where)
     assert len(command("table", *where).splitlines()) == 16  # a heading, and the default
@@ -101,7 +104,7 @@ def test_a_whole_study(
     (attached,) = artifact_folder(postgres_url).iterdir()
     assert attached.read_bytes() == (tmp_path / "r.html").read_bytes()
     storage = open_storage(postgres_url)
-    told_by_page = page(storage, f"/api/studies/{study._study_id}")
+    told_by_page = page(storage, f"/api/studies/{study_id_of(study)}")
     assert len(json.loads(told_by_page)["trials"]) == 14
 
 
@@ -129,7 +132,7 @@ def test_no_password_is_seen(
     said += (tmp_path / "r.html").read_text()
     storage = open_storage(secret)
     study = load_study(storage, "s")
-    said += page(storage, f"/api/studies/{study._study_id}").decode()
+    said += page(storage, f"/api/studies/{study_id_of(study)}").decode()
     said += page(storage, "/api/meta").decode()
     said += all_that_is_stored(secret)
     # What cannot be opened, with the same password; and what must not be written at all.

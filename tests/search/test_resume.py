@@ -12,7 +12,9 @@ import pytest
 from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation
 from search import cli
-from studies.study.study import environments_of, load_study, open_storage, told
+from studies.study.plan import environments_of
+from studies.study.study import load_study, open_storage
+from studies.study.trials import finished_trials
 from tests.search import fake_cli
 from tests.search.test_workers import OtherBench
 from variants.configuration import Configuration
@@ -86,7 +88,7 @@ def test_another_environment_is_refused_unless_it_is_asked_for(
     status, said, errors = resume(command, 5, "--new-environment")
     assert (status, errors) == (0, "")
     assert "5 trials" in said
-    assert [trial.environment for trial in told(stored())] == [1, 1, 1, 2, 2]
+    assert [trial.environment for trial in finished_trials(stored())] == [1, 1, 1, 2, 2]
     assert [each.driver for each in environments_of(stored())] == ["580", "590"]
     header, *rows = command("table")[1].splitlines()
     column = header.split(",").index("environment")
@@ -94,7 +96,7 @@ def test_another_environment_is_refused_unless_it_is_asked_for(
     assert [float(mark) for mark in marks] == [1, 1, 1, 2, 2]
     # It is one of the study's now.
     assert resume(command, 6)[0] == 0
-    assert [trial.environment for trial in told(stored())] == [1, 1, 1, 2, 2, 2]
+    assert [trial.environment for trial in finished_trials(stored())] == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("anyway", [(), ("--new-environment",)])
@@ -126,4 +128,4 @@ def test_a_device_that_disagrees_with_the_study_is_let_in_where_that_is_asked_fo
         "(--new-environment goes on all the same, and marks the trials)\n"
     )
     assert resume(command, 5, "--new-environment")[0] == 0
-    assert len(list(told(stored()))) == 5
+    assert len(list(finished_trials(stored()))) == 5

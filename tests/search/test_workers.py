@@ -20,19 +20,13 @@ from objectives.schema.comparison import Comparison
 from objectives.schema.evaluation import Evaluation
 from objectives.trial.bench import start_together
 from search.runner import Limit, Runner
-from studies.session.post import Post
-from studies.session.session import NothingNowError, Session
+from studies.session.session import NothingToClaimError, Session
+from studies.session.worker_pool import Worker
 from studies.space.space import SpaceExhausted
 from studies.study.anchor import NEWEST, anchors_of
-from studies.study.study import (
-    ABANDONED,
-    MEASURED_ON,
-    OWNER,
-    StudyError,
-    load_study,
-    open_storage,
-    told,
-)
+from studies.study.attributes import ABANDONED, MEASURED_ON, OWNER, StudyError
+from studies.study.study import load_study, open_storage
+from studies.study.trials import finished_trials
 from tests.fake_bench import FakeBench
 from tests.search import fake_cli
 from tests.studies.session.test_session import session
@@ -80,19 +74,19 @@ class MeetingBench(FakeBench):
 
 def begun(benches: Sequence[FakeBench], storage: InMemoryStorage | None = None) -> Session:
     of = session(storage or InMemoryStorage(), benches[0], sampler="random")
-    of.posts = [Post(bench, f"gpu{place}") for place, bench in enumerate(benches)]
+    of.workers[:] = [Worker(bench, f"gpu{place}") for place, bench in enumerate(benches)]
     return of
 
 
-def run(of: Session, trials: int, *, keep_all_posts: bool = False) -> str:
+def run(of: Session, trials: int, *, keep_all_workers: bool = False) -> str:
     said = io.StringIO()
-    runner = Runner(Console(file=said, width=200), of, keep_all_posts=keep_all_posts)
+    runner = Runner(Console(file=said, width=200), of, keep_all_workers=keep_all_workers)
     runner.run(Limit(trials))
     return said.getvalue()
 
 
 def names(of: Session) -> list[str]:
-    return [post.name for post in of.posts]
+    return [worker.name for worker in of.workers]
 
 
 class StartingBench(FakeBench):
@@ -152,14 +146,14 @@ def test_posts_share_defaults_and_trials_at_the_same_time() -> None:
     benches = [MeetingBench(meeting), MeetingBench(meeting)]
     of = begun(benches)
     said = run(of, 41)
-    keys = [trial.evaluation.configuration.key for trial in told(of.study)]
+    keys = [trial.evaluation.configuration.key for trial in finished_trials(of.study)]
     assert len(keys) == len(set(keys)) == 41
     measured = [key for bench in benches for key in bench.calls]
     anchors = [point.measured_on for point in anchors_of(of.study)]
     assert len(measured) == 41 + len(of.survey.workloads) + len(anchors)  # nothing twice
-    assert set(anchors) == {post.label for post in of.posts}
+    assert set(anchors) == {worker.label for worker in of.workers}
     by_post = {trial.user_attrs[MEASURED_ON] for trial in of.study.trials}
-    assert by_post == {post.label for post in of.posts}
+    assert by_post == {worker.label for worker in of.workers}
     assert all(text in said for text in ("/41  gpu0  ", "/41  gpu1  ", "  41/41  "))
 
 
@@ -168,7 +162,7 @@ def test_the_last_trial_of_a_budget_is_given_to_one_until_it_fails() -> None:
         """While it measures, the other asks."""
 
         def evaluate(self, configuration: Configuration) -> Evaluation:
-            with pytest.raises(NothingNowError):
+            with pytest.raises(NothingToClaimError):
                 of.trial(other, budget=1)
             if not self.calls:
                 self.calls.append("")
@@ -176,9 +170,9 @@ def test_the_last_trial_of_a_budget_is_given_to_one_until_it_fails() -> None:
             return super().evaluate(configuration)
 
     of = begun([FakeBench(), FakeBench()])
-    list(of.measure_defaults())
-    of.posts[0].bench = Asking()
-    one, other = of.posts
+    list(of.baselines.measure_missing())
+    of.workers[0].bench = Asking()
+    one, other = of.workers
     with pytest.raises(WorkerUnavailable):
         of.trial(one, budget=1)
     of.trial(one, budget=1)  # it is to be had again
@@ -194,7 +188,7 @@ def test_a_device_that_disagrees_on_the_anchor_is_left_out_by_name(
 ) -> None:
     benches = [OtherBench(ratio=ratio if place == other else 1.0) for place in range(3)]
     of = begun(benches)
-    label = of.posts[other].label
+    label = of.workers[other].label
     said = run(of, 10)
     assert (f"gpu{other}" in names(of)) is stays
     assert len(names(of)) == (3 if stays else 2)
@@ -219,21 +213,21 @@ def test_one_noisy_anchor_leaves_no_device_out() -> None:
     of = begun(benches)
     said = run(of, 8)
     assert "left out" not in said
-    assert len(of.posts) == 2
+    assert len(of.workers) == 2
     by_device = [point.measured_on for point in anchors_of(of.study)][:6]
-    assert sorted(by_device) == sorted(3 * [post.label for post in of.posts])
+    assert sorted(by_device) == sorted(3 * [worker.label for worker in of.workers])
 
 
 def test_where_no_device_agrees_with_the_study_nothing_is_measured() -> None:
     storage = InMemoryStorage()
     of = begun([FakeBench()], storage)
-    of.posts[0].label = "elsewhere gpu0"
+    of.workers[0].label = "elsewhere gpu0"
     run(of, 3)
     slower = OtherBench(ratio=1.03)
     with pytest.raises(StudyError, match="study s cannot be measured here: no device is left"):
         run(begun([slower], storage), 6)
     assert len(slower.calls) == NEWEST  # the anchor, in case that one was noise
-    run(begun([OtherBench(ratio=1.03)], storage), 6, keep_all_posts=True)
+    run(begun([OtherBench(ratio=1.03)], storage), 6, keep_all_workers=True)
     assert of.tried() == 6
 
 
@@ -260,8 +254,8 @@ def test_a_device_that_is_gone_is_left_out_and_the_run_goes_on(lasts: int) -> No
     said = run(of, 30)
     assert said.count("gpu0 is left out: the device is gone") == 1
     assert names(of) == ["gpu1"]
-    assert of.count_without_default() == 0
-    keys = [trial.evaluation.configuration.key for trial in told(of.study)]
+    assert of.baselines.count_missing() == 0
+    keys = [trial.evaluation.configuration.key for trial in finished_trials(of.study)]
     assert len(keys) == len(set(keys)) == 30
     failed = of.study.get_trials(states=(TrialState.FAIL, TrialState.RUNNING))
     assert [trial.user_attrs[ABANDONED] for trial in failed] == ["interrupted"] * len(failed)
@@ -320,13 +314,13 @@ def test_the_command_with_two_workers(
     # By the clock, and not the sum of what devices took at the same time.
     assert re.search(r"where [\d.]+ s of each of 2 devices went", said)
     study = load_study(open_storage(f"sqlite:///{tmp_path / 'goldilocks.db'}"), "s")
-    keys = [trial.evaluation.configuration.key for trial in told(study)]
+    keys = [trial.evaluation.configuration.key for trial in finished_trials(study)]
     assert len(keys) == len(set(keys)) == len(study.trials) == 21
     on = {point.measured_on.split()[1] for point in anchors_of(study)}
     assert on == {"cpu:0-1", "cpu:2-3"}
     # One more goes on where two were.
     assert command(*SPACE, "--trials", "24")[0] == 0
-    assert len(list(told(study))) == 24
+    assert len(list(finished_trials(study))) == 24
 
 
 def test_the_command_on_a_file_of_another_host(

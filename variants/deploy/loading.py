@@ -24,9 +24,10 @@ from variants.detect import detect_device
 from variants.device import Device, DeviceKind
 from variants.plugins import load_plugin, missing_plugins, read_plugin
 from variants.support import unsupported_reasons
+from variants.user_error import UserError
 
 
-class LoadError(ValueError):
+class LoadError(UserError):
     """A file that cannot be loaded here; the message says what was expected."""
 
 

@@ -14,7 +14,8 @@ from studies.dashboard.note import END
 from studies.dashboard.publisher import Publisher, publish
 from studies.results.results import read_results
 from studies.results.summary import summary
-from studies.storage.artifacts import artifact_folder, artifact_store, attach
+from studies.storage.artifacts import artifact_folder, artifact_store, attach_file
+from studies.storage.optuna_internals import storage_of, stored_system_attributes, study_id_of
 from tests.studies.session.test_session import run, session
 
 
@@ -53,9 +54,9 @@ def test_a_note_that_says_the_same_is_not_written_again(storage: BaseStorage) ->
     of = session(storage)
     run(of, 2)
     publish(of.study)
-    version = of.study._storage.get_study_system_attrs(of.study._study_id)["dashboard:note_ver"]
+    version = stored_system_attributes(of.study)["dashboard:note_ver"]
     publish(of.study)
-    again = of.study._storage.get_study_system_attrs(of.study._study_id)["dashboard:note_ver"]
+    again = stored_system_attributes(of.study)["dashboard:note_ver"]
     assert again == version
 
 
@@ -95,8 +96,8 @@ def test_an_artifact_of_the_same_name_is_replaced(storage: BaseStorage, tmp_path
     of = session(storage)
     store = artifact_store(f"sqlite:///{tmp_path}/x.db")
     for content in (b"one", b"two"):
-        attach(of.study, store, "report.html", content, "text/html")
-    attach(of.study, store, "trace.json", b"{}", "application/json")
+        attach_file(of.study, store, "report.html", content, "text/html")
+    attach_file(of.study, store, "trace.json", b"{}", "application/json")
     found = {meta.filename: meta for meta in get_all_artifact_meta(of.study)}
     assert sorted(found) == ["report.html", "trace.json"]
     assert found["report.html"].mimetype == "text/html"
@@ -104,8 +105,8 @@ def test_an_artifact_of_the_same_name_is_replaced(storage: BaseStorage, tmp_path
         assert file.read() == b"two"
     # One that was deleted in the dashboard leaves null behind; the next upload is a new one.
     key = f"artifacts:{found['report.html'].artifact_id}"
-    of.study._storage.set_study_system_attr(of.study._study_id, key, json.dumps(None))
-    attach(of.study, store, "report.html", b"three", "text/html")
-    attributes = of.study._storage.get_study_system_attrs(of.study._study_id)
+    storage_of(of.study).set_study_system_attr(study_id_of(of.study), key, json.dumps(None))
+    attach_file(of.study, store, "report.html", b"three", "text/html")
+    attributes = stored_system_attributes(of.study)
     names = [json.loads(v) for k, v in attributes.items() if k.startswith("artifacts:")]
     assert sorted(n["filename"] for n in names if n) == ["report.html", "trace.json"]

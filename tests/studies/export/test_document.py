@@ -15,14 +15,9 @@ from optuna.storages import BaseStorage
 
 import variants
 from objectives.metrics.accuracy import relative_error
-from studies.export.document import (
-    SCHEMA_FILE,
-    Export,
-    build_export,
-    export_schema,
-    write_atomically,
-)
+from studies.export.document import SCHEMA_FILE, Export, build_export, export_schema
 from studies.results.results import read_results
+from studies.storage.files import write_atomically
 from tests.configurations import configured
 from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration

@@ -13,16 +13,17 @@ from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from studies.export.document import Admitted, build_export
 from studies.export.single import best_single, cost
-from studies.results.front import CHOICES, Candidate, WorkloadResult, front, strict, winners
+from studies.results.front import PREFERENCES, Candidate, WorkloadResult, front, strict, winners
 from studies.results.results import read_results
-from studies.study.study import StudyError, Unit
+from studies.study.attributes import StudyError
+from studies.study.baseline import Baseline
 from tests.configurations import configured
 from tests.fake_bench import measurements
 from tests.studies.session.test_session import run, session
 from variants.deploy.model_choice import ModelChoice
 from variants.workload import Workload
 
-UNIT = Unit(peak_memory_mib=1.0, latency_ms=1.0, measured=True)
+BASELINE = Baseline(peak_memory_mib=1.0, latency_ms=1.0, measured=True)
 
 
 def result(workload: Workload, measured: dict[str, tuple[float, float]]) -> WorkloadResult:
@@ -44,11 +45,11 @@ def result(workload: Workload, measured: dict[str, tuple[float, float]]) -> Work
     return WorkloadResult(
         workload=workload,
         default=default,
-        unit=UNIT,
+        baseline=BASELINE,
         measured=tuple(found),
         front=front(found),
-        winners=winners(found, UNIT),
-        strict_winners=winners(strict(found, Limits()), UNIT),
+        winners=winners(found, BASELINE),
+        strict_winners=winners(strict(found, Limits()), BASELINE),
     )
 
 
@@ -120,7 +121,7 @@ def test_no_other_choice_has_less_mean_regret(tables: list[dict[str, tuple[int, 
     results = [
         result(Workload(seq_len=128 * (index + 1)), table) for index, table in enumerate(tables)
     ]
-    for choice in CHOICES:
+    for choice in PREFERENCES:
         single = best_single(results, choice)
         assert single is not None
         means = []

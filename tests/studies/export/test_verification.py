@@ -11,9 +11,9 @@ from optuna.storages import InMemoryStorage
 from objectives.schema.comparison import Comparison
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome
 from studies.export.document import Export, build_export
-from studies.export.verification import Checked, check, choices_of, configurations_of
+from studies.export.verification import CheckedConfiguration, check, choices_of, configurations_of
 from studies.results.results import read_results
-from studies.study.finalists import judge
+from studies.study.finalists import judge_finalists
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration
@@ -53,16 +53,16 @@ def exported(*, finals: bool, failing: Outcome = Outcome.MEASURED) -> Export:
     run(of, 12)
     if finals:
         (result,) = read_results(of.study).workloads
-        of.compare_finalists(result)
+        of.retiming.measure(result)
     return build_export(read_results(of.study))
 
 
-def verified(document: Export, bench: FakeBench) -> list[Checked]:
+def verified(document: Export, bench: FakeBench) -> list[CheckedConfiguration]:
     (workload,) = document.workloads
     choices = choices_of(document, workload)
     configurations = configurations_of(workload, choices)
     measured = {each: bench.evaluate(each) for each in configurations}
-    turns = judge(
+    turns = judge_finalists(
         bench.compare(configurations),
         reference=workload.default.configuration.variant.key,
         after_trial=-1,
@@ -70,7 +70,7 @@ def verified(document: Export, bench: FakeBench) -> list[Checked]:
     return check(workload, choices, measured, turns, document.study.limits)
 
 
-def broken(checked: Sequence[Checked]) -> set[str]:
+def broken(checked: Sequence[CheckedConfiguration]) -> set[str]:
     return {claim.what for one in checked for claim in one.claims if claim.broken}
 
 

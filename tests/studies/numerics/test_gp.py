@@ -1,4 +1,4 @@
-"""The surrogate and the proposer on functions that are known."""
+"""The surrogate and the acquisition on functions that are known."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from studies.numerics.gp import Axes, AxesKernel, Surrogate
-from studies.numerics.hypervolume import gains, hypervolume, staircase
-from studies.samplers.acquisition import Candidates, Proposer
-from studies.samplers.observations import Told
+from studies.numerics.hypervolume import hypervolume, improvements, pareto_front
+from studies.samplers.acquisition import Candidates, HypervolumeAcquisition
+from studies.samplers.observations import Observations
 
 AXES = Axes(np.array([True, True, False]), (np.arange(4.0), np.arange(3.0), None))
 POINTS = st.lists(
@@ -35,15 +35,15 @@ def test_gain_is_the_difference_of_hypervolumes(
 ) -> None:
     reference = np.array([10.0, 10.0])
     more = hypervolume(np.vstack([front, point]), reference) - hypervolume(front, reference)
-    assert gains(front, reference, np.array([point]))[0] == pytest.approx(more)
-    assert gains(np.empty((0, 2)), reference, np.array([point]))[0] == pytest.approx(
+    assert improvements(front, reference, np.array([point]))[0] == pytest.approx(more)
+    assert improvements(np.empty((0, 2)), reference, np.array([point]))[0] == pytest.approx(
         hypervolume(np.array([point]), reference)
     )
 
 
 def test_points_beyond_the_reference_count_nothing() -> None:
     assert hypervolume(np.array([[11.0, 1.0]]), np.array([10.0, 10.0])) == 0
-    assert len(staircase(np.array([[1.0, 1.0], [1.0, 1.0], [2.0, 0.5]]))) == 2
+    assert len(pareto_front(np.array([[1.0, 1.0], [1.0, 1.0], [2.0, 0.5]]))) == 2
 
 
 def test_the_kernels_slopes_are_its_differences() -> None:
@@ -65,8 +65,8 @@ def test_what_is_learnt_of_one_workload_carries_over() -> None:
     rng = np.random.default_rng(1)
     seen = rng.choice(len(grid), 30, replace=False)
     surrogate = Surrogate(AXES)
-    surrogate.learn(grid[seen], truth[seen])
-    surrogate.fit(grid[seen], truth[seen])
+    surrogate.fit_hyperparameters(grid[seen], truth[seen])
+    surrogate.condition(grid[seen], truth[seen])
     rest = np.setdiff1d(np.arange(len(grid)), seen)
     mean, deviation = surrogate.predict(grid[rest])
     assert np.abs(mean - truth[rest]).max() < 0.15
@@ -88,10 +88,10 @@ def problem(workloads: int = 6, variants: int = 24) -> tuple[Candidates, np.ndar
 
 
 def found_after(candidates: Candidates, values: np.ndarray, trials: int, seed: int) -> list[int]:
-    proposer = Proposer(candidates, seed)
+    acquisition = HypervolumeAcquisition(candidates, seed)
     told: dict[int, tuple[float, float]] = {}
     for _ in range(trials):
-        proposal = proposer.propose(Told(told, frozenset()))
+        proposal = acquisition.propose(Observations(told, frozenset()))
         assert proposal is not None
         index = proposal.index
         assert index not in told
@@ -113,9 +113,9 @@ def test_proposals_depend_on_the_seed_and_on_what_was_told() -> None:
     candidates, values = problem()
     whole = found_after(candidates, values, 20, seed=3)
     assert found_after(candidates, values, 20, seed=3) == whole
-    fresh = Proposer(candidates, 3)
+    fresh = HypervolumeAcquisition(candidates, 3)
     told = {index: (float(values[index, 0]), float(values[index, 1])) for index in whole[:12]}
-    proposal = fresh.propose(Told(told, frozenset()))
+    proposal = fresh.propose(Observations(told, frozenset()))
     assert proposal is not None
     assert proposal.index == whole[12]
     assert found_after(candidates, values, 20, seed=4) != whole
@@ -124,12 +124,12 @@ def test_proposals_depend_on_the_seed_and_on_what_was_told() -> None:
 def test_running_and_failed_candidates_are_not_proposed_again() -> None:
     candidates, _ = problem(workloads=1, variants=8)
     count = len(candidates.points)
-    proposer = Proposer(candidates, 0)
+    acquisition = HypervolumeAcquisition(candidates, 0)
     running, failed = frozenset(range(0, count, 2)), frozenset(range(1, count - 2, 2))
-    proposal = proposer.propose(Told({}, failed, running))
+    proposal = acquisition.propose(Observations({}, failed, running))
     assert proposal is not None
     assert proposal.index == count - 1
-    assert proposer.propose(Told({}, failed | {count - 1}, running)) is None
+    assert acquisition.propose(Observations({}, failed | {count - 1}, running)) is None
 
 
 def test_what_resembles_failures_is_avoided() -> None:
@@ -137,9 +137,9 @@ def test_what_resembles_failures_is_avoided() -> None:
     bad = candidates.points[:, 1] == 2  # where the best would be
     told: dict[int, tuple[float, float]] = {}
     failed: set[int] = set()
-    proposer = Proposer(candidates, 0)
+    acquisition = HypervolumeAcquisition(candidates, 0)
     for _ in range(40):
-        proposal = proposer.propose(Told(told, frozenset(failed)))
+        proposal = acquisition.propose(Observations(told, frozenset(failed)))
         assert proposal is not None
         index = proposal.index
         if bad[index]:
@@ -152,11 +152,11 @@ def test_what_resembles_failures_is_avoided() -> None:
 
 def test_the_expected_gain_shrinks_as_the_fronts_are_found() -> None:
     candidates, values = problem()
-    proposer = Proposer(candidates, 0)
+    acquisition = HypervolumeAcquisition(candidates, 0)
     told: dict[int, tuple[float, float]] = {}
     expected = []
     for _ in range(60):
-        proposal = proposer.propose(Told(told, frozenset()))
+        proposal = acquisition.propose(Observations(told, frozenset()))
         assert proposal is not None
         expected.append(proposal.expected_gain)
         told[proposal.index] = (
@@ -171,9 +171,9 @@ def test_of_very_many_candidates_the_promising_are_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     candidates, values = problem(workloads=6, variants=400)
-    monkeypatch.setattr("studies.samplers.acquisition.MOST_OPEN", 120)
+    monkeypatch.setattr("studies.samplers.acquisition.MOST_SCORED", 120)
     monkeypatch.setattr("studies.samplers.acquisition.MOST_CANDIDATES", 120)
-    monkeypatch.setattr("studies.samplers.acquisition.MOST_SCANNED", 1200)
+    monkeypatch.setattr("studies.samplers.acquisition.MOST_SHORTLISTED_FROM", 1200)
     order = found_after(candidates, values, 60, seed=0)
     assert len(set(order)) == 60
     found = 0.0
@@ -187,15 +187,18 @@ def test_of_very_many_candidates_the_promising_are_looked_at(
 
 def test_proposals_are_computed_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     candidates, _ = problem(workloads=2, variants=20)
-    usual, threads = Proposer._rank, []
+    usual, threads = HypervolumeAcquisition._rank, []
 
-    def rank(self: Proposer, told: Told) -> object:
+    def rank(self: HypervolumeAcquisition, told: Observations) -> object:
         threads.append({p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"})
         return usual(self, told)
 
-    monkeypatch.setattr(Proposer, "_rank", rank)
+    monkeypatch.setattr(HypervolumeAcquisition, "_rank", rank)
     with threadpool_limits(2, "blas"):
-        assert Proposer(candidates, 0).propose(Told({}, frozenset())) is not None
+        assert (
+            HypervolumeAcquisition(candidates, 0).propose(Observations({}, frozenset()))
+            is not None
+        )
         after = {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}
     assert threads == [{1}]
     assert after == {2}
@@ -209,8 +212,8 @@ def test_one_surprise_does_not_make_the_rest_uncertain() -> None:
     deviations = []
     for values in (truth, surprised):
         surrogate = Surrogate(AXES)
-        surrogate.learn(grid[::2], values[::2])
-        surrogate.fit(grid[::2], values[::2])
+        surrogate.fit_hyperparameters(grid[::2], values[::2])
+        surrogate.condition(grid[::2], values[::2])
         deviations.append(float(np.median(surrogate.predict(grid[1::2])[1])))
     assert deviations[1] < 0.5
 
@@ -225,5 +228,9 @@ def test_distances_by_matrix_products_are_the_sums_of_distances(seed: int) -> No
     summed = sum(
         weight * few.distance(axis, points[:7], points) for axis, weight in enumerate(weights)
     )
-    np.testing.assert_allclose(few.unlike(weights, points[:7], points), summed, atol=1e-12)
-    np.testing.assert_allclose(axes.unlike(weights, points[:7], points), summed, atol=1e-12)
+    np.testing.assert_allclose(
+        few.weighted_distance(weights, points[:7], points), summed, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        axes.weighted_distance(weights, points[:7], points), summed, atol=1e-12
+    )

@@ -179,7 +179,7 @@ def test_what_a_sweep_recorded_can_be_replayed(tmp_path: Path) -> None:
     assert recorded.unknown == ()
     assert len(recorded.catalogue) == of.survey.size  # the defaults are no rows of the space
     recorded_by_key = {e.configuration.key: e for e in recorded.evaluations}
-    for trial in results.told:
+    for trial in results.trials:
         again = recorded_by_key[trial.evaluation.configuration.key]
         assert again.outcome is trial.evaluation.outcome
         assert again.latency_ms == trial.evaluation.latency_ms

@@ -20,13 +20,14 @@ from studies.numerics.gp import Surrogate
 from studies.replay.durations import Durations, durations_of
 from studies.replay.replay import Scorer, replay, study_of
 from studies.replay.scaling import Course, course_of, scaling_of, speed_ups
-from studies.replay.simulation import Finished, replay_in_virtual_time
+from studies.replay.simulation import SimulatedTrial, replay_in_virtual_time
 from studies.replay.table import RecordedTable, read_table
-from studies.samplers.observations import Told
+from studies.samplers.observations import Observations
 from studies.samplers.ordered import OrderedSampler
 from studies.samplers.samplers import SAMPLERS
 from studies.space.catalogue import Catalogue
-from studies.study.study import Unit, ask, tell
+from studies.study.baseline import Baseline
+from studies.study.trials import ask, tell
 from tests.recorded_tables import with_columns
 from variants.device import DEVICE_PROFILES
 
@@ -55,7 +56,7 @@ def searched(
     sampler: str = "goldilocks",
     clock: Callable[[], float] = free,
     seed: int = 0,
-) -> list[Finished]:
+) -> list[SimulatedTrial]:
     return list(
         replay_in_virtual_time(
             recorded, durations, sampler, seed, workers, trials, H100, clock=clock
@@ -73,7 +74,7 @@ def test_one_worker_is_the_search_as_it_was(table: Path, sampler: str) -> None:
         index = recorded.catalogue.find(trial.params)
         assert index is not None
         assert recorded.evaluations[index] is one.evaluation
-        tell(study, trial, one.evaluation, Unit(1.0, 1.0, True))
+        tell(study, trial, one.evaluation, Baseline(1.0, 1.0, True))
     scores = Scorer(recorded).history(one.evaluation for one in finished)
     for score in replay(recorded, sampler, 0, (1, 10, 30), H100):
         assert scores[score.trials - 1] == score.dispatch
@@ -139,7 +140,9 @@ def test_asks_see_what_was_told_and_what_is_running(
     seen: list[tuple[int, int]] = []
     choose = OrderedSampler.choose
 
-    def watched(self: OrderedSampler, study: optuna.Study, trial: FrozenTrial, told: Told) -> int:
+    def watched(
+        self: OrderedSampler, study: optuna.Study, trial: FrozenTrial, told: Observations
+    ) -> int:
         seen.append((len(told.failed | told.values.keys()), len(told.running)))
         return choose(self, study, trial, told)
 

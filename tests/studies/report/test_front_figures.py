@@ -7,6 +7,7 @@ from optuna.storages import BaseStorage
 
 from studies.report.front_figures import FRONT_PLOT_ID, front_figure, front_points, save_plots
 from studies.results.results import read_results
+from studies.storage.optuna_internals import stored_system_attributes
 from tests.studies.session.test_session import run, session
 
 
@@ -38,7 +39,7 @@ def test_figure_is_saved_where_the_dashboard_looks(storage: BaseStorage) -> None
     run(of, 12)
     results = read_results(of.study)
     save_plots(of.study, results)
-    stored = json.dumps(of.study._storage.get_study_system_attrs(of.study._study_id))
+    stored = json.dumps(stored_system_attributes(of.study))
     assert FRONT_PLOT_ID in stored
     figure = front_figure(results).to_plotly_json()
     assert figure["layout"]["xaxis"]["type"] == "log"

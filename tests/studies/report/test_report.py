@@ -118,7 +118,7 @@ def test_every_trial_and_default_is_on_the_page_with_its_numbers(storage: BaseSt
     points = {point["trial"]: point for point in data["trials"] if point["trial"] is not None}
     assert sorted(points) == list(range(30))
     assert len(data["trials"]) - 30 == len(results.workloads)
-    for told in results.told:
+    for told in results.trials:
         point, evaluation = points[told.number], told.evaluation
         assert point["outcome"] == evaluation.outcome.value
         assert point.get("latency") == evaluation.latency_ms
@@ -145,7 +145,7 @@ def test_tables_show_the_front_the_winners_and_what_is_missing(storage: BaseStor
         missing = sum(count for _, count, _ in section.missing)
         mine = [
             told
-            for told in results.told
+            for told in results.trials
             if told.evaluation.configuration.workload == result.workload
         ]
         measured = {c.number for c in result.measured if c.number is not None}

@@ -18,7 +18,7 @@ from studies.results.command import in_lines, run_command
 from studies.results.convergence import hypervolume_history
 from studies.results.results import read_results
 from studies.results.summary import summary
-from studies.results.winner_map import zone_maps
+from studies.results.winner_map import winner_maps
 from studies.space.space import SearchSpace
 from tests.fake_bench import FakeBench, measurements
 from tests.studies.session.test_session import run, session
@@ -70,7 +70,7 @@ def test_the_sentence_of_several_workloads_takes_the_geometric_mean(
     run(of, 24)
     results = read_results(of.study)
     ratios = [
-        r.winners["balanced"].candidate.latency / r.unit.latency_ms for r in results.workloads
+        r.winners["balanced"].candidate.latency / r.baseline.latency_ms for r in results.workloads
     ]
     gain = math.exp(-sum(map(math.log, ratios)) / len(ratios))
     assert f"all {len(ratios)} workloads" in summary(results)
@@ -99,7 +99,7 @@ def test_history_of_known_numbers(storage: BaseStorage) -> None:
     run(of, of.survey.size)
     results = read_results(of.study)
     first = next(
-        t.number for t in results.told if t.evaluation.configuration.variant.backend == "flash"
+        t.number for t in results.trials if t.evaluation.configuration.variant.backend == "flash"
     )
     history = hypervolume_history(results)
     margin = 0.05
@@ -116,7 +116,7 @@ def test_the_map_lays_out_batch_and_seq_len_for_each_score_mod(storage: BaseStor
     of = session(storage, axes=axes)
     run(of, 1)
     results = read_results(of.study)
-    maps = zone_maps(results)
+    maps = winner_maps(results)
     assert [one.title for one in maps] == ["score_mod none", "score_mod alibi"]
     for one in maps:
         assert (one.rows, one.columns) == (("1", "4"), ("512", "1024", "2048"))
@@ -135,7 +135,7 @@ def test_the_map_of_one_length_puts_the_other_axes_in_columns(storage: BaseStora
     axes = {"batch": (1, 4), "seq_len": (512,), "score_mod": ("none", "alibi")}
     of = session(storage, axes=axes)
     run(of, 1)
-    (one,) = zone_maps(read_results(of.study))
+    (one,) = winner_maps(read_results(of.study))
     assert (one.row_axis, one.column_axis) == ("batch", "score_mod")
     assert (one.rows, one.columns) == (("1", "4"), ("none", "alibi"))
 

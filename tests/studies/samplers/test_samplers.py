@@ -14,12 +14,12 @@ from optuna.storages import BaseStorage
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 from optuna.trial import Trial, TrialState
 
-from studies.samplers.base import PROBES
 from studies.samplers.ordered import ORDERS
 from studies.samplers.samplers import SAMPLERS, make_sampler
 from studies.space.catalogue import Catalogue, encode
 from studies.space.space import SpaceExhausted
-from studies.study.study import ask
+from studies.study.attributes import PROBES
+from studies.study.trials import ask
 
 # Two workloads; `size` means nothing where `kind` is "a".
 CHOICES = {"batch": (1, 8), "kind": ("a", "b", "c"), "size": (1, 2, 4), "mode": ("x", "y")}
@@ -145,12 +145,12 @@ def test_a_trial_that_is_being_named_elsewhere_is_found_once_it_is(storage: Base
     study.enqueue_trial(params)
     trial = study.ask()
     for name in params:
-        assert sampler.told(study).running == frozenset()
+        assert sampler.observations(study).running == frozenset()
         trial.suggest_categorical(name, CHOICES[name])  # type: ignore[arg-type]
     index = catalogue().find(params)
-    assert sampler.told(study).running == {index}
+    assert sampler.observations(study).running == {index}
     study.tell(trial, [16.0, 4.0])
-    told = sampler.told(study)
+    told = sampler.observations(study)
     assert told.running == frozenset()
     assert told.values.keys() == {index}
 

@@ -13,7 +13,7 @@ from studies.numerics.gp import Axes
 from studies.sensitivity.effects import Known, Share, shares, widening_of
 from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
-from studies.sensitivity.quality import Quality, judge
+from studies.sensitivity.quality import Quality, surrogate_quality
 
 Codes = NDArray[np.int64]
 
@@ -95,8 +95,8 @@ def search(case: str, seed: int, *, probes: int = 40, chosen: int = 80) -> Found
     axes = Axes.of(points, [True] * codes.shape[1])
     grid = Grid(points, axes, np.zeros(codes.shape[1], dtype=bool))
     field = Field(points, axes, grid, None)
-    quality = judge(field, known, values, order[:probes], len(codes), rng)
-    posterior = Posterior(field, known, values, field.learn(known, values))
+    quality = surrogate_quality(field, known, values, order[:probes], len(codes), rng)
+    posterior = Posterior(field, known, values, field.fit_hyperparameters(known, values))
     widening = widening_of(quality.surprise, max(quality.probes, 1), 64, rng)
     found = Known(posterior.mean(), posterior.deviations(64, rng), widening)
     population = Population(codes)

@@ -24,7 +24,9 @@ from studies.sensitivity.figures import PLOT_ID, figures, write_html
 from studies.sensitivity.importances import optuna_importances
 from studies.sensitivity.report import SensitivityReport, as_rows
 from studies.sensitivity.zone import find_zone
-from studies.study.study import load_study, open_storage, told
+from studies.storage.optuna_internals import stored_system_attributes
+from studies.study.study import load_study, open_storage
+from studies.study.trials import finished_trials
 from tests.fake_bench import FakeBench, measurements
 from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration
@@ -170,7 +172,9 @@ def test_trials_that_an_optimizer_chose_are_refused(url: str) -> None:
 
 def test_pairs_are_trials_that_differ_in_the_choice_alone(url: str) -> None:
     read = evidence(url, "optimizer")
-    by_number = {trial.number: trial.evaluation for trial in told(load(url, "optimizer"))}
+    by_number = {
+        trial.number: trial.evaluation for trial in finished_trials(load(url, "optimizer"))
+    }
     checked = 0
     for change in analyse(read).objectives[LATENCY].changes:
         ratios = []
@@ -214,8 +218,8 @@ def near(point: tuple[float, float], front: list[tuple[float, float]], tolerance
 
 def fronts(read: Evidence) -> dict[int, list[tuple[float, float]]]:
     found = {number: [read.defaults[number]] for number in range(len(read.workloads))}
-    for index in read.told.values.keys() - read.told.failed:
-        found[int(read.catalogue.workloads[index])].append(read.told.values[index])
+    for index in read.observations.values.keys() - read.observations.failed:
+        found[int(read.catalogue.workloads[index])].append(read.observations.values[index])
     return {number: brute_force_front(points) for number, points in found.items()}
 
 
@@ -223,13 +227,13 @@ def fronts(read: Evidence) -> dict[int, list[tuple[float, float]]]:
 def test_the_zone_is_what_brute_force_says(url: str, tolerance: float) -> None:
     read = evidence(url, "failing")
     zone = find_zone(read, analyse(read), tolerance)
-    outcomes = {t.number: t.evaluation.outcome for t in told(load(url, "failing"))}
+    outcomes = {t.number: t.evaluation.outcome for t in finished_trials(load(url, "failing"))}
     of_workload = fronts(read)
     inside: set[int] = set()
     for number, of in enumerate(zone.workloads):
         mine = {
             read.numbers[index]
-            for index, point in read.told.values.items()
+            for index, point in read.observations.values.items()
             if read.catalogue.workloads[index] == number
             and outcomes[read.numbers[index]] is Outcome.MEASURED
             and near(point, of_workload[number], tolerance)
@@ -251,8 +255,8 @@ def test_a_wider_zone_holds_the_narrower_and_what_is_expected_comes_true(url: st
     swept, of_workload = evidence(url, "swept"), fronts(read)
     truth = sum(
         near(point, of_workload[int(read.catalogue.workloads[index])], 0.5)
-        for index, point in swept.told.values.items()  # of the same catalogue
-        if index not in read.told.tried
+        for index, point in swept.observations.values.items()  # of the same catalogue
+        if index not in read.observations.tried
     )
     assert wide.part.expected is not None
     assert wide.part.expected.value == pytest.approx(truth, rel=0.35)
@@ -294,7 +298,7 @@ def test_figures_are_one_page_and_stored_for_the_dashboard(
     assert "<script src=" not in text
     assert text.count("Plotly.newPlot(") >= 4
     study = load(url, "probes")
-    stored = json.dumps(study._storage.get_study_system_attrs(study._study_id))
+    stored = json.dumps(stored_system_attributes(study))
     for name in ("effects", "interactions", "numbers", "zone"):
         assert PLOT_ID + name in stored
 

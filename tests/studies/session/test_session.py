@@ -21,31 +21,23 @@ from objectives.schema.limits import Limits
 from search.choices import choices_from_toml
 from studies.results.results import as_table, read_results
 from studies.samplers.acquisition import Proposal
-from studies.samplers.base import JointSampler
-from studies.samplers.goldilocks import SurrogateSampler
-from studies.samplers.observations import Told
-from studies.samplers.optuna_samplers import STOCK
+from studies.samplers.base import CatalogueSampler
+from studies.samplers.goldilocks import GoldilocksSampler
+from studies.samplers.observations import Observations
+from studies.samplers.optuna_samplers import OPTUNA_SAMPLERS
 from studies.samplers.ordered import ORDERS
 from studies.samplers.samplers import OWN, SAMPLERS
-from studies.session.post import Post
 from studies.session.session import LIKELY, Session, TrialLostError
+from studies.session.worker_pool import Worker
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.presets import preset_path
 from studies.space.space import SearchSpace, SpaceExhausted, Survey, fill_defaults, survey
 from studies.storage.owner import this_process
+from studies.study.attributes import ABANDONED, EVALUATION, OWNER, StudyError
+from studies.study.baseline import Baseline
 from studies.study.opening import open_study
-from studies.study.study import (
-    ABANDONED,
-    EVALUATION,
-    OWNER,
-    Plan,
-    StudyError,
-    Unit,
-    abandon,
-    ask,
-    tell,
-    told,
-)
+from studies.study.plan import Plan
+from studies.study.trials import abandon, ask, finished_trials, tell
 from tests.fake_bench import FakeBench
 from variants.axes import Choice
 from variants.configuration import Configuration
@@ -85,7 +77,7 @@ def memory() -> BaseStorage:
 
 
 def run(of: Session, trials: int) -> list[str]:
-    list(of.measure_defaults())
+    list(of.baselines.measure_missing())
     return [of.trial().configuration.key for _ in range(trials)]
 
 
@@ -105,7 +97,7 @@ def test_all_proposals_are_possible_new_and_fair_to_workloads(
     by_workload = Counter(key.split(" ")[0] for key in keys)
     if sampler != "sweep":  # which takes one workload after the other
         assert len(by_workload) == len(of.survey.workloads)
-    if sampler in STOCK:  # goldilocks spends its trials where there is something to gain
+    if sampler in OPTUNA_SAMPLERS:  # goldilocks spends its trials where there is something to gain
         assert max(by_workload.values()) - min(by_workload.values()) <= 1
     states = Counter(trial.state for trial in of.study.trials)
     assert states == {TrialState.COMPLETE: 60}  # no rejected trial is stored
@@ -156,42 +148,42 @@ def test_looking_ahead_sees_what_comes_and_changes_nothing(
         assert met >= 8
 
 
-def counted(of: Session, monkeypatch: pytest.MonkeyPatch) -> list[Told]:
+def counted(of: Session, monkeypatch: pytest.MonkeyPatch) -> list[Observations]:
     """Return what proposals are made from, from now on."""
-    sampler, made = of.study.sampler, list[Told]()
-    assert isinstance(sampler, SurrogateSampler)
-    propose = sampler.proposer.propose
+    sampler, made = of.study.sampler, list[Observations]()
+    assert isinstance(sampler, GoldilocksSampler)
+    propose = sampler.acquisition.propose
 
-    def counting(told: Told) -> Proposal | None:
+    def counting(told: Observations) -> Proposal | None:
         made.append(told)
         return propose(told)
 
-    monkeypatch.setattr(sampler.proposer, "propose", counting)
+    monkeypatch.setattr(sampler.acquisition, "propose", counting)
     return made
 
 
 @pytest.fixture
 def asked_ahead(
     memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Session, JointSampler, list[Told]]:
+) -> tuple[Session, CatalogueSampler, list[Observations]]:
     """A session of some trials, its sampler, and what proposals are made from, from now on."""
     of = session(memory, sampler=OWN)
     run(of, 4)
-    assert isinstance(of.study.sampler, JointSampler)
+    assert isinstance(of.study.sampler, CatalogueSampler)
     return of, of.study.sampler, counted(of, monkeypatch)
 
 
 def finish(of: Session, trial: Trial) -> None:
     found = FakeBench().evaluate(of.plan.space.configuration(trial.params))
-    tell(of.study, trial, found, Unit(1.0, 1.0, True))
+    tell(of.study, trial, found, Baseline(1.0, 1.0, True))
 
 
 def test_a_proposal_that_was_made_ahead_is_the_next_one(
-    asked_ahead: tuple[Session, JointSampler, list[Told]],
+    asked_ahead: tuple[Session, CatalogueSampler, list[Observations]],
 ) -> None:
     of, sampler, made = asked_ahead
     running = ask(of.study)
-    sampler.think_ahead(of.study)
+    sampler.propose_ahead(of.study)
     assert len(made) == 2
     measured = sampler.catalogue.find(running.params)
     assert made[1].running == {measured}
@@ -206,10 +198,10 @@ def test_a_proposal_that_was_made_ahead_is_the_next_one(
 
 
 def test_a_proposal_that_was_made_ahead_is_dropped_where_others_asked_since(
-    memory: BaseStorage, asked_ahead: tuple[Session, JointSampler, list[Told]]
+    memory: BaseStorage, asked_ahead: tuple[Session, CatalogueSampler, list[Observations]]
 ) -> None:
     of, sampler, made = asked_ahead
-    sampler.think_ahead(of.study)
+    sampler.propose_ahead(of.study)
     other = ask(session(memory, sampler=OWN).study)  # in another process: it takes the same
     assert len(made) == 1
     mine = ask(of.study)
@@ -217,30 +209,30 @@ def test_a_proposal_that_was_made_ahead_is_dropped_where_others_asked_since(
     assert mine.params != other.params
 
 
-def test_nothing_is_thought_ahead_where_nothing_is_left(memory: BaseStorage) -> None:
+def test_nothing_is_next_proposal_ahead_where_nothing_is_left(memory: BaseStorage) -> None:
     of = session(memory, axes={**SMALL, "backend": ("flash",), "batch": (1,)}, sampler=OWN)
     run(of, of.survey.size)
     sampler = of.study.sampler
-    assert isinstance(sampler, JointSampler)
-    sampler.think_ahead(of.study)
+    assert isinstance(sampler, CatalogueSampler)
+    sampler.propose_ahead(of.study)
     with pytest.raises(SpaceExhausted):
         of.trial()
 
 
-@pytest.mark.parametrize("posts", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_several_posts_have_the_next_proposal_made_while_they_measure(
-    memory: BaseStorage, posts: int, monkeypatch: pytest.MonkeyPatch
+    memory: BaseStorage, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = session(memory, sampler=OWN)
     run(of, 4)
-    of.posts += [Post(FakeBench(), f"gpu{number}") for number in range(1, posts)]
+    of.workers += [Worker(FakeBench(), f"gpu{number}") for number in range(1, workers)]
     made = counted(of, monkeypatch)
     during: list[int] = []
     evaluate = of.bench.evaluate
 
     def slowly(configuration: Configuration) -> Evaluation:
         end = time.monotonic() + 20
-        while posts > 1 and not (of._thought and of._thought.done()):
+        while workers > 1 and not (of._next_proposal and of._next_proposal.done()):
             assert time.monotonic() < end
             time.sleep(0.001)
         during.append(len(made))
@@ -248,27 +240,27 @@ def test_several_posts_have_the_next_proposal_made_while_they_measure(
 
     monkeypatch.setattr(of.bench, "evaluate", slowly)
     of.trial()
-    assert during == [posts]  # its own, and the next
+    assert during == [workers]  # its own, and the next
     of.trial()
-    assert during == [posts, posts + 1]
+    assert during == [workers, workers + 1]
 
 
 def test_what_goes_wrong_while_the_next_proposal_is_made_is_not_lost(
     memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = session(memory, sampler=OWN)
-    of.posts.append(Post(FakeBench(), "gpu1"))
+    of.workers.append(Worker(FakeBench(), "gpu1"))
     errors: list[Exception] = [StorageInternalError("away for a moment"), KeyError("a mistake")]
 
     def fail(study: optuna.Study) -> None:
         raise errors.pop(0)
 
-    monkeypatch.setattr(of._sampler, "think_ahead", fail)
+    monkeypatch.setattr(of._sampler, "propose_ahead", fail)
     run(of, 1)
 
     def settled() -> None:
-        assert of._thought is not None
-        wait([of._thought])
+        assert of._next_proposal is not None
+        wait([of._next_proposal])
 
     settled()
     of.trial()  # whoever asks finds out what the database does
@@ -303,7 +295,9 @@ def test_axes_that_are_inactive_here_and_active_there_are_searched(
     of = session(memory, axes={**axes, "kv_heads": (4, 16)}, sampler=sampler)
     keys = run(of, 60)
     assert len(set(keys)) == 60
-    read = [Configuration.model_validate(c.evaluation.configuration) for c in told(of.study)]
+    read = [
+        Configuration.model_validate(c.evaluation.configuration) for c in finished_trials(of.study)
+    ]
     assert {c.key for c in read} == set(keys)
     if sampler not in ("sweep", "recipe"):  # which have not come to what is elaborate
         assert {None, "same", "int8"} <= {c.variant.kv_dtype for c in read}
@@ -317,7 +311,7 @@ def test_other_seeds_propose_otherwise(memory: BaseStorage) -> None:
 
 
 def test_tpe_learns_from_failures_as_pruned(memory: BaseStorage) -> None:
-    # One backend of six always runs out of memory. Told as FAIL, TPE would seek it out.
+    # One backend of six always runs out of memory. Observations as FAIL, TPE would seek it out.
     bench = FakeBench(fails={"math": Outcome.OUT_OF_MEMORY})
     of = session(memory, bench, axes={"seq_len": (512, 1024, 2048, 4096)})
     run(of, 120)
@@ -347,15 +341,18 @@ def test_objectives_are_ratios_to_the_default_of_their_workload(storage: BaseSto
     run(of, 8)
     assert of.study.metric_names == ["peak_memory_vs_default", "latency_vs_default"]
     results = read_results(of.study)
-    units = {result.workload.key: result.unit for result in results.workloads}
-    for trial, record in zip(of.study.trials, told(of.study), strict=True):
-        measured, unit = record.evaluation, units[record.evaluation.configuration.workload.key]
+    baselines = {result.workload.key: result.baseline for result in results.workloads}
+    for trial, record in zip(of.study.trials, finished_trials(of.study), strict=True):
+        measured, baseline = (
+            record.evaluation,
+            baselines[record.evaluation.configuration.workload.key],
+        )
         assert measured.peak_memory_mib is not None
         assert measured.latency_ms is not None
         assert trial.values == pytest.approx(
             [
-                measured.peak_memory_mib / unit.peak_memory_mib,
-                measured.latency_ms / unit.latency_ms,
+                measured.peak_memory_mib / baseline.peak_memory_mib,
+                measured.latency_ms / baseline.latency_ms,
             ]
         )
 
@@ -364,17 +361,17 @@ def test_one_workload_is_told_raw(storage: BaseStorage) -> None:
     of = session(storage, axes={"batch": (1,), "seq_len": (512,), "score_mod": ("none",)})
     run(of, 3)
     assert of.study.metric_names == ["peak_memory_mib", "latency_ms"]
-    evaluation = next(told(of.study)).evaluation
+    evaluation = next(finished_trials(of.study)).evaluation
     assert of.study.trials[0].values == [evaluation.peak_memory_mib, evaluation.latency_ms]
 
 
 def test_a_failed_default_is_replaced_by_its_roofline(storage: BaseStorage) -> None:
     of = session(storage, FakeBench(fails={"auto": Outcome.OUT_OF_MEMORY}))
     run(of, 8)
-    units = {r.workload.score_mod: r.unit for r in read_results(of.study).workloads}
-    assert not units["none"].measured
-    assert units["none"].latency_ms > 0
-    assert units["softcap:50"].measured  # its default is the written-out attention
+    baselines = {r.workload.score_mod: r.baseline for r in read_results(of.study).workloads}
+    assert not baselines["none"].measured
+    assert baselines["none"].latency_ms > 0
+    assert baselines["softcap:50"].measured  # its default is the written-out attention
 
 
 class Died(BaseException):
@@ -393,7 +390,7 @@ def test_an_interrupt_abandons_the_trial_in_flight_alone(storage: BaseStorage) -
     of = session(storage, DyingBench())
     with pytest.raises(Died):
         run(of, 20)
-    done = [record.evaluation.configuration.key for record in told(of.study)]
+    done = [record.evaluation.configuration.key for record in finished_trials(of.study)]
     assert of.study.trials[-1].state is TrialState.FAIL
     assert of.study.trials[-1].user_attrs[ABANDONED] == "interrupted"
     again = session(storage)
@@ -436,7 +433,7 @@ def test_a_trial_that_is_told_while_it_is_given_up_is_one_of_the_two(
     memory: BaseStorage, monkeypatch: pytest.MonkeyPatch, told_first: bool
 ) -> None:
     of = session(memory)
-    list(of.measure_defaults())
+    list(of.baselines.measure_missing())
     trial = ask(of.study)
     evaluation = of.bench.evaluate(of.plan.space.configuration(trial.params))
     whole: Callable[..., object] = optuna.Study.tell
@@ -452,12 +449,12 @@ def test_a_trial_that_is_told_while_it_is_given_up_is_one_of_the_two(
             return
         # The reason why it was given up is written, and the state is not.
         if told_first:
-            tell(study, trial, evaluation, Unit(1.0, 1.0, True))
+            tell(study, trial, evaluation, Baseline(1.0, 1.0, True))
             own()
             return
         givings_up.append(own)
         with pytest.raises(UpdateFinishedTrialError):
-            tell(study, trial, evaluation, Unit(1.0, 1.0, True))
+            tell(study, trial, evaluation, Baseline(1.0, 1.0, True))
 
     monkeypatch.setattr(optuna.Study, "tell", finish)
     with pytest.raises(UpdateFinishedTrialError) if told_first else nullcontext():
@@ -467,14 +464,14 @@ def test_a_trial_that_is_told_while_it_is_given_up_is_one_of_the_two(
     assert found.user_attrs["outcome"] == evaluation.outcome
     assert found.user_attrs[ABANDONED] == "it was silent"
     results = read_results(of.study)
-    assert (len(results.told), results.abandoned) == ((1, 0) if told_first else (0, 1))
+    assert (len(results.trials), results.abandoned) == ((1, 0) if told_first else (0, 1))
 
 
 def test_what_others_told_for_a_process_is_not_lost_and_what_they_gave_up_is(
     memory: BaseStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = session(memory)
-    list(of.measure_defaults())
+    list(of.baselines.measure_missing())
 
     def others_first(others: Callable[..., None], *args: Any) -> None:
         others(*args)
@@ -482,7 +479,7 @@ def test_what_others_told_for_a_process_is_not_lost_and_what_they_gave_up_is(
 
     monkeypatch.setattr("studies.session.session.tell", functools.partial(others_first, tell))
     found = of.trial()
-    assert [trial.evaluation for trial in told(of.study)] == [found]
+    assert [trial.evaluation for trial in finished_trials(of.study)] == [found]
 
     def give_up(study: optuna.Study, trial: Trial, *rest: object) -> None:
         abandon(study, trial, "it was silent")
@@ -490,7 +487,7 @@ def test_what_others_told_for_a_process_is_not_lost_and_what_they_gave_up_is(
     monkeypatch.setattr("studies.session.session.tell", functools.partial(others_first, give_up))
     with pytest.raises(TrialLostError, match="trial 1 was given up by others"):
         of.trial()
-    assert len(list(told(of.study))) == 1
+    assert len(list(finished_trials(of.study))) == 1
 
 
 def test_resume_refuses_another_plan_or_environment_by_name(storage: BaseStorage) -> None:
@@ -535,7 +532,7 @@ def test_probes_are_added_on_request(storage: BaseStorage) -> None:
     of = session(storage, sampler="tpe")
     run(of, 5)
     sampler = of.study.sampler
-    assert isinstance(sampler, JointSampler)
+    assert isinstance(sampler, CatalogueSampler)
     order = sampler.probe_order.tolist()
     needed = of.add_probes(6)
     run(of, needed)

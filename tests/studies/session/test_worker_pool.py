@@ -9,8 +9,7 @@ from typing import cast
 import pytest
 
 from objectives.trial.bench import Bench
-from studies.session.post import Post
-from studies.session.worker_pool import Crew
+from studies.session.worker_pool import Worker, WorkerPool
 
 
 class Interruptible:
@@ -25,86 +24,86 @@ class Interruptible:
         self.interrupted.set()
 
 
-def posts(count: int) -> list[Post]:
-    """Give posts without devices."""
-    return [Post(cast(Bench, Interruptible()), name=f"post{i}") for i in range(count)]
+def workers(count: int) -> list[Worker]:
+    """Give workers without devices."""
+    return [Worker(cast(Bench, Interruptible()), name=f"worker{i}") for i in range(count)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.timeout(30)
 def test_everything_that_posts_find_is_heard_even_nothing(count: int) -> None:
-    crew = posts(count)
+    team = workers(count)
 
-    def work(post: Post) -> Iterator[int | None]:
+    def work(worker: Worker) -> Iterator[int | None]:
         yield None
-        yield crew.index(post)
+        yield team.index(worker)
         yield None
 
-    heard = [(post.name, found) for post, found in Crew(crew, work)]
+    heard = [(worker.name, found) for worker, found in WorkerPool(team, work)]
     assert sorted(heard, key=str) == sorted(
-        [(f"post{i}", found) for i in range(count) for found in (None, i, None)], key=str
+        [(f"worker{i}", found) for i in range(count) for found in (None, i, None)], key=str
     )
 
 
 @pytest.mark.timeout(30)
 def test_one_that_fails_ends_alone() -> None:
-    good, bad = crew = posts(2)
+    good, bad = team = workers(2)
 
-    def work(post: Post) -> Iterator[int]:
+    def work(worker: Worker) -> Iterator[int]:
         yield 1
-        if post is bad:
+        if worker is bad:
             raise ValueError("broken")
         yield 2
 
-    heard = list(Crew(crew, work))
-    assert [found for post, found in heard if post is good] == [1, 2]
-    assert [str(found) for post, found in heard if post is bad] == ["1", "broken"]
+    heard = list(WorkerPool(team, work))
+    assert [found for worker, found in heard if worker is good] == [1, 2]
+    assert [str(found) for worker, found in heard if worker is bad] == ["1", "broken"]
 
 
 @pytest.mark.timeout(30)
 def test_what_is_no_error_reaches_whoever_listens_and_interrupts_the_others() -> None:
-    first, second = crew = posts(2)
+    first, second = team = workers(2)
 
-    def work(post: Post) -> Iterator[int]:
-        if post is first:
+    def work(worker: Worker) -> Iterator[int]:
+        if worker is first:
             raise KeyboardInterrupt
         yield 1
-        assert cast(Interruptible, post.bench).interrupted.wait(20)
+        assert cast(Interruptible, worker.bench).interrupted.wait(20)
         yield 2
 
     with pytest.raises(KeyboardInterrupt):
-        list(Crew(crew, work))
+        list(WorkerPool(team, work))
     assert cast(Interruptible, second.bench).interrupted.is_set()
 
 
 @pytest.mark.timeout(30)
 def test_leaving_early_ends_what_is_being_measured() -> None:
-    crew = posts(3)
+    team = workers(3)
     ended: list[str] = []
 
-    def work(post: Post) -> Iterator[int]:
+    def work(worker: Worker) -> Iterator[int]:
         try:
             yield 1
-            assert cast(Interruptible, post.bench).interrupted.wait(20)
+            assert cast(Interruptible, worker.bench).interrupted.wait(20)
             yield 2
             yield 3
         finally:
-            ended.append(post.name)
+            ended.append(worker.name)
 
-    for _ in Crew(crew, work):
+    for _ in WorkerPool(team, work):
         break
-    assert sorted(ended) == ["post0", "post1", "post2"]
+    assert sorted(ended) == ["worker0", "worker1", "worker2"]
 
 
 @pytest.mark.timeout(30)
-def test_a_post_waits_until_what_it_found_has_been_heard() -> None:
-    crew = posts(1)
+def test_a_worker_waits_until_what_it_found_has_been_heard() -> None:
+    team = workers(1)
     found = 0
 
-    def work(post: Post) -> Iterator[int]:
+    def work(worker: Worker) -> Iterator[int]:
         nonlocal found
         for found in range(1, 4):  # noqa: UP028 - what is found is looked at
             yield found
 
-    for _, heard in Crew(crew, work):
+    for _, heard in WorkerPool(team, work):
         assert heard == found

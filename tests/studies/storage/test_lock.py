@@ -1,4 +1,4 @@
-"""The claim lock between processes, of which some are paused while they hold what others need."""
+"""The study lock between processes, of which some are paused while they hold what others need."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
-from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 import studies.storage.database
 import studies.storage.lock
 from studies.session.session import PAUSED, Session
-from studies.storage.database import engine_of, uncut, was_cut_off
-from studies.storage.lock import ClaimLock, ClaimLostError
-from studies.study.study import ABANDONED, ask, open_storage, recover, tell
+from studies.storage.database import is_disconnect, retry_on_disconnect
+from studies.storage.lock import LockLostError, StudyLock
+from studies.storage.optuna_internals import engine_of, storage_of
+from studies.study.attributes import ABANDONED
+from studies.study.study import open_storage
+from studies.study.trials import ask, recover, tell
 from tests.studies.session.test_session import session
 
 SILENCE_S = 1
@@ -32,7 +34,7 @@ SILENCE_S = 1
 @pytest.fixture
 def url(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(studies.storage.lock, "WAIT_S", float(SILENCE_S))
-    monkeypatch.setattr(studies.storage.database, "LEASE_S", SILENCE_S)
+    monkeypatch.setattr(studies.storage.database, "GRACE_PERIOD_S", SILENCE_S)
     monkeypatch.setattr(studies.storage.database, "HEARTBEAT_S", 1)
     return postgres_url
 
@@ -43,7 +45,7 @@ def joins(url: str) -> Session:
 
 
 def engine(of: Session) -> sqlalchemy.Engine:
-    found = engine_of(of.study._storage)
+    found = engine_of(storage_of(of.study))
     assert found is not None
     return found
 
@@ -62,7 +64,7 @@ def test_one_waits_for_the_other(
     others: ThreadPoolExecutor,
 ) -> None:
     url = storage_url if database == "sqlite" else request.getfixturevalue("postgres_url")
-    first, second = (ClaimLock(joins(url).study) for _ in range(2))
+    first, second = (StudyLock(joins(url).study) for _ in range(2))
     order, waits = [], threading.Event()
 
     def wait() -> None:
@@ -83,7 +85,7 @@ def test_one_waits_for_the_other(
 def test_a_holder_that_is_silent_loses_the_lock_and_learns_of_it(
     url: str, others: ThreadPoolExecutor
 ) -> None:
-    paused, second = (ClaimLock(joins(url).study) for _ in range(2))
+    paused, second = (StudyLock(joins(url).study) for _ in range(2))
 
     def take() -> None:
         with second.held():
@@ -94,10 +96,10 @@ def test_a_holder_that_is_silent_loses_the_lock_and_learns_of_it(
         if then is not None:
             raise then
 
-    with pytest.raises(ClaimLostError), paused.held():
+    with pytest.raises(LockLostError), paused.held():
         pause()
     # So it does where others made what it was at fail.
-    with pytest.raises(ClaimLostError), paused.held():
+    with pytest.raises(LockLostError), paused.held():
         pause(ValueError())
     with pytest.raises(ValueError, match="own"), paused.held():
         raise ValueError("own")
@@ -110,10 +112,10 @@ def test_who_waits_for_several_in_turns_ends_none_of_them(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(studies.storage.lock, "WAIT_S", 3.0)
-    locks = [ClaimLock(joins(url).study) for _ in range(4)]
+    locks = [StudyLock(joins(url).study) for _ in range(4)]
     held = []
 
-    def hold(lock: ClaimLock) -> None:
+    def hold(lock: StudyLock) -> None:
         with lock.held():
             held.append(lock)
             time.sleep(1.2)
@@ -131,14 +133,14 @@ def test_who_loses_its_connection_while_it_waits_waits_over_another(
     first, second = joins(url), joins(url)
 
     def take() -> str:
-        with ClaimLock(second.study).held():
+        with StudyLock(second.study).held():
             return "taken"
 
     end_who_waits = text(
         "SELECT pg_terminate_backend(pid) FROM pg_locks "
         "WHERE locktype = 'advisory' AND NOT granted"
     )
-    with ClaimLock(first.study).held():
+    with StudyLock(first.study).held():
         taken = others.submit(take)
         with engine(first).connect() as connection:
             while not connection.scalar(end_who_waits):
@@ -155,9 +157,9 @@ def test_who_loses_the_lock_while_it_asks_asks_again(
     others: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(studies.storage.database, "LEASE_S", lease_s)
+    monkeypatch.setattr(studies.storage.database, "GRACE_PERIOD_S", lease_s)
     paused, other = joins(url), joins(url)
-    list(paused.measure_defaults())
+    list(paused.baselines.measure_missing())
     pauses = [lambda: others.submit(other.trial).result(60)]
 
     def ask_slowly(study: optuna.Study, measured_on: str, environment: int) -> optuna.Trial:
@@ -179,14 +181,14 @@ def test_who_is_given_up_while_it_asks_asks_again(
     # A process that was paused between taking the lock and looking at who runs goes on as if it
     # had the lock still. It finds a trial that has no owner yet.
     paused, other = joins(url), joins(url)
-    list(other.measure_defaults())
+    list(other.baselines.measure_missing())
     looks = [lambda running: recover(paused.study, running)]
 
-    def begin_slowly(storage: BaseStorage, trial_id: int) -> None:
+    def begin_slowly(study: optuna.Study, trial: Trial) -> None:
         if looks:
             assert looks.pop()(paused.study.get_trials(states=(TrialState.RUNNING,))) == 1
 
-    monkeypatch.setattr("studies.study.study.lease.begin", begin_slowly)
+    monkeypatch.setattr("studies.study.trials.heartbeat.begin", begin_slowly)
     other.trial()
     assert looks == []
     states = [trial.state for trial in other.study.trials]
@@ -209,17 +211,17 @@ def cut_off(of: Session, meanwhile: Callable[[], object] = lambda: None) -> None
 
 def test_what_is_held_in_a_transaction_is_freed_where_its_process_is_silent(url: str) -> None:
     paused, other = joins(url), joins(url)
-    list(other.measure_defaults())
+    list(other.baselines.measure_missing())
     with pytest.raises(DBAPIError) as raised:
         cut_off(paused, meanwhile=other.trial)
-    assert was_cut_off(raised.value)
+    assert is_disconnect(raised.value)
     assert other.tried() == 1
 
 
 def test_who_only_reads_may_take_longer_than_the_lease(url: str) -> None:
     # As what is read of 100,000 trials does, between two rows.
     of = joins(url)
-    list(of.measure_defaults())
+    list(of.baselines.measure_missing())
     of.trial()
     with engine(of).connect() as connection:
         count = text("SELECT count(*) FROM trials")
@@ -249,7 +251,7 @@ def test_a_trial_that_was_cut_off_while_it_was_told_is_told_again(
     lose: Callable[[Session], None], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = joins(url)
-    list(of.measure_defaults())
+    list(of.baselines.measure_missing())
     pauses = [lambda: lose(of)]
 
     def tell_slowly(*told: Any) -> None:
@@ -265,4 +267,4 @@ def test_a_trial_that_was_cut_off_while_it_was_told_is_told_again(
 def test_a_connection_that_is_lost_again_and_again_is_an_error(url: str) -> None:
     of = joins(url)
     with pytest.raises(DBAPIError):
-        uncut(lambda: terminate(of))
+        retry_on_disconnect(lambda: terminate(of))

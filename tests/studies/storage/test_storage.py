@@ -25,19 +25,11 @@ from studies.storage import database as storage
 from studies.storage import owner
 from studies.storage.database import STORAGE_FAILURES, StorageLostError, failure_text
 from studies.storage.owner import is_dead, this_process
+from studies.study.attributes import ENVIRONMENT, EVALUATION, OWNER, StudyError
 from studies.study.opening import open_study
-from studies.study.study import (
-    DIRECTIONS,
-    ENVIRONMENT,
-    EVALUATION,
-    OWNER,
-    StudyError,
-    ask,
-    environments_of,
-    load_study,
-    open_storage,
-    told,
-)
+from studies.study.plan import environments_of
+from studies.study.study import DIRECTIONS, load_study, open_storage
+from studies.study.trials import ask, finished_trials
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
 
@@ -128,7 +120,7 @@ def test_a_removed_database_is_noticed_and_saved(tmp_path: Path, how: str) -> No
     with pytest.raises(StorageLostError, match=r"study\.db was removed .*/study\.saved-1\.db res"):
         of.trial()
     copy = open_storage(f"sqlite:///{tmp_path / 'study.saved-1.db'}")
-    assert [t.evaluation.configuration.key for t in told(load_study(copy, "s"))] == keys
+    assert [t.evaluation.configuration.key for t in finished_trials(load_study(copy, "s"))] == keys
     run(session(copy, sampler="random"), 3)
 
 
@@ -151,7 +143,7 @@ def test_a_removed_folder_is_noticed_and_its_database_saved(
     with pytest.raises(StorageLostError, match=said):
         of.trial()
     copy = open_storage(f"sqlite:///{elsewhere / 'study.saved-1.db'}")
-    assert [t.evaluation.configuration.key for t in told(load_study(copy, "s"))] == keys
+    assert [t.evaluation.configuration.key for t in finished_trials(load_study(copy, "s"))] == keys
 
 
 def test_a_folder_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
@@ -343,7 +335,7 @@ def test_a_changed_environment_is_refused_or_marked(storage: BaseStorage) -> Non
     # Again the same: nothing differs, nothing is added.
     open_study(storage, "s", plan, other.environment(), new_environment=True)
     assert environments_of(moved.study) == [bench.environment(), other.environment()]
-    assert [trial.environment for trial in told(moved.study)] == [1, 1, 1, 2, 2]
+    assert [trial.environment for trial in finished_trials(moved.study)] == [1, 1, 1, 2, 2]
     results = read_results(moved.study)
     assert results.environment == other.environment()
     assert results.earlier_environments == (bench.environment(),)
@@ -351,6 +343,6 @@ def test_a_changed_environment_is_refused_or_marked(storage: BaseStorage) -> Non
     # Hosts of an environment that was let in come and go; their trials are told apart.
     back = session(storage, bench, sampler="random")
     run(back, 1)
-    assert [trial.environment for trial in told(back.study)] == [1, 1, 1, 2, 2, 1]
+    assert [trial.environment for trial in finished_trials(back.study)] == [1, 1, 1, 2, 2, 1]
     with pytest.raises(StudyError, match=r"device\.name: NVIDIA H200.*\(--new-environment"):
         open_study(storage, "s", plan, FakeBench(profile="a100").environment())

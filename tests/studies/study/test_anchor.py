@@ -16,13 +16,13 @@ from studies.results.summary import notes_of_study
 from studies.study.anchor import (
     EVERY,
     AnchorPoint,
-    Marks,
+    DriftMarks,
     anchor_configuration,
     anchors_of,
     disagreements,
     drifts,
 )
-from studies.study.attributes import has_peaks, peaks_of_study
+from studies.study.device_peaks import has_peaks, peaks_of_study
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration
@@ -71,7 +71,7 @@ def test_an_interval_that_holds_the_median_is_noise_and_a_cpu_has_more_of_it() -
 def test_the_trials_on_both_sides_of_a_drifted_anchor_are_marked() -> None:
     taken = points(1.0, 1.0, 1.2, 1.0, 1.0)
     found = drifts(taken, "cuda")
-    marks = Marks(taken, found)
+    marks = DriftMarks(taken, found)
     marked = [t for t in range(110) if marks.at(t, "") is not None]
     assert marked == list(range(25, 75))
 
@@ -148,18 +148,18 @@ class DriftingBench(FakeBench):
 def test_a_run_anchors_at_first_every_so_often_and_at_last(budget: int, stop: int) -> None:
     bench = FakeBench()
     of = session(InMemoryStorage(), bench, sampler="random")
-    list(of.measure_defaults())
+    list(of.baselines.measure_missing())
     asked = itertools.count()
-    found = list(of.trials(of.posts[0], budget, lambda: next(asked) < stop))
+    found = list(of.trials(of.workers[0], budget, lambda: next(asked) < stop))
     assert len(found) == 2 * EVERY + 5
     assert [point.before_trial for point in anchors_of(of.study)] == [0, 25, 50, 55]
-    assert of.anchor(last=True) is None  # nothing came between
+    assert of.calibration.measure_if_due(last=True) is None  # nothing came between
     anchor = anchor_configuration(of.bench.device()).key
     assert bench.calls.count(anchor) == 4
     assert read_results(of.study).drifts == []
     # A later run begins with an anchor of its own.
     again = session(InMemoryStorage(), bench, sampler="random")
-    again.anchor()
+    again.calibration.measure_if_due()
     assert len(anchors_of(again.study)) == 1
 
 
@@ -167,9 +167,9 @@ def test_marked_trials_are_told_in_the_table() -> None:
     of = session(InMemoryStorage(), DriftingBench(after=58), axes=ONE, sampler="random")
     run(of, 0)
     for _ in range(2 * EVERY + 5):
-        of.anchor()
+        of.calibration.measure_if_due()
         of.trial()
-    of.anchor(last=True)
+    of.calibration.measure_if_due(last=True)
     results = read_results(of.study)
     (drift,) = results.drifts
     assert (drift.before_trial, drift.ratio) == (55, pytest.approx(1.2))
@@ -183,7 +183,7 @@ def test_marked_trials_are_told_in_the_table() -> None:
 def test_an_anchor_that_fails_is_stored_with_its_reason() -> None:
     bench = FakeBench(fails={"flash": Outcome.CRASHED})
     of = session(InMemoryStorage(), bench, axes=ONE)
-    point = of.anchor()
+    point = of.calibration.measure_if_due()
     assert point is not None
     assert (point.value_ms, point.reason) == (None, "as planned")
     assert drifts(anchors_of(of.study), "cuda") == []
@@ -207,7 +207,7 @@ def test_rates_are_measured_once_for_a_study_and_every_trial_is_placed_under_the
     assert has_peaks(of.study)
     assert peaks_of_study(of.study) == FakeBench().peaks()
     results = read_results(of.study)
-    for evaluation in (*results.defaults, *(told.evaluation for told in results.told)):
+    for evaluation in (*results.defaults, *(told.evaluation for told in results.trials)):
         assert evaluation.measurements is not None
         assert evaluation.measurements.roofline is not None
         assert evaluation.measurements.roofline.rates == "measured"
@@ -233,7 +233,7 @@ def test_host_times_of_trials_are_those_of_the_studys_full_speed() -> None:
     assert (table["host_speed"] == speed).all()
     assert table["host_ms"].tolist() == pytest.approx((speed * table["gpu_ms"]).tolist())
     (result,) = read_results(of.study).workloads
-    finals = of.compare_finalists(result)
+    finals = of.retiming.measure(result)
     assert finals is not None
     for one in finals.finalists:  # in turns, which have no yardsticks
         assert one.gpu_ms is not None

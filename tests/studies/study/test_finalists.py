@@ -18,8 +18,8 @@ from studies.report.rows import workload_sections
 from studies.results.front import MOST_FINALISTS, Candidate, finalists, winners
 from studies.results.labels import factor
 from studies.results.results import read_results
-from studies.study.finalists import Finals, judge
-from studies.study.study import Unit
+from studies.study.baseline import Baseline
+from studies.study.finalists import FinalistTimings, judge_finalists
 from tests.configurations import configured
 from tests.fake_bench import FakeBench
 from tests.studies.results.test_front import candidate
@@ -27,7 +27,7 @@ from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration
 from variants.workload import Workload
 
-UNIT = Unit(1.0, 1.0, True)
+UNIT = Baseline(1.0, 1.0, True)
 ONE = {"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}
 
 
@@ -46,10 +46,12 @@ def key(backend: str) -> str:
     return configured(Workload(), f"{backend} bf16 static").variant.key
 
 
-def judged(*groups: tuple[Retimed, ...], **missing: str) -> Finals:
+def judged(*groups: tuple[Retimed, ...], **missing: str) -> FinalistTimings:
     named = {configured(Workload(), f"{b} bf16 static").key: why for b, why in missing.items()}
     comparison = Comparison(groups=groups, missing=named, seconds=1.0)
-    return judge(comparison, reference=groups[0][0].configuration.variant.key, after_trial=9)
+    return judge_finalists(
+        comparison, reference=groups[0][0].configuration.variant.key, after_trial=9
+    )
 
 
 @pytest.mark.parametrize("gpu", [True, False])
@@ -140,7 +142,7 @@ def test_a_default_that_failed_is_replaced_and_a_lone_one_is_compared_with_nothi
     run(alone, 0)
     (result,) = read_results(alone.study).workloads
     assert finalists(result) == ()
-    assert alone.compare_finalists(result) is None
+    assert alone.retiming.measure(result) is None
 
 
 def test_finals_are_stored_read_back_and_exported(storage: BaseStorage) -> None:
@@ -148,7 +150,7 @@ def test_finals_are_stored_read_back_and_exported(storage: BaseStorage) -> None:
     of = session(storage, bench, axes=ONE)
     run(of, 30)
     (result,) = read_results(of.study).workloads
-    finals = of.compare_finalists(result)
+    finals = of.retiming.measure(result)
     assert finals is not None
     assert bench.compared == [[each.configuration.key for each in finalists(result)]]
     (again,) = read_results(of.study).workloads
@@ -182,7 +184,7 @@ def test_pages_say_the_gains_that_the_verdict_does(storage: BaseStorage) -> None
     of = session(storage, UnluckyTrials(), axes=ONE | {"batch": (1, 4)}, sampler="random")
     run(of, 30)
     for result in read_results(of.study).workloads:
-        assert of.compare_finalists(result) is not None
+        assert of.retiming.measure(result) is not None
     results = read_results(of.study)
     shown = dict[str, str]()
     for result in results.workloads:
@@ -190,7 +192,7 @@ def test_pages_say_the_gains_that_the_verdict_does(storage: BaseStorage) -> None
         trial = "default" if winner.number is None else str(winner.number)
         shown[trial] = factor(result.latency_ratio(winner))
         if winner.number is not None:
-            assert shown[trial] != factor(winner.latency / result.unit.latency_ms)
+            assert shown[trial] != factor(winner.latency / result.baseline.latency_ms)
     assert set(shown) != {"default"}
     said = [cells.split(" | ") for cells in summary_note(results).splitlines()]
     in_note = {cells[3]: cells[5] for cells in said if len(cells) > 8}

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 
 from objectives.schema.evaluation import Outcome
 from search.choices import choices_from_toml
+from studies.numerics.arrays import evenly_spaced
 from studies.numerics.hypervolume import hypervolume
-from studies.numerics.sample import evenly
 from studies.report import front_figures as plots
 from studies.report import kept
 from studies.report.front_figures import front_points, history_figure
@@ -31,14 +31,16 @@ from studies.results.front import Candidate, front
 from studies.results.results import Results, read_results
 from studies.samplers.samplers import make_sampler
 from studies.sensitivity import importances, quality
-from studies.sensitivity.quality import learnt
+from studies.sensitivity.quality import training_mask
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.presets import preset_path
 from studies.space.space import SearchSpace, fill_defaults, survey
-from studies.study.anchor import AnchorPoint, Drift, Marks
-from studies.study.counter import Settled, Tally
+from studies.storage.optuna_internals import storage_of
+from studies.study.anchor import AnchorPoint, Drift, DriftMarks
+from studies.study.baseline import default_of
+from studies.study.counter import TrialCounter, TrialCursor
 from studies.study.snapshot import Snapshot
-from studies.study.study import abandon, ask, default_of
+from studies.study.trials import abandon, ask
 from tests.fake_bench import FakeBench
 from tests.studies.report.test_report import Page
 from tests.studies.session.test_session import run, session
@@ -54,7 +56,7 @@ from variants.workload import Workload
 def test_a_settled_trial_is_handed_out_once(storage: BaseStorage) -> None:
     of = session(storage, sampler="random")
     run(of, 3)
-    settled = Settled()
+    settled = TrialCursor()
     assert [trial.number for trial in settled.read(of.study)[0]] == [0, 1, 2]
     running, others = ask(of.study), ask(of.study)
     abandon(of.study, others, "no reason")
@@ -69,8 +71,8 @@ def test_a_settled_trial_is_handed_out_once(storage: BaseStorage) -> None:
 
 def test_a_tally_counts_what_all_trials_say(storage: BaseStorage) -> None:
     of = session(storage, sampler="random")
-    list(of.measure_defaults())
-    tally, rng = Tally(of.study), np.random.default_rng(0)
+    list(of.baselines.measure_missing())
+    tally, rng = TrialCounter(of.study), np.random.default_rng(0)
     running = []
     for _ in range(25):
         match rng.integers(3):
@@ -88,20 +90,20 @@ def test_a_tally_counts_what_all_trials_say(storage: BaseStorage) -> None:
 
 def test_a_sampler_that_followed_a_study_knows_what_a_new_one_does(storage: BaseStorage) -> None:
     of = session(storage, FakeBench({"math": Outcome.CRASHED}), sampler="goldilocks")
-    list(of.measure_defaults())
+    list(of.baselines.measure_missing())
     early = ask(of.study)  # told last: it keeps all later ones from being settled
     for _ in range(12):
         of.trial()
         fresh = make_sampler("goldilocks", of._sampler.catalogue, lambda: None, 0)
-        one, other = of._sampler.told(of.study), fresh.told(of.study)
+        one, other = of._sampler.observations(of.study), fresh.observations(of.study)
         assert list(one.values.items()) == list(other.values.items())
         assert (one.failed, one.running) == (other.failed, other.running)
         assert sorted(one.indexes.tolist()) == sorted(one.tried)
         assert dict(zip(one.known.tolist(), map(tuple, one.numbers), strict=True)) == one.values
     of.study.tell(early, [1.0, 1.0])
-    one = of._sampler.told(of.study)
+    one = of._sampler.observations(of.study)
     fresh = make_sampler("goldilocks", of._sampler.catalogue, lambda: None, 0)
-    assert list(one.values) == list(fresh.told(of.study).values)
+    assert list(one.values) == list(fresh.observations(of.study).values)
     assert len(one.tried) == 13
 
 
@@ -128,19 +130,19 @@ def test_everything_but_trials_is_read_once(
     of = session(storage, sampler="random")
     run(of, 5)
     reads: list[int] = []
-    read = type(of.study._storage).get_study_user_attrs
+    read = type(storage_of(of.study)).get_study_user_attrs
 
     def count(self: Any, study_id: int) -> dict[str, Any]:
         reads.append(study_id)
         return read(self, study_id)
 
-    monkeypatch.setattr(type(of.study._storage), "get_study_user_attrs", count)
+    monkeypatch.setattr(type(storage_of(of.study)), "get_study_user_attrs", count)
     results = read_results(of.study)
     assert len(results.workloads) > 1
     assert len(reads) == 1
     again = session(storage, sampler="random")
     reads.clear()
-    assert again.count_without_default() == 0
+    assert again.baselines.count_missing() == 0
     assert len(reads) == 1
     held = Snapshot.of(of.study)
     for workload in of.survey.workloads:
@@ -231,8 +233,8 @@ def _history_of_all(results: Results) -> dict[str, list[float]]:
             )
             / whole
             for numbers in (
-                {trial.number for trial in results.told[:count]}
-                for count in range(len(results.told) + 1)
+                {trial.number for trial in results.trials[:count]}
+                for count in range(len(results.trials) + 1)
             )
         ]
     return found
@@ -286,7 +288,7 @@ def test_a_page_of_few_trials_has_the_fronts_of_every_choice(
     of = session(storage, FakeBench({"eager": Outcome.CRASHED}), sampler="random")
     run(of, 80)
     results = read_results(of.study)
-    assert kept_trials(results) == {trial.number for trial in results.told}
+    assert kept_trials(results) == {trial.number for trial in results.trials}
     monkeypatch.setattr(kept, "MOST_TRIALS", 30)
     numbers = kept_trials(results)
     assert len(numbers) < 80
@@ -313,7 +315,7 @@ def _numbers(candidates: Sequence[Candidate]) -> set[int]:
 
 @given(st.integers(0, 500), st.integers(1, 60))
 def test_an_even_part_is_within_its_bound_and_evenly_spread(count: int, most: int) -> None:
-    places = evenly(count, most)
+    places = evenly_spaced(count, most)
     assert len(places) == len(set(places)) == min(count, most)
     assert places == sorted(places)
     if places:
@@ -327,10 +329,10 @@ def test_what_is_learnt_from_is_half_probes(order: list[int], probes: int) -> No
     known, honest = np.array(order), np.array(sorted(order)[:probes], dtype=np.int64)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(quality, "MOST_LEARNT", 60)
-        assert learnt(known, honest, 1000).all()
+        assert training_mask(known, honest, 1000).all()
         patched.setattr(quality, "MOST_LEARNT", 20)
-        assert learnt(known, honest, 60).all()  # exact: nothing is learnt
-        kept = known[learnt(known, honest, 1000)]
+        assert training_mask(known, honest, 60).all()  # exact: nothing is learnt
+        kept = known[training_mask(known, honest, 1000)]
     assert len(kept) <= 20
     assert set(kept) & set(honest) == set(honest[:10])
     assert len(kept) == min(20, min(10, probes) + 60 - probes)
@@ -352,7 +354,7 @@ def test_marks_are_those_of_the_anchors_beside(
         for place, device, drifted in sorted(taken)
         if drifted
     ]
-    marks = Marks(points, found)
+    marks = DriftMarks(points, found)
     for device in "ab":
         places = {point.before_trial for point in points if point.measured_on == device}
         before = max((place for place in places if place <= trial), default=None)
