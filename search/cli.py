@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from objectives.process.client import WorkerError
+from objectives.process.client import ProcessError
 from search.choices import UsageError
 from search.export_command import export
 from search.profile_command import profile
@@ -62,7 +62,7 @@ def main() -> int:
         return _wrong(error)
     except (UsageError, SpaceError, StudyError, DeviceMissingError) as error:
         return _wrong(error)
-    except WorkerError as error:
+    except ProcessError as error:
         return _failed(f"the measuring process cannot be used: {error}")
     except STORAGE_FAILURES as error:
         kept = "; what was told before is kept, and the same command with --study resumes"

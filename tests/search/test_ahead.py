@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from studies.study.study import load_study, open_storage, told
-from tests.objectives.precompile.toy_helper import TOY
+from tests.objectives.precompile.toy_compile_handler import TOY
 from tests.search.test_faults import environment, left_over
 
 OPTIONS = [
