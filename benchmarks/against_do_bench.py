@@ -14,7 +14,7 @@ import torch
 import typer
 
 from benchmarks.cases import Minutes, evaluator, kind_here, spread, within
-from objectives.metrics.steps import first_visits
+from objectives.metrics.steps import run_steps_cold
 from objectives.timing.passes import HeldPasses, gpu_ms_of_passes
 from objectives.trial.evaluator import Evaluator
 from variants.configuration import Configuration
@@ -89,7 +89,7 @@ def _compared(of: Evaluator, configuration: Configuration) -> _Compared:
     """Time both in repeats."""
     run = Run(configuration, torch.device("cuda"), 0)
     for _ in range(3):
-        first_visits(run, lambda results: None)
+        run_steps_cold(run, lambda results: None)
         run.restart()
     ours = [_ours(of, run) for _ in range(REPEATS)]
     theirs = [_theirs(run) for _ in range(REPEATS)]

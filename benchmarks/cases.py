@@ -14,7 +14,7 @@ import torch
 import typer
 
 from objectives.schema.limits import Limits
-from objectives.timing.compare import Prepared, prepare_run
+from objectives.timing.compare import PreparedRun, prepare_run
 from objectives.trial.evaluator import Evaluator
 from variants.configuration import Configuration
 from variants.detect import detect_device
@@ -105,7 +105,7 @@ def evaluator(sampling_s: float) -> Evaluator:
     return Evaluator(detect_device(kind_here()), Limits(sampling_s=sampling_s), seed=0)
 
 
-def prepared(of: Evaluator, configuration: Configuration) -> Prepared:
+def prepared(of: Evaluator, configuration: Configuration) -> PreparedRun:
     """Build and warm a configuration beside whatever else is alive."""
     return prepare_run(configuration, torch.device(of.device.kind), of.seed, of.stream)
 

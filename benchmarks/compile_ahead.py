@@ -15,9 +15,9 @@ import typer
 
 from benchmarks.cases import Minutes, kind_here, within
 from benchmarks.same_numbers import compare, measured
-from objectives.precompile.precompile_pool import Ahead, most_helpers
-from objectives.precompile.queue import Agenda, Tally
-from objectives.process.placement import Lane
+from objectives.precompile.precompile_pool import PrecompilePool, most_processes
+from objectives.precompile.queue import CompileQueue, PrecompileStats
+from objectives.process.placement import Placement
 from objectives.schema.evaluation import Measurements, Outcome
 from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench
@@ -70,16 +70,16 @@ class Searched:
     """What a search took, what its helpers did, and what it found."""
 
     seconds: list[float]  # of each trial
-    tally: Tally
+    stats: PrecompileStats
     measured: dict[str, Measurements]  # by key
 
 
 def search(count: int, helpers: int, sampler: str, minutes: float) -> Searched:
     """Search with so many helpers and empty caches."""
-    limits, kind, agenda = Limits(), kind_here(), Agenda()
+    limits, kind, queue = Limits(), kind_here(), CompileQueue()
     with empty_caches() as folder:
-        ahead = Ahead(agenda, helpers, seed=0, device=kind, deadline_s=limits.deadline_s)
-        bench = DeviceBench(limits, seed=0, device=kind, ahead=ahead if helpers else None)
+        ahead = PrecompilePool(queue, helpers, seed=0, device=kind, deadline_s=limits.deadline_s)
+        bench = DeviceBench(limits, seed=0, device=kind, precompile=ahead if helpers else None)
         try:
             plan = Plan(space=flex_space(), limits=limits, sampler=sampler, seed=0)
             found = survey(plan.space, bench.device())
@@ -87,7 +87,7 @@ def search(count: int, helpers: int, sampler: str, minutes: float) -> Searched:
             study = open_study(storage, "ahead", plan, bench.environment())
             session = Session(study, plan, found, bench)
             list(session.baselines.measure_missing())
-            session.on_likely = agenda.wish if helpers else None
+            session.on_likely = queue.wish if helpers else None
             seconds = []
             for _ in within(range(min(count, found.size)), minutes):
                 before = time.monotonic()
@@ -95,7 +95,7 @@ def search(count: int, helpers: int, sampler: str, minutes: float) -> Searched:
                 seconds.append(time.monotonic() - before)
                 if outcome is not Outcome.MEASURED:
                     print(f"one is {outcome.value}", flush=True)
-            return Searched(seconds, agenda.tally, measured(study)[1])
+            return Searched(seconds, queue.stats, measured(study)[1])
         finally:
             bench.close()
 
@@ -112,7 +112,7 @@ def main(
     minutes: Minutes = 20.0,
 ) -> None:
     """Measure the same `count` configurations of FlexAttention both ways."""
-    asked = helpers or max(1, min(8, most_helpers(Lane(""))))
+    asked = helpers or max(1, min(8, most_processes(Placement(""))))
     found = {}
     ways = (only,) if only else get_args(Way)
     for way in ways:
@@ -121,7 +121,7 @@ def main(
         seconds = found[way].seconds
         print(f"with {number} helpers: {sum(seconds):.1f} s for {len(seconds)} trials", flush=True)
         if number:
-            print(f"  {found[way].tally.line()}")
+            print(f"  {found[way].stats.line()}")
     if len(found) < 2:
         return
     both = min(len(one.seconds) for one in found.values())

@@ -9,8 +9,8 @@ import torch
 import typer
 
 from benchmarks.cases import Count, Minutes, cases, evaluator, in_a_process, spread, within
-from objectives.metrics.steps import first_visits, later_visits
-from objectives.timing.host_scaling import speed_beside
+from objectives.metrics.steps import run_steps_cold, run_steps_warm
+from objectives.timing.host_scaling import host_scale
 from objectives.timing.passes import HeldPasses, StepTime, for_host, on_full_core
 from objectives.timing.sampling import quantile_of
 from objectives.trial.evaluator import Evaluator
@@ -60,7 +60,7 @@ def one_process(number: int, count: int, bursts: int, samples: int, minutes: flo
     runs = [Run(c, torch.device(of.device.kind), 0) for c in cases(of.device, count)]
     for run in runs:
         run.restart()
-        first_visits(run, lambda results: None)
+        run_steps_cold(run, lambda results: None)
     found: list[Burst] = []
     for run in within((run for _ in range(bursts) for run in runs), minutes):
         found.append((run.configuration.key, _burst(run, of, samples)))
@@ -71,8 +71,8 @@ def one_process(number: int, count: int, bursts: int, samples: int, minutes: flo
 def _burst(run: Run, of: Evaluator, samples: int) -> list[StepTime]:
     if of.stream is None:  # a CPU, which is all timed
         passes = range(-(-samples // run.steps))
-        return [StepTime(ms, ms) for _ in passes for ms in later_visits(run)][:samples]
-    held, taken = HeldPasses(run, of.stream, of.stream.yardstick), list[StepTime]()
+        return [StepTime(ms, ms) for _ in passes for ms in run_steps_warm(run)][:samples]
+    held, taken = HeldPasses(run, of.stream, of.stream.host_reference), list[StepTime]()
     with of.stream.cores as cores:
         while len(for_host(taken)) < samples:
             taken += on_full_core(held, cores)
@@ -98,7 +98,7 @@ def main(
         print("nothing was measured twice: give it more minutes or a smaller --count")
         return
     print("spread between bursts: median over configurations, and the largest")
-    measured = all(step.yardstick_ms is not None for step in repeated[0][0])
+    measured = all(step.reference_ms is not None for step in repeated[0][0])
     for divided, divisor in DIVISORS.items() if measured else [("as it is", DIVISORS["as it is"])]:
         for size in (64, 128, samples):
             for name, estimate in ESTIMATORS.items():
@@ -114,8 +114,8 @@ def main(
 
 
 def _estimated(taken: Sequence[StepTime], estimate: Estimator, divisor: Estimator) -> float:
-    by = divisor([step.yardstick_ms or 0.0 for step in taken])
-    return estimate([step.host_ms for step in taken]) * speed_beside(by, 1.0)
+    by = divisor([step.reference_ms or 0.0 for step in taken])
+    return estimate([step.host_ms for step in taken]) * host_scale(by, 1.0)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def main(
         step_ms = statistics.median(t.gpu_ms or t.host_ms for t in turns)
         passes = [plain, slowed(of, configuration, step_ms, share)]
         theirs, ours = take_turns(
-            passes, budget_s=2 * seconds, rng=rng, watch=of.watch(), cores=of.cores
+            passes, budget_s=2 * seconds, rng=rng, monitor=of.monitor(), cores=of.cores
         )
         verdict = judge_rounds(
             [t.gpu_ms or t.host_ms for t in ours], [t.gpu_ms or t.host_ms for t in theirs]

@@ -20,7 +20,7 @@ from benchmarks.cases import (
     within,
 )
 from objectives.schema.evaluation import Latency
-from objectives.timing.host_scaling import speed_beside
+from objectives.timing.host_scaling import host_scale
 
 
 def one_process(
@@ -117,7 +117,7 @@ def at_speed(
         if usual_ms is None or latency.yardstick_ms is None:
             yield key, latency
         else:
-            yield key, latency.at_host_speed(speed_beside(latency.yardstick_ms, usual_ms))
+            yield key, latency.at_host_speed(host_scale(latency.yardstick_ms, usual_ms))
 
 
 def by_key(found: Iterable[tuple[str, Latency]]) -> dict[str, list[Latency]]:

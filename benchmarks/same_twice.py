@@ -22,7 +22,7 @@ def one_process(number: int, count: int, seconds: float, minutes: float) -> list
     for configuration in within(chosen, minutes):
         passes = [prepared(of, configuration)[0] for _ in range(2)]
         theirs, ours = take_turns(
-            passes, budget_s=2 * seconds, rng=rng, watch=of.watch(), cores=of.cores
+            passes, budget_s=2 * seconds, rng=rng, monitor=of.monitor(), cores=of.cores
         )
         gpu = None
         if theirs[0].gpu_ms is not None:

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from objectives.process.client import WorkerError
+from objectives.process.client import ProcessError
 from search.export_command import export
 from search.profile_command import profile
 from search.replay_command import replay
@@ -59,7 +59,7 @@ def main() -> int:
         return _wrong(error)
     except UserError as error:
         return _wrong(error)
-    except WorkerError as error:
+    except ProcessError as error:
         return _failed(f"the measuring process cannot be used: {error}")
     except STORAGE_FAILURES as error:
         kept = "; what was told before is kept, and the same command with --study resumes"

@@ -9,10 +9,15 @@ from typing import Annotated
 
 import typer
 
-from objectives.precompile.precompile_pool import ahead_of, why_fewer
-from objectives.precompile.queue import Agenda
-from objectives.process.neighbours import other_gpu_processes
-from objectives.process.placement import Lane, LanesError, lanes, visible_gpus
+from objectives.precompile.precompile_pool import precompile_pools, why_fewer_processes
+from objectives.precompile.queue import CompileQueue
+from objectives.process.placement import (
+    Placement,
+    PlacementError,
+    foreign_gpu_processes,
+    placements,
+    visible_gpus,
+)
 from objectives.schema.limits import MOST_S, Limits
 from objectives.trial.bench import DeviceBench, start_together
 from search.choices import UsageError, gather_choices
@@ -240,14 +245,14 @@ def run(
     if patience is not None and sampler != OWN:
         raise UsageError(f"--patience needs --sampler {OWN}, which expects gains; got {sampler}")
     kind = None if device == "auto" else device
-    tracks = _lanes(workers, kind)
-    agenda = Agenda()
-    helpers = ahead_of(
-        tracks, compile_ahead, agenda, seed=seed, device=kind, deadline_s=limits.deadline_s
+    tracks = _placements(workers, kind)
+    queue = CompileQueue()
+    pools = precompile_pools(
+        tracks, compile_ahead, queue, seed=seed, device=kind, deadline_s=limits.deadline_s
     )
     benches = [
-        DeviceBench(limits, seed=seed, device=kind, lane=lane, ahead=ahead)
-        for lane, ahead in zip(tracks, helpers, strict=True)
+        DeviceBench(limits, seed=seed, device=kind, placement=placement, precompile=pool)
+        for placement, pool in zip(tracks, pools, strict=True)
     ]
     begin = time.monotonic()
     try:
@@ -277,29 +282,29 @@ def run(
         session = Session(
             begun, plan, found, benches[0], name, joined=bool(stored), take_over=take_over
         )
-        session.on_likely = agenda.wish if any(helpers) else None
+        session.on_likely = queue.wish if any(pools) else None
         more = zip(benches[1:], tracks[1:], strict=True)
-        session.workers += [Worker(bench, lane.name) for bench, lane in more]
+        session.workers += [Worker(bench, placement.name) for bench, placement in more]
         if probe is not None:
             trials = session.tried() + session.add_probes(probe)
         limit = Limit(trials or TRIALS, minutes, patience)
         runner = Runner(console, session, keep_all_workers=new_environment)
-        starts = [bench.worker.start_seconds for bench in benches]
-        _search(runner, begin, starts, limit, storage, agenda, finalists=finalists)
+        starts = [bench.process.start_seconds for bench in benches]
+        _search(runner, begin, starts, limit, storage, queue, finalists=finalists)
     finally:
         for bench in benches:
             bench.close()
 
 
-def _lanes(workers: str, kind: DeviceKind | None) -> list[Lane]:
+def _placements(workers: str, kind: DeviceKind | None) -> list[Placement]:
     """Return where to measure at once."""
     if workers != "all" and not (workers.isascii() and workers.isdigit() and int(workers)):
         raise UsageError(f"--workers must be a positive number or all, got {workers}")
     try:
         # Whether there is a GPU is NVML's to say: CUDA is for the measuring processes alone.
         found = kind or ("cuda" if visible_gpus() else "cpu")
-        return lanes(found, None if workers == "all" else int(workers))
-    except LanesError as error:
+        return placements(found, None if workers == "all" else int(workers))
+    except PlacementError as error:
         raise UsageError(f"--workers must be {error}") from None
 
 
@@ -330,7 +335,7 @@ def _introduce(found: Survey, here: Device, trials: int, *, defaults_alone: bool
 
 
 def _warn_of_neighbours(here: Device, count: int) -> None:
-    others = other_gpu_processes(visible_gpus()[:count]) if here.kind == "cuda" else []
+    others = foreign_gpu_processes(visible_gpus()[:count]) if here.kind == "cuda" else []
     if others:
         console.print(
             f"warning: the GPU is also used by {', '.join(others)}: latencies will be noisy, and "
@@ -339,8 +344,8 @@ def _warn_of_neighbours(here: Device, count: int) -> None:
         )
 
 
-def _warn_of_cores(helpers: int, tracks: Sequence[Lane]) -> None:
-    if fewer := why_fewer(helpers, tracks):
+def _warn_of_cores(pools: int, tracks: Sequence[Placement]) -> None:
+    if fewer := why_fewer_processes(pools, tracks):
         console.print(fewer, style="yellow")
 
 
@@ -350,7 +355,7 @@ def _search(
     starts: Sequence[list[float]],
     limit: Limit,
     storage: str,
-    agenda: Agenda,
+    queue: CompileQueue,
     *,
     finalists: bool,
 ) -> None:
@@ -373,7 +378,7 @@ def _search(
         print_outcomes(console, results)
         session.seconds["worker start"] = sum(map(sum, starts))
         print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.workers)))
-        if ahead := agenda.tally.line():
+        if ahead := queue.stats.line():
             console.print(ahead, highlight=False)
         print_coverage(console, session.coverage(), session.expected_gains())
         console.print(stopping_reason(runner, session, limit.trials))

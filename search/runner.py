@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from objectives.process.client import WorkerError
+from objectives.process.client import ProcessError
 from objectives.schema.evaluation import Evaluation, Outcome
 from studies.dashboard.publisher import Publisher
 from studies.results.labels import duration, milliseconds, trial_line, workload_label
@@ -72,7 +72,7 @@ def _handled_by(
 
 Found = TypeVar("Found")
 # What ends the work of one device, while others go on.
-OF_ONE_WORKER = (WorkerError, DeviceMissingError, StudyError)
+OF_ONE_WORKER = (ProcessError, DeviceMissingError, StudyError)
 LITTLE = 1e-3  # of the hypervolume: no gain to wait for
 
 

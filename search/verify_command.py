@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from objectives.schema.environment import Environment
-from objectives.schema.errors import first_problem
+from objectives.schema.errors import first_error
 from objectives.schema.evaluation import Evaluation
 from objectives.timing.host_scaling import at_full_speed, full_speed_of, turns_at_full_speed
 from objectives.trial.bench import Bench, DeviceBench
@@ -90,7 +90,7 @@ def read_export(file: Path) -> Export:
     except OSError as error:
         raise UsageError(f"{file} must be a file that can be read: {error.strerror}") from None
     except ValidationError as error:
-        raise UsageError(f"{file} is not an export: {first_problem(error)}") from None
+        raise UsageError(f"{file} is not an export: {first_error(error)}") from None
     if not any(choices_of(document, workload) for workload in document.workloads):
         raise UsageError(f"{file} must hold a choice for a workload, got none: nothing to verify")
     if missing := missing_plugins(document.plugins):

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from objectives.process.client import WorkerUnavailable
+from objectives.process.client import ProcessUnavailable
 from objectives.roofline.bound import DATASHEET, Peaks
 from objectives.schema.comparison import Comparison, Retimed
 from objectives.schema.environment import Environment
@@ -94,7 +94,7 @@ class FakeBench:
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
         if self._interrupted.wait(self._pause_s):
-            raise WorkerUnavailable("interrupted")
+            raise ProcessUnavailable("interrupted")
         self.calls.append(configuration.key)
         return self._answer(configuration)
 

@@ -15,7 +15,7 @@ import torch
 from torch._C._autograd import DeviceType
 
 from objectives.metrics.memory import MIB, settle
-from objectives.metrics.steps import first_visits
+from objectives.metrics.steps import run_steps_cold
 from objectives.schema.profile import Allocated, KernelTime, OperatorTime, Profile, StageMemory
 from variants.configuration import Configuration
 from variants.layer.run import Run
@@ -31,7 +31,7 @@ _MAX_NAME = 160  # characters; C++ template names run to thousands
 _ALLOCATORS = ("aten::empty", "aten::new_empty", "aten::resize_", "cuda", "[memory]")
 
 
-class Span(NamedTuple):
+class TimeSpan(NamedTuple):
     """An operator on the host's time line, in ns."""
 
     start: int
@@ -39,7 +39,7 @@ class Span(NamedTuple):
     name: str
 
 
-class Change(NamedTuple):
+class AllocationEvent(NamedTuple):
     """An allocation, or a release where bytes are negative."""
 
     time: int
@@ -85,7 +85,7 @@ def _memory_by_stage(
         built.append(Run(configuration, device, seed))
 
     def steps() -> None:
-        first_visits(built[0], lambda results: None)
+        run_steps_cold(built[0], lambda results: None)
 
     def restart() -> None:
         built[0].restart()
@@ -177,7 +177,7 @@ def _operators(profiler: Any) -> tuple[OperatorTime, ...]:
     return tuple(rows[:MOST_ROWS])
 
 
-def _kernels(events: Sequence[Any]) -> list[Span]:
+def _kernels(events: Sequence[Any]) -> list[TimeSpan]:
     """Return what ran on the device.
 
     The profiler repeats the host's annotations on the device's time line: what the host has by
@@ -185,7 +185,7 @@ def _kernels(events: Sequence[Any]) -> list[Span]:
     """
     of_host = {event.name() for event in events if event.device_type() == DeviceType.CPU}
     return [
-        Span(event.start_ns(), event.start_ns() + event.duration_ns(), event.name())
+        TimeSpan(event.start_ns(), event.start_ns() + event.duration_ns(), event.name())
         for event in events
         if event.device_type() == DeviceType.CUDA
         and event.name() not in of_host
@@ -193,7 +193,7 @@ def _kernels(events: Sequence[Any]) -> list[Span]:
     ]
 
 
-def _kernel_times(kernels: Sequence[Span]) -> tuple[KernelTime, ...]:
+def _kernel_times(kernels: Sequence[TimeSpan]) -> tuple[KernelTime, ...]:
     calls: dict[str, list[int]] = defaultdict(list)
     for start, end, name in kernels:
         calls[name[:_MAX_NAME]].append(end - start)
@@ -215,25 +215,25 @@ def busy_ns(intervals: Iterable[tuple[int, int]]) -> int:
     return covered
 
 
-def _spans(events: Iterable[Any]) -> list[Span]:
+def _spans(events: Iterable[Any]) -> list[TimeSpan]:
     return [
-        Span(event.start_ns(), event.start_ns() + event.duration_ns(), event.name())
+        TimeSpan(event.start_ns(), event.start_ns() + event.duration_ns(), event.name())
         for event in events
         if event.device_type() == DeviceType.CPU and not event.name().startswith(_ALLOCATORS)
     ]
 
 
-def _changes(events: Iterable[Any], begin: int, device: torch.device) -> list[Change]:
+def _changes(events: Iterable[Any], begin: int, device: torch.device) -> list[AllocationEvent]:
     kind = DeviceType.CUDA if device.type == "cuda" else DeviceType.CPU
     return [
-        Change(event.start_ns(), event.nbytes())
+        AllocationEvent(event.start_ns(), event.nbytes())
         for event in events
         if event.name() == "[memory]" and event.device_type() == kind and event.start_ns() >= begin
     ]
 
 
 def by_operator(
-    changes: Sequence[Change], spans: Sequence[Span], resident: int
+    changes: Sequence[AllocationEvent], spans: Sequence[TimeSpan], resident: int
 ) -> list[Allocated]:
     """Return whose allocations exist when memory peaks, the largest first.
 
@@ -241,7 +241,7 @@ def by_operator(
     is taken for that of the newest allocation of its size: the profiler tells no addresses.
     """
     waiting = sorted(spans)[::-1]
-    running: list[Span] = []
+    running: list[TimeSpan] = []
     alive: dict[int, list[str]] = defaultdict(list)  # by size: who allocated, oldest first
     now = Counter({BEFORE: resident})
     peak, at_peak = resident, Counter(now)

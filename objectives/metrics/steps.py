@@ -1,4 +1,4 @@
-"""Steps as they come, waited for one by one: what first visits to a length cost."""
+"""Wall times of single steps, cold and warm, and what a length costs that is new to a backend."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import torch
 from variants.layer.run import Run
 
 
-def first_visits(run: Run, keep: Callable[[Mapping[str, torch.Tensor]], None]) -> list[float]:
-    """Run every step once, handing its results to `keep`. Returns wall times in ms."""
+def run_steps_cold(run: Run, keep: Callable[[Mapping[str, torch.Tensor]], None]) -> list[float]:
+    """Run every step once, in order, waiting for each. Returns their wall times in ms.
+
+    Cold: compilation, library plans and warm-up are in these times where nothing ran before.
+    `keep` is given the results of each step.
+    """
     cuda = run.layer.device.type == "cuda"
     walls = []
     for index in range(run.steps):
@@ -25,10 +29,10 @@ def first_visits(run: Run, keep: Callable[[Mapping[str, torch.Tensor]], None]) -
     return walls
 
 
-def later_visits(run: Run) -> list[float]:
-    """Run every step again from the start. Returns wall times in ms."""
+def run_steps_warm(run: Run) -> list[float]:
+    """Run every step again from the start, waiting for each. Returns their wall times in ms."""
     run.restart()
-    return first_visits(run, lambda results: None)
+    return run_steps_cold(run, lambda results: None)
 
 
 def new_length_ms(first: list[float], later: list[float]) -> float | None:

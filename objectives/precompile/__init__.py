@@ -1,4 +1,4 @@
 """Compiling what is likely to be tried next, in processes of its own beside the measuring one.
 
-May import `process`, `metrics`, `schema` and, below them, `variants`.
+May import `roofline`, `metrics`, `process`, `schema` and, below them, `variants`.
 """

@@ -1,6 +1,6 @@
-"""The helper process's own part: it compiles what others will measure, and measures nothing.
+"""The job handler of a compiling process: it compiles what others will measure.
 
-Light to import: that it is up says where its process group is, so that whoever times something
+Light to import: its greeting says where its process group is, so that whoever times something
 can stop it. What takes seconds to import is left to its first job.
 """
 
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 NICENESS = 10  # what measures goes first
 
 
-class HelperStation:
+class CompileHandler:
     """Compiles configurations into the caches that all processes of this machine share."""
 
     def __init__(self, options: Message) -> None:
-        """Nothing is imported yet."""
         self._options = options
         self._precompiler: Precompiler | None = None
 
@@ -40,11 +39,13 @@ class HelperStation:
         return self._precompiler is not None and self._precompiler.usable()
 
 
-def attach(options: Message, on_stage: Callable[[str], None]) -> tuple[Message, HelperStation]:
+def start_handler(
+    options: Message, on_stage: Callable[[str], None]
+) -> tuple[Message, CompileHandler]:
     """Leave the guard's process group: what is stopped must not be the guard.
 
     Of a group that loses its guard while it is stopped, the kernel lets nothing stay.
     """
     os.setpgid(0, 0)
     os.nice(NICENESS)
-    return {"group": os.getpgid(0)}, HelperStation(options)
+    return {"group": os.getpgid(0)}, CompileHandler(options)

@@ -1,4 +1,4 @@
-"""Compiles for another process, which finds it in the compiler's caches on disk."""
+"""Compiles configurations into the compiler's caches on disk, where other processes find them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from variants.layer.run import Run
 from variants.plugins import PluginSource, load_plugin
 from variants.precisions import settle_matmul_precision
 
-# Of the memory that is free, what one helper's configuration may be expected to take, and of the
-# device's, what it may take at most. Divided among the helpers.
+# Of the memory that is free, what configurations that are being compiled may be expected to take,
+# and of the device's, what they may take at most. Divided among the compiling processes.
 FREE_SHARE = 0.5
 WHOLE_SHARE = 0.5
 
 
 class PrecompileError(RuntimeError):
-    """It cannot be compiled, or not run; a trial of it would say why."""
+    """A configuration cannot be compiled, or not run; a trial of it would say why."""
 
 
 class Precompiler:
@@ -38,9 +38,9 @@ class Precompiler:
         # Which quantizations fail does not matter here: nobody wishes for what is refused.
         self._device = detect_device(options["device"], failed_quantizations={})
         self._torch_device = torch.device(self._device.kind)
-        self._seed, self._helpers = options["seed"], options["helpers"]
+        self._seed, self._processes = options["seed"], options["processes"]
         if self._device.kind == "cuda":
-            torch.cuda.set_per_process_memory_fraction(WHOLE_SHARE / self._helpers)
+            torch.cuda.set_per_process_memory_fraction(WHOLE_SHARE / self._processes)
         settle_matmul_precision()
         CachingAutotuner.autotune_to_one_config = _take_the_first  # type: ignore[method-assign, assignment]
 
@@ -48,7 +48,7 @@ class Precompiler:
         """Take all steps once: every length that needs a graph of its own gets it."""
         one_layer = configuration.workload.model_copy(update={"layers": 1})
         expected = predict(configuration.model_copy(update={"workload": one_layer}), self._device)
-        room_mib = FREE_SHARE / self._helpers * self._free_bytes() / 2**20
+        room_mib = FREE_SHARE / self._processes * self._free_bytes() / 2**20
         if expected.memory_mib > room_mib:
             return {"skipped": f"{expected.memory_mib:.0f} MiB of {room_mib:.0f} MiB"}
         before, failure = time.monotonic(), ""

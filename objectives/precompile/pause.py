@@ -1,8 +1,8 @@
-"""Silence while something is timed: the helpers that compile ahead are stopped by who times.
+"""Stops the compiling processes (SIGSTOP) while the measuring process times something.
 
-Their parent could only do it from afar, by when it hears of a stage. They go on while this process
-compiles: it is not timed then, and a compiler may wait for a lock of the shared cache that one of
-them holds.
+The measuring process does it itself: their parent hears of a stage too late. They go on while the
+measuring process compiles: it is not timed then, and its compiler may wait for a lock of the
+shared cache that one of them holds.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ SETTLE_S = 1.0  # at most, until they stand still: a system call may have to end
 _PAUSE_S = 0.0005
 
 
-class Quiet:
-    """Stops processes inside of its block; without any, it does nothing."""
+class PausedProcesses:
+    """A context in which other processes stand still; without any, it does nothing."""
 
-    def __init__(self, helpers: Sequence[Sequence[int]] = ()) -> None:
-        """Take the session and the process group of each helper."""
-        self._helpers = [(session, group) for session, group in helpers]
+    def __init__(self, groups: Sequence[Sequence[int]] = ()) -> None:
+        """Take the session and the process group of each process."""
+        self._groups = [(session, group) for session, group in groups]
 
     def __enter__(self) -> None:
         """Stop them, and hear of what is compiled from here on."""
-        if not self._helpers:
+        if not self._groups:
             return
         if "torch._dynamo" in sys.modules:  # without it nothing is compiled
             from torch._dynamo.callback import callback_handler
@@ -46,7 +46,7 @@ class Quiet:
         traceback: TracebackType | None,
     ) -> None:
         """Let them go on."""
-        if not self._helpers:
+        if not self._groups:
             return
         if "torch._dynamo" in sys.modules:
             from torch._dynamo.callback import callback_handler
@@ -58,19 +58,19 @@ class Quiet:
         self._go_on()
 
     def _stop(self, compilation: object = None) -> None:
-        signal_groups(self._helpers, signal.SIGSTOP)
+        signal_groups(self._groups, signal.SIGSTOP)
         end = time.monotonic() + SETTLE_S
-        for session, group in self._helpers:
+        for session, group in self._groups:
             while _runs(session, group) and time.monotonic() < end:
                 time.sleep(_PAUSE_S)
 
     def _go_on(self, compilation: object = None) -> None:
-        signal_groups(self._helpers, signal.SIGCONT)
+        signal_groups(self._groups, signal.SIGCONT)
 
 
-def signal_groups(helpers: Sequence[tuple[int, int]], number: signal.Signals) -> None:
+def signal_groups(groups: Sequence[tuple[int, int]], number: signal.Signals) -> None:
     """Send a signal to the groups of those that live."""
-    for session, group in helpers:
+    for session, group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getsid(group) == session:  # else its number is somebody else's by now
                 os.killpg(group, number)

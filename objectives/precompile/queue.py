@@ -1,7 +1,7 @@
-"""What is compiled ahead: what a search is likely to try next, and what became of it.
+"""The queue of configurations to compile before they are tried, and statistics of it.
 
-Helpers take from it, one configuration each; whoever measures a configuration claims it first.
-Nothing here starts a process.
+A search puts in what it is likely to try next. Compiling processes take one configuration each;
+whoever measures a configuration claims it first. Nothing here starts a process.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from variants.configuration import Configuration
 from variants.executions import EXECUTIONS
 
-# For a helper that compiles what is to be measured now: doing it twice takes longer. Not for
-# ever, as it may hang.
+# Seconds to wait for a process that compiles what is to be measured now: compiling it twice takes
+# longer. Not for ever, as it may hang.
 PATIENCE_S = 30.0
 
 
 @dataclass
-class Tally:
-    """What compiling ahead did in a run."""
+class PrecompileStats:
+    """How many configurations of a run were compiled ahead, and the time that they took."""
 
     compiled: int = 0
-    compile_s: float = 0.0  # of helpers, with the time in which they were stopped
+    compile_s: float = 0.0  # with the time in which the compiling processes were stopped
     met: int = 0  # of them, by trials
-    met_s: float = 0.0  # of the first steps of those trials, and of waiting for helpers
+    met_s: float = 0.0  # of the first steps of those trials, and of waiting for the compilation
     missed: int = 0  # trials that compiled for themselves
     missed_s: float = 0.0  # of their first steps
 
     def line(self) -> str:
-        """Return what it did in a line; nothing where nothing was compiled by anyone."""
+        """Return the statistics in a line; empty where nothing was compiled by anyone."""
         if not self.compiled + self.missed:
             return ""
         return "; ".join(
@@ -44,16 +44,15 @@ class Tally:
         )
 
 
-class Agenda:
-    """What helpers compile, each distinct compilation once. Safe among threads."""
+class CompileQueue:
+    """Configurations to compile ahead, each distinct compilation once. Safe among threads."""
 
     def __init__(self) -> None:
-        """Nothing is wished for yet."""
-        self.tally = Tally()
+        self.stats = PrecompileStats()
         self._wished: dict[str, Configuration] = {}  # the likeliest first
         self._in_flight: set[str] = set()
-        self._taken: set[str] = set()  # by helpers and by those who measure
-        self._compiled: dict[str, float] = {}  # by helpers, in so many seconds
+        self._taken: set[str] = set()  # to be compiled, and by those who measure
+        self._compiled: dict[str, float] = {}  # ahead, in so many seconds
         self._behind = False  # whoever measures had to compile, or to wait
         self._changed = threading.Condition()
 
@@ -67,8 +66,8 @@ class Agenda:
     def take(self, over: Callable[[], bool]) -> Configuration | None:
         """Wait for a wish and take it; None once it is `over`, see `wake`.
 
-        Where helpers are behind, the likeliest is left to the one who measures: it gets there
-        before they are done, and would only wait.
+        Where compiling is behind measuring, the likeliest is left to the one who measures: it
+        gets there before the compilation is done, and would only wait.
         """
         with self._changed:
             self._changed.wait_for(lambda: over() or self._wished)
@@ -86,18 +85,18 @@ class Agenda:
             self._changed.notify_all()
 
     def finish(self, configuration: Configuration, seconds: float | None) -> None:
-        """Note that a helper compiled what it took, or, without seconds, that it could not."""
+        """Note that what was taken is compiled or, without seconds, that it could not be."""
         key = _key(configuration)
         with self._changed:
             self._in_flight.discard(key)
             if seconds is not None:
                 self._compiled[key] = seconds
-                self.tally.compiled += 1
-                self.tally.compile_s += seconds
+                self.stats.compiled += 1
+                self.stats.compile_s += seconds
             self._changed.notify_all()
 
     def claim(self, configuration: Configuration) -> float:
-        """Keep a configuration for the one who measures it now; wait for a helper that has it.
+        """Keep a configuration for the one who measures it now; wait where it is being compiled.
 
         Returns the seconds of waiting.
         """
@@ -112,21 +111,21 @@ class Agenda:
         return time.monotonic() - before
 
     def compiled_in(self, configuration: Configuration) -> float | None:
-        """Return the seconds in which a helper compiled a configuration, if one did."""
+        """Return the seconds in which a configuration was compiled ahead; None if it was not."""
         with self._changed:
             return self._compiled.get(_key(configuration))
 
     def count(self, configuration: Configuration, spent_s: float) -> None:
-        """Count a trial by what its first step took, with waiting for a helper."""
+        """Count a trial by what its first step took, with waiting for its compilation."""
         if not configuration.variant.compiles:
             return
         with self._changed:
             if _key(configuration) in self._compiled:
-                self.tally.met += 1
-                self.tally.met_s += spent_s
+                self.stats.met += 1
+                self.stats.met_s += spent_s
             else:
-                self.tally.missed += 1
-                self.tally.missed_s += spent_s
+                self.stats.missed += 1
+                self.stats.missed_s += spent_s
 
 
 def _key(configuration: Configuration) -> str:

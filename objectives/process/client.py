@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from objectives.process.messages import Inbox, Message, NoMessageError, encode
-from objectives.process.placement import Lane
+from objectives.process.placement import Placement
 
 START_DEADLINE_S = 300.0  # importing torch and creating a CUDA context on a busy machine
 # Before each try: what a device still does of a process that was killed may keep the next one out.
@@ -26,11 +26,11 @@ _END_DEADLINE_S = 10.0  # after SIGKILL; a process that hangs in the driver may 
 _KERNEL_COUNTERS = Path("/proc/vmstat")
 
 
-class WorkerError(RuntimeError):
-    """A job got no result. Subclasses say why."""
+class ProcessError(RuntimeError):
+    """A job got no result from the measuring process. Subclasses say why."""
 
 
-class JobFailed(WorkerError):
+class JobFailed(ProcessError):
     """The job raised; the message is the exception's."""
 
 
@@ -38,29 +38,29 @@ class JobOutOfMemory(JobFailed):
     """The job asked for more host memory than it may have."""
 
 
-class WorkerUnavailable(WorkerError):
+class ProcessUnavailable(ProcessError):
     """The process does not come up. No job is to blame."""
 
 
-class WorkerDied(WorkerError):
+class ProcessDied(ProcessError):
     """The process ended while it had a job."""
 
     began = True  # False: it had not reported a stage of the job, which may not be to blame
 
 
-class WorkerOutOfMemory(WorkerDied):
+class ProcessOutOfMemory(ProcessDied):
     """The kernel killed the process, because host memory had run out."""
 
 
-class WorkerTimedOut(WorkerError):
+class ProcessTimedOut(ProcessError):
     """The job, or a stage of it, was not done by its deadline, and the process was killed."""
 
 
-class Worker:
-    """One spawned process in a process group of its own, started when it is first needed.
+class MeasurementProcess:
+    """The process that measures: spawned in a process group of its own when it is first needed.
 
-    After a death, a timeout or an error that left the device unusable, the next job is done by
-    a new process.
+    It does one job at a time. After a death, a timeout or an error that left the device unusable,
+    the next job is done by a new process.
     """
 
     def __init__(
@@ -68,17 +68,19 @@ class Worker:
         target: str,
         options: Message,
         welcome: Callable[[Message], None] = lambda greeting: None,
-        lane: Lane | None = None,
+        placement: Placement | None = None,
     ) -> None:
-        """Name what the process runs, `module:function`, its JSON options, and where.
+        """Keep what to start; nothing is started yet.
 
-        What becomes of `options` later is for the next process.
-
-        `welcome` is given the greeting of every process that is started, and may raise.
+        Args:
+            target: What the process runs, as `module:function`; see `objectives.process.server`.
+            options: Given to the function, as JSON. Later changes count for the next process.
+            welcome: Is given the greeting of every process that is started, and may raise.
+            placement: Where the process runs; anywhere if not given.
         """
         self._target, self.options = target, dict(options)
         self._welcome = welcome
-        self._lane = lane or Lane("")
+        self._placement = placement or Placement("")
         self._interrupted = False
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
@@ -97,10 +99,10 @@ class Worker:
         """Start the process unless it runs, and return its greeting.
 
         Raises:
-            WorkerUnavailable: It did not come up; tried several times if it did before.
+            ProcessUnavailable: It did not come up; tried several times if it did before.
         """
         if self._interrupted:
-            raise WorkerUnavailable("interrupted")
+            raise ProcessUnavailable("interrupted")
         if self._process is not None and self._ended(0):
             self.kill()  # between two jobs
         pauses = list(_START_PAUSES_S if self.start_seconds else _START_PAUSES_S[:1])
@@ -111,10 +113,10 @@ class Worker:
                 self._spawn()
                 self.greeting = self._receive("greeting", START_DEADLINE_S, lambda _: None, None)
                 self._welcome(self.greeting)
-            except (WorkerError, OSError) as error:
+            except (ProcessError, OSError) as error:
                 self.kill()
                 if not pauses or self._interrupted:
-                    raise WorkerUnavailable(str(error)) from None
+                    raise ProcessUnavailable(str(error)) from None
             except BaseException:
                 self.kill()
                 raise
@@ -132,7 +134,7 @@ class Worker:
                 [
                     *(sys.executable, "-m", "objectives.process.server"),
                     *(str(theirs.fileno()), self._target, json.dumps(self.options)),
-                    json.dumps(self._lane.cores),
+                    json.dumps(self._placement.cores),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=printing,
@@ -141,7 +143,7 @@ class Worker:
                 start_new_session=True,  # a group of its own: deaf to Ctrl-C
                 env=os.environ
                 | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-                | dict(self._lane.variables),
+                | dict(self._placement.variables),
             )
         finally:
             theirs.close()
@@ -158,7 +160,7 @@ class Worker:
         """Have one job done and return its result.
 
         Args:
-            job: What to do, as the process's station understands it.
+            job: What to do, as the process's job handler understands it.
             deadline_s: For the whole job.
             on_stage: Is told each stage as it begins.
             stage_limit_s: Says how long a stage may take, where that is less.
@@ -167,13 +169,13 @@ class Worker:
         more is started.
 
         Raises:
-            WorkerError: There is no result; see the subclasses. The worker can be called again.
+            ProcessError: There is no result; see the subclasses. It can be called again.
         """
         try:
             return self._do(job, deadline_s, on_stage, stage_limit_s)
-        except WorkerDied as error:
+        except ProcessDied as error:
             if self._interrupted:
-                raise WorkerUnavailable("interrupted") from None
+                raise ProcessUnavailable("interrupted") from None
             if error.began:
                 raise
         return self._do(job, deadline_s, on_stage, stage_limit_s)
@@ -213,7 +215,7 @@ class Worker:
             # A process that reports stages for ever is late as well.
             if message is None or (reported and time.monotonic() >= begin + deadline_s):
                 self.kill()
-                raise WorkerTimedOut(late)
+                raise ProcessTimedOut(late)
             if isinstance(reported, str):
                 stage = reported
                 on_stage(stage)
@@ -246,23 +248,23 @@ class Worker:
         except NoMessageError as error:
             raise self._broken(str(error)) from None
 
-    def _broken(self, how: str) -> WorkerDied:
+    def _broken(self, how: str) -> ProcessDied:
         self.kill()
-        return WorkerDied(f"the measuring process is broken: {how}")
+        return ProcessDied(f"the measuring process is broken: {how}")
 
-    def _died(self, stage: str | None) -> WorkerDied:
+    def _died(self, stage: str | None) -> ProcessDied:
         assert self._inbox is not None
         ended = self._ended(_END_DEADLINE_S)
         last, status = self._inbox.last_words(), self.kill()
         where = f"in stage '{stage or 'start'}'"
         if status == -signal.SIGKILL and _kills_for_memory() > self._memory_kills:
-            died: WorkerDied = WorkerOutOfMemory(f"no host memory left {where}")
+            died: ProcessDied = ProcessOutOfMemory(f"no host memory left {where}")
         else:
             how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
             if not ended:
                 how = "it hung up"
             text = f"the measuring process ended {where} ({how})"
-            died = WorkerDied(f"{text}: {last}" if last else text)
+            died = ProcessDied(f"{text}: {last}" if last else text)
         died.began = stage is not None
         return died
 

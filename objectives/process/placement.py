@@ -1,7 +1,7 @@
-"""Lanes: the parts of a machine that measure side by side, one process each.
+"""Where measuring processes run: each on a GPU, or on a set of CPU cores, of its own.
 
-A lane is a GPU with cores of its own, or on a CPU a set of cores: what one enqueues, or computes,
-does not take another's.
+Several of them measure side by side on one machine. Each GPU gets CPU cores that no other uses,
+so that launching from one does not slow down another.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
+import psutil
 import pynvml
 
 from variants.device import DeviceKind
@@ -22,39 +23,42 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _NODES = Path("/sys/devices/system/node")
 
 
-class LanesError(UserError):
-    """The machine has no such lanes; the message says what it has."""
+class PlacementError(UserError):
+    """The machine has not that many placements; the message says how many it has."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """Where one measuring process runs."""
+class Placement:
+    """Where one measuring process runs: its name, environment variables and CPU cores."""
 
     name: str  # as `cuda:1`, or `cpu:0-7`
     variables: Mapping[str, str] = field(default_factory=dict)  # of its environment
     cores: tuple[int, ...] = ()  # empty: any
 
 
-def lanes(kind: DeviceKind, count: int | None) -> list[Lane]:
-    """Return so many lanes of this machine, or all.
+def placements(kind: DeviceKind, count: int | None) -> list[Placement]:
+    """Return `count` placements on this machine, or all that it has.
 
-    All of a CPU's are its memory nodes. A single lane is the whole machine with its first GPU, as
-    a run without lanes has it.
+    On CUDA there is one for each visible GPU, on a CPU one for each memory node, or for each of
+    `count` equal shares of the cores. A single placement is the whole machine with its first GPU.
 
     Raises:
-        LanesError: There are not so many.
+        PlacementError: There are not so many.
     """
     if kind == "cpu":
         return _of_cpu(count)
     visible = visible_gpus()
     if count is not None and count > max(1, len(visible)):
-        raise LanesError(f"at most {len(visible)}, one for each GPU that is visible; got {count}")
+        raise PlacementError(
+            f"at most {len(visible)}, one for each GPU that is visible; got {count}"
+        )
     chosen = visible[:count]
     if len(chosen) < 2:  # the process says itself whether there is one
-        return [Lane("cuda")]
+        return [Placement("cuda")]
     cores = shares([cores_near(gpu) for gpu in chosen])
     return [
-        Lane(f"cuda:{place}", {_VISIBLE: gpu}, cores[place]) for place, gpu in enumerate(chosen)
+        Placement(f"cuda:{place}", {_VISIBLE: gpu}, cores[place])
+        for place, gpu in enumerate(chosen)
     ]
 
 
@@ -80,8 +84,29 @@ def nvml_handle(gpu: str) -> object:
     return pynvml.nvmlDeviceGetHandleByUUID(gpu)
 
 
+def foreign_gpu_processes(gpus: Sequence[str]) -> list[str]:
+    """Describe the compute processes on GPUs, named as CUDA does, that this one did not start.
+
+    Empty where NVML or a GPU is missing: there is nothing to warn of then.
+    """
+    try:
+        running = [
+            process
+            for gpu in gpus
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(nvml_handle(gpu))
+        ]
+    except pynvml.NVMLError:
+        return []
+    ours = {psutil.Process().pid} | {p.pid for p in psutil.Process().children(recursive=True)}
+    return [
+        f"process {process.pid} ({(process.usedGpuMemory or 0) / 2**20:.0f} MiB)"
+        for process in running
+        if process.pid not in ours
+    ]
+
+
 def shares(near: Sequence[frozenset[int]]) -> list[tuple[int, ...]]:
-    """Divide cores among lanes that would use those: equally, and none twice.
+    """Divide CPU cores among placements, given the cores near each: equally, and none twice.
 
     Lanes that are near the same cores leave one more share of them to the process that proposes,
     where each still has two.
@@ -89,31 +114,31 @@ def shares(near: Sequence[frozenset[int]]) -> list[tuple[int, ...]]:
     found: list[tuple[int, ...]] = [()] * len(near)
     taken: set[int] = set()
     for cores in dict.fromkeys(near):
-        lanes = [place for place, its in enumerate(near) if its == cores]
+        placements = [place for place, its in enumerate(near) if its == cores]
         free = sorted(cores - taken)
-        size = len(free) // (len(lanes) + 1)
+        size = len(free) // (len(placements) + 1)
         if size < 2:
-            size = len(free) // len(lanes)
-        for turn, place in enumerate(lanes):
+            size = len(free) // len(placements)
+        for turn, place in enumerate(placements):
             found[place] = tuple(free[turn * size : (turn + 1) * size])
             taken.update(found[place])
     return found
 
 
-def _of_cpu(count: int | None) -> list[Lane]:
+def _of_cpu(count: int | None) -> list[Placement]:
     allowed = os.sched_getaffinity(0)
     if count is None:
         nodes = [node & allowed for node in _memory_nodes()]
         sets = [sorted(node) for node in nodes if node] or [sorted(allowed)]
     else:
         if count > len(allowed):
-            raise LanesError(f"at most {len(allowed)}, one for each core; got {count}")
+            raise PlacementError(f"at most {len(allowed)}, one for each core; got {count}")
         size, cores = len(allowed) // count, sorted(allowed)
         sets = [cores[place * size : (place + 1) * size] for place in range(count)]
     if len(sets) == 1:
-        return [Lane("cpu")]
+        return [Placement("cpu")]
     least = min(map(len, sets))  # as many threads in each
-    return [Lane(f"cpu:{_listed(cores[:least])}", {}, tuple(cores[:least])) for cores in sets]
+    return [Placement(f"cpu:{_listed(cores[:least])}", {}, tuple(cores[:least])) for cores in sets]
 
 
 def cores_near(gpu: str) -> frozenset[int]:

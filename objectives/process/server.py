@@ -1,8 +1,8 @@
-"""The measuring process: a loop that does one job at a time for its parent.
+"""The measuring process's main loop: does one job at a time for its parent.
 
 Run as `python -m objectives.process.server DESCRIPTOR MODULE:FUNCTION OPTIONS CORES`, with the
 descriptor of a socket to the parent and the cores that it may use, `[]` for any. The function is
-called once with the options and a callback for stages; it returns a greeting and a `Station`.
+called once with the options and a callback for stages; it returns a greeting and a `JobHandler`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from objectives.process.messages import Message, decode, encode
 _MAX_ERROR = 2000  # characters
 
 
-class Station(Protocol):
-    """What does the work inside the process."""
+class JobHandler(Protocol):
+    """Does the jobs inside of a process; what they are is between it and the parent."""
 
     def work(self, job: Message) -> Message:
         """Do one job. Any exception becomes the job's error."""
@@ -35,7 +35,7 @@ class Station(Protocol):
         """Tell, after an error, whether another job can be done in this process."""
 
 
-Attach = Callable[[Message, Callable[[str], None]], tuple[Message, Station]]
+StartHandler = Callable[[Message, Callable[[str], None]], tuple[Message, JobHandler]]
 
 
 def main(arguments: list[str]) -> None:
@@ -61,21 +61,21 @@ def serve(descriptor: int, target: str, options: Message) -> int:
         connection.sendall(encode(message))
 
     module, _, function = target.partition(":")
-    attach: Attach = getattr(importlib.import_module(module), function)
-    greeting, station = attach(options, lambda stage: send({"stage": stage}))
+    start_handler: StartHandler = getattr(importlib.import_module(module), function)
+    greeting, handler = start_handler(options, lambda stage: send({"stage": stage}))
     send({"greeting": greeting})
     for line in connection.makefile("rb"):
         job, answer = decode(line), b""
         error: Message | None = None
         try:
-            answer = encode({"result": station.work(job)})
+            answer = encode({"result": handler.work(job)})
         except Exception as raised:  # the one place: whatever a trial raises is its outcome
             error = {"error": _described(raised), "memory": isinstance(raised, MemoryError)}
         # Here the exception is gone, and with it the frames that held its tensors.
         if error is None:
             connection.sendall(answer)
         else:
-            usable = station.usable()
+            usable = handler.usable()
             send(error | {"usable": usable})
             if not usable:
                 return 1

@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
-from objectives.schema.evaluation import Evaluation, Positive, Roofline, YardstickMs
+from objectives.schema.evaluation import Evaluation, HostReferenceMs, Positive, Roofline
 from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
@@ -24,7 +24,7 @@ from variants.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Rates of a device, dense, without sparsity."""
+    """A device's peak rates, of dense operations (without structured sparsity)."""
 
     eight_bit_tflops: Positive  # int8 and float8, whichever is faster
     half_tflops: Positive  # bf16 and fp16
@@ -32,9 +32,9 @@ class Peaks:
     fp32_tflops: Positive
     bandwidth_gb_s: Positive
     launch_us: Positive | None = None  # host time to launch an operation; None in a datasheet
-    yardstick_ms: YardstickMs | None = (
-        None  # see `objectives.timing.host_reference`; of CUDA devices alone
-    )
+    # What the host reference (`objectives.timing.host_reference`) takes at the host's full speed;
+    # None on a CPU and in a datasheet.
+    yardstick_ms: HostReferenceMs | None = None
 
     def tflops(self, precision: str) -> float:
         """Return the rate of products at a precision."""

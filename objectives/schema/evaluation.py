@@ -28,15 +28,16 @@ class Outcome(StrEnum):
 # times what the largest machine holds. Nobody measured what is beyond.
 LEAST, MOST = 1e-9, 1e15
 Measured = Annotated[float, Field(ge=LEAST, le=MOST)]
-# Of a yardstick, which takes some tenths of a millisecond, and of how much slower a host can be.
-YardstickMs = Annotated[float, Field(ge=1e-3, le=1e3)]
+# Of a host reference, which takes some tenths of a millisecond, and of how much slower a host can
+# be than at its best.
+HostReferenceMs = Annotated[float, Field(ge=1e-3, le=1e3)]
 HostSpeed = Annotated[float, Field(ge=1e-4, le=1e4)]
 # Rates, and ratios of what was measured: others are divided by it, and it by others.
 Positive = Annotated[float, Field(ge=1e-30, le=1e30)]
 
 
 class Samples(BaseModel):
-    """A sampled quantity in milliseconds."""
+    """Statistics of samples of one quantity, in milliseconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,9 +68,9 @@ class Latency(BaseModel):
     gpu: Samples | None  # cold L2, without launch gaps; None on CPU
     held: bool | None  # False: the stream could not be held, so launch gaps are in `gpu`
     host: Samples  # time to enqueue the step; on CPU, to compute it
-    yardstick_ms: YardstickMs | None = (
-        None  # how fast the host was, see `objectives.timing.host_reference`
-    )
+    # What the host reference took beside the steps, see `objectives.timing.host_reference`; None
+    # on a CPU, and where the stream was not held.
+    yardstick_ms: HostReferenceMs | None = None
     host_speed: HostSpeed | None = None  # by which `host` was multiplied; 1.0 at full speed
     first_step_ms: float  # one-time compile and warm-up included
     # What the first visit to a length costs beyond a later one; None outside decode.

@@ -1,4 +1,4 @@
-"""What the user accepts, and how long a measurement may take."""
+"""Limits of a study: error, stall and memory that a user accepts, and times for measuring."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MOST_S = 1e6  # eleven days; what a clock can wait for has an end
 
 
 class Limits(BaseModel):
-    """The constraints of a study; part of what every trial was judged by."""
+    """What every trial of a study is judged by, and how long measuring one may take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,9 +1,10 @@
-"""Where the host's part of a step is timed: on a core that runs at full speed.
+"""Chooses the CPU core from which steps are launched: one that runs at full speed.
 
 A core whose sibling thread is busy, with another process or another virtual machine, runs at half
 its speed, for seconds or for minutes, and everything that is launched from it takes twice as
 long. Which cores those are changes all the time; on a machine of several cores some are free.
 How long a fixed loop takes tells which. What slows all cores down, `host_reference` tells.
+Figures: docs/measuring.md, "cores"; `python -m benchmarks.host_estimators` measures them.
 
 A backward pass is launched from a thread of autograd's, which goes where this one goes.
 """
@@ -50,7 +51,7 @@ def _launching() -> tuple[int, ...]:
     return tuple(found)
 
 
-class Cores:
+class CoreSelector:
     """Keeps the calling thread on a core at full speed, as a context, and lets it go at the end.
 
     Where the operating system does not let a thread choose, it stays where it is, and whatever
@@ -64,7 +65,7 @@ class Cores:
         now: Callable[[], float] = time.monotonic,
         launching: Callable[[], tuple[int, ...]] = _launching,
     ) -> None:
-        """Nothing is known of the cores yet.
+        """Keep how cores are looked at.
 
         Args:
             near: Those on the device's side of the machine; the others are not taken where the
@@ -84,7 +85,7 @@ class Cores:
         self._resting_until = 0.0
         self._order = random.Random()  # of its own: two processes should not meet on each core
 
-    def __enter__(self) -> Cores:
+    def __enter__(self) -> CoreSelector:
         """Remember where the threads may run."""
         self._home, self._settled = os.sched_getaffinity(0), False
         self._threads = self._launching()

@@ -37,7 +37,7 @@ PAUSE_S, MAX_PAUSE_S = 0.05, 0.5
 
 
 class Reading(NamedTuple):
-    """The device at one moment."""
+    """Clock, temperature and throttle reasons of a GPU at one moment, by NVML."""
 
     sm_mhz: int
     temperature_c: int
@@ -59,7 +59,7 @@ class Reading(NamedTuple):
 
 
 class Clocks(Protocol):
-    """What reads the device."""
+    """Reads the clocks of one GPU."""
 
     def read(self) -> Reading:
         """Return the device's state now.
@@ -100,8 +100,11 @@ class NvmlClocks:
             raise ClocksUnreadError(f"NVML: {error}") from None
 
 
-class Watch:
-    """Watches the device over the samples of one trial, as `sampling` asks for."""
+class ThrottleMonitor:
+    """Tells whether a GPU throttled while samples were taken, over one trial.
+
+    A `SampleMonitor`: after a burst that does not count it pauses, so that the device cools down.
+    """
 
     def __init__(
         self,

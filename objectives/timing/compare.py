@@ -16,13 +16,19 @@ from typing import NamedTuple
 
 import torch
 
-from objectives.metrics.steps import first_visits, later_visits
+from objectives.metrics.steps import run_steps_cold, run_steps_warm
 from objectives.schema.comparison import MIN_ROUNDS, Comparison, Retimed
-from objectives.timing.affinity import Cores
+from objectives.timing.affinity import CoreSelector
 from objectives.timing.held_stream import HeldStream
 from objectives.timing.latency import HOST_QUANTILE
 from objectives.timing.passes import HOLD_RETRIES, HeldPasses, for_gpu, for_host
-from objectives.timing.sampling import BURST_S, Throttled, Watcher, quantile_interval, quantile_of
+from objectives.timing.sampling import (
+    BURST_S,
+    SampleMonitor,
+    Throttled,
+    quantile_interval,
+    quantile_of,
+)
 from variants.configuration import Configuration
 from variants.layer.run import Run
 
@@ -35,7 +41,7 @@ RECOMPILE_LIMIT = 256
 
 
 class Turn(NamedTuple):
-    """One pass over the steps of a configuration, in ms a step, all layers together."""
+    """Times of one pass over the steps of a configuration, in ms a step, all layers together."""
 
     gpu_ms: float | None  # mean of the steps; None on CPU
     host_ms: float  # low quantile of the steps on CUDA, median on CPU
@@ -47,7 +53,7 @@ class Turn(NamedTuple):
 
 
 Pass = Callable[[], Turn]
-Prepared = tuple[Pass, Callable[[], bool | None]]  # a pass, and whether it was held
+PreparedRun = tuple[Pass, Callable[[], bool | None]]  # a pass, and whether it was held
 
 
 def take_turns(
@@ -55,13 +61,13 @@ def take_turns(
     *,
     budget_s: float,
     rng: random.Random,
-    watch: Watcher,
-    cores: Cores | None = None,
+    monitor: SampleMonitor,
+    cores: CoreSelector | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> list[list[Turn]]:
     """Call each pass once a round, in a fresh order each time, until the ratios are known.
 
-    Rounds that `watch` calls unclean are discarded. A round begins on one of `cores` that is
+    Rounds that `monitor` calls unclean are discarded. A round begins on one of `cores` that is
     at full speed, where there is one, and stays there.
 
     Returns:
@@ -70,19 +76,19 @@ def take_turns(
     Raises:
         Throttled: All rounds were discarded.
     """
-    watch.clean()
+    monitor.clean()
     deadline = now() + budget_s
     turns: list[list[Turn]] = [[] for _ in passes]
     with cores or nullcontext():
         while True:
             begin = now()
             burst = _burst(passes, rng, cores, min(begin + BURST_S, deadline), now)
-            if watch.clean():
+            if monitor.clean():
                 for taken, new in zip(turns, burst, strict=True):
                     taken += new
-            elif watch.gives_up:
+            elif monitor.gives_up:
                 if not turns[0]:
-                    raise Throttled(watch.reason)
+                    raise Throttled(monitor.reason)
                 return turns
             else:
                 deadline += now() - begin
@@ -97,7 +103,7 @@ def take_turns(
 def _burst(
     passes: Sequence[Pass],
     rng: random.Random,
-    cores: Cores | None,
+    cores: CoreSelector | None,
     until: float,
     now: Callable[[], float],
 ) -> list[list[Turn]]:
@@ -132,14 +138,14 @@ def _latency(turn: Turn) -> float:
 
 def compare(
     configurations: Sequence[Configuration],
-    prepare: Callable[[Configuration], Prepared],
+    prepare: Callable[[Configuration], PreparedRun],
     refusal: Callable[[Exception], str | None],
     free: Callable[[], None],
     *,
     budget_s: float,
     rng: random.Random,
-    watch: Callable[[], Watcher],
-    cores: Cores | None,
+    monitor: Callable[[], SampleMonitor],
+    cores: CoreSelector | None,
 ) -> Comparison:
     """Time all `configurations` in turns, as many at once as fit into memory.
 
@@ -150,7 +156,7 @@ def compare(
         free: Called after an out-of-memory and after each group, when nothing refers to it.
         budget_s: For each configuration of a group.
         rng: Decides the order of turns.
-        watch: Returns what tells, over one group, whether samples count.
+        monitor: Returns what tells, over one group, whether samples count.
         cores: On which the host's part is timed; None leaves the thread where it is.
     """
     begin = time.monotonic()
@@ -167,7 +173,7 @@ def compare(
         if len(alive) > 1 or not groups:
             try:
                 groups.append(
-                    _timed(alive, budget_s=budget_s, rng=rng, watch=watch(), cores=cores)
+                    _timed(alive, budget_s=budget_s, rng=rng, monitor=monitor(), cores=cores)
                 )
             except Throttled as error:
                 missing |= {c.key: str(error) for c in (*alive, *waiting)}
@@ -183,13 +189,13 @@ def compare(
 def _prepare_together(
     first: Configuration,
     others: Sequence[Configuration],
-    prepare: Callable[[Configuration], Prepared],
+    prepare: Callable[[Configuration], PreparedRun],
     refusal: Callable[[Exception], str | None],
     free: Callable[[], None],
     missing: dict[str, str],
-) -> tuple[dict[Configuration, Prepared], list[Configuration]]:
+) -> tuple[dict[Configuration, PreparedRun], list[Configuration]]:
     """Prepare `first` and as many others as fit. Returns them and those left for later."""
-    alive: dict[Configuration, Prepared] = {}
+    alive: dict[Configuration, PreparedRun] = {}
     left: list[Configuration] = []
     for configuration in (first, *others):
         reason, no_room = None, False
@@ -216,16 +222,16 @@ def _prepare_together(
 
 
 def _timed(
-    alive: Mapping[Configuration, Prepared],
+    alive: Mapping[Configuration, PreparedRun],
     *,
     budget_s: float,
     rng: random.Random,
-    watch: Watcher,
-    cores: Cores | None,
+    monitor: SampleMonitor,
+    cores: CoreSelector | None,
 ) -> tuple[Retimed, ...]:
     passes = [one_pass for one_pass, _ in alive.values()]
     budget_s *= len(alive)
-    turns = take_turns(passes, budget_s=budget_s, rng=rng, watch=watch, cores=cores)
+    turns = take_turns(passes, budget_s=budget_s, rng=rng, monitor=monitor, cores=cores)
     return tuple(
         Retimed(
             configuration=configuration,
@@ -239,19 +245,19 @@ def _timed(
 
 def prepare_run(
     configuration: Configuration, device: torch.device, seed: int, stream: HeldStream | None
-) -> Prepared:
+) -> PreparedRun:
     """Build and warm a configuration on `device`; `stream` is None on CPU."""
     return prepare_built(Run(configuration, device, seed), stream)
 
 
-def prepare_built(run: Run, stream: HeldStream | None) -> Prepared:
+def prepare_built(run: Run, stream: HeldStream | None) -> PreparedRun:
     """Warm a run that is built."""
     for _ in range(2):  # compilation and plans, and then what only the second visit settles
         run.restart()
-        first_visits(run, lambda results: None)
+        run_steps_cold(run, lambda results: None)
     layers = run.configuration.workload.layers
     if stream is None:
-        return lambda: Turn(None, quantile_of(later_visits(run), 0.5) * layers), lambda: None
+        return lambda: Turn(None, quantile_of(run_steps_warm(run), 0.5) * layers), lambda: None
     passes = HeldPasses(run, stream)
     last: dict[int, float] = {}  # of each step; one that is not held counts as the time before
 

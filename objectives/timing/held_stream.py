@@ -16,19 +16,19 @@ from dataclasses import dataclass
 
 import torch
 
-from objectives.timing.affinity import Cores
-from objectives.timing.host_reference import Usual, Yardstick
+from objectives.timing.affinity import CoreSelector
+from objectives.timing.host_reference import HostReference, RollingMedian
 
 HOLD_MARGIN_MS = 0.15
 MAX_HOLD_MS = 200.0  # bounds the spin, whatever the host does
-# An idle device lowers its clock (345 MHz where 1980 are usual, on an H200).
+# An idle device lowers its clock; see docs/measuring.md, "the clock of the device".
 WARM_SHARE = 0.97  # of the clock that was calibrated
 WARM_S = 0.1  # at most, before a step is timed
 
 
 @dataclass
 class Hold:
-    """How long a step needs the stream to be held, learnt from the host times that it showed."""
+    """How long to hold the stream for a step, learnt from the host times that it showed."""
 
     ms: float = 1.0
 
@@ -51,7 +51,7 @@ class HeldStream:
     def __init__(
         self,
         l2_bytes: int,
-        cores: Cores | None = None,
+        cores: CoreSelector | None = None,
         others: Sequence[torch.cuda.Stream] = (),
     ) -> None:
         """Allocate the flush buffer, twice the L2 cache, and calibrate the spin.
@@ -59,8 +59,9 @@ class HeldStream:
         `cores` are those that steps are launched from. Work is timed on the stream that is
         current; `others` may be made current, too.
         """
-        self.cores = Cores() if cores is None else cores
-        self.yardstick, self.usual = Yardstick(torch.device("cuda")), Usual()
+        self.cores = CoreSelector() if cores is None else cores
+        self.host_reference = HostReference(torch.device("cuda"))
+        self.recent_reference = RollingMedian()
         self.others = [functools.partial(torch.cuda.stream, one) for one in others]
         self._flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
         self._cycles_per_ms = self._calibrate()

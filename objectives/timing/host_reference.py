@@ -1,9 +1,9 @@
-"""How fast the host launches at the moment: a fixed piece of what launching a step is made of.
+"""How fast the host is at the moment: the time of a fixed series of what launching consists of.
 
-Launches from the same core take a tenth more or twice as long when others work on the machine:
-its clocks fall, and caches, memory and the way to the device are shared. A loop of Python shows
-the clocks alone. What shows the rest is work of the same kind: on an H100's host this piece and
-the steps launched beside it slowed down together.
+Launches from the same core take longer when others work on the machine: clocks fall, and caches,
+memory and the way to the device are shared. A loop of Python would show the clocks alone; work of
+the same kind as launching a step slows down as the step does. Stored as `yardstick_ms`. Figures:
+docs/measuring.md, "the host reference"; `python -m benchmarks.host_estimators` measures them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 LAUNCHES, OPERATIONS, ADDITIONS = 16, 30, 2000  # on the device, on the CPU, of Python numbers
 
 
-class Yardstick:
-    """Launches, small operations on the CPU, and plain Python, always the same."""
+class HostReference:
+    """A fixed piece of host work: kernel launches, small CPU operations and plain Python."""
 
     def __init__(self, device: torch.device) -> None:
-        """Allocate what is worked on, some bytes."""
+        """Allocate what is worked on, some bytes, and do the work once to warm it up."""
         self._there = torch.ones(64, device=device)
         self._here = tuple(torch.ones(4) for _ in range(3))
         self()
@@ -40,28 +40,26 @@ class Yardstick:
 
 
 REMEMBERED, LEAST = 15, 5  # trials; fewer than the latter do not show what is usual
-# Where the yardstick took a quarter longer than usual on an H100's host, steps took up to twice as
-# long: what is in the way then is not of the yardstick's kind, and it passes within seconds. Of
-# 264 trials beside up to 1.15 of the usual, 5 were beside more than 1.1: with them host times of
-# one configuration were up to 22 % apart, without them 15 %.
+# Times the usual. Beyond it the steps slow down by much more than the reference does: scaling no
+# longer helps, and what is in the way passes within seconds. Figures: docs/measuring.md,
+# "disturbances"; `python -m benchmarks.repeats` measures them.
 DISTURBED = 1.1
 
 
-class Usual:
-    """What a yardstick took beside the last trials. Where it is much more, others are in the way.
+class RollingMedian:
+    """The median of the host reference over the last trials, to tell a disturbed host.
 
     A host that has become slower for good is usual again some trials later.
     """
 
     def __init__(self) -> None:
-        """Nothing is usual yet."""
         self._lately: deque[float] = deque(maxlen=REMEMBERED)  # ms
 
     def is_exceeded(self, taken_ms: float) -> bool:
-        """Tell whether a yardstick of `taken_ms` is far from usual."""
+        """Tell whether `taken_ms` is more than `DISTURBED` times the median."""
         enough = len(self._lately) >= LEAST
         return enough and taken_ms > DISTURBED * statistics.median(self._lately)
 
-    def learn(self, taken_ms: float) -> None:
-        """Take in what was found beside one more trial."""
+    def add(self, taken_ms: float) -> None:
+        """Add what the host reference took beside one more trial."""
         self._lately.append(taken_ms)

@@ -1,4 +1,7 @@
-"""Puts the host times of a study on one footing: as of its host at full speed."""
+"""Scales the host times of a study to its host at full speed, so that trials can be compared.
+
+Figures: docs/measuring.md, "the host reference".
+"""
 
 from __future__ import annotations
 
@@ -9,37 +12,37 @@ from objectives.schema.comparison import Comparison, Retimed
 from objectives.schema.evaluation import Evaluation, Latency
 from variants.configuration import Configuration
 
-# Steps slow down by more than the yardstick does, by about this power of it: 1.18, 1.25, 1.36 and
-# 1.45 fitted the host times of 44 to 52 configurations, each several times in two processes, in
-# four runs on H100s and H200s. In each of them host times differ less with it than with 1, on
-# average over the configurations.
+# Steps slow down by more than the host reference does, by about this power of it;
+# `python -m benchmarks.repeats` takes what it is fitted to.
 STEEPNESS = 1.2
 
 
-def speed_beside(taken_ms: float, full_ms: float) -> float:
-    """Return what a host time is multiplied by that was taken beside a yardstick of `taken_ms`.
+def host_scale(taken_ms: float, full_ms: float) -> float:
+    """Return the factor that scales a host time to the host's full speed.
 
-    It is then as of a host on which the yardstick takes `full_ms`.
+    Args:
+        taken_ms: What the host reference took beside it.
+        full_ms: What the host reference takes at full speed.
     """
     return float((full_ms / taken_ms) ** STEEPNESS)
 
 
-def at_full_speed(evaluation: Evaluation, yardstick_ms: float | None) -> Evaluation:
-    """Return the evaluation with host time as of a host on which a yardstick takes so long.
+def at_full_speed(evaluation: Evaluation, reference_ms: float | None) -> Evaluation:
+    """Return the evaluation with host time as on a host whose reference takes `reference_ms`.
 
-    Where no yardstick was taken beside it, or none is known, it stays as it is.
+    Where no host reference was taken beside it, or none is known, it stays as it is.
     """
     measured = evaluation.measurements
-    if measured is None or yardstick_ms is None or measured.latency.yardstick_ms is None:
+    if measured is None or reference_ms is None or measured.latency.yardstick_ms is None:
         return evaluation
-    speed = speed_beside(measured.latency.yardstick_ms, yardstick_ms)
+    speed = host_scale(measured.latency.yardstick_ms, reference_ms)
     latency = measured.latency.at_host_speed(speed)
     placed = measured.model_copy(update={"latency": latency})
     return evaluation.model_copy(update={"measurements": placed})
 
 
 def full_speed_of(latencies: Iterable[Latency]) -> float | None:
-    """Return what a yardstick took at the full speed that latencies were put at, in ms."""
+    """Return the time of the host reference that latencies were scaled to, in ms, if any was."""
     for latency in latencies:
         if latency.host_speed is not None and latency.yardstick_ms is not None:
             speed: float = latency.host_speed ** (1 / STEEPNESS)
@@ -48,10 +51,10 @@ def full_speed_of(latencies: Iterable[Latency]) -> float | None:
 
 
 def turns_at_full_speed(comparison: Comparison, trials: Iterable[Evaluation]) -> Comparison:
-    """Return turns with host times as of the host at full speed, at which their `trials` are.
+    """Return a comparison with its host times at full speed, by those of its `trials`.
 
-    No yardstick is taken in turns. By how much the host was slower, the host times of all of a
-    group tell together, beside those of their trials.
+    No host reference is taken in turns. By how much the host was slower, the host times of all of
+    a group tell together, beside those of their trials.
     """
     host_ms = {
         trial.configuration: trial.measurements.latency.host.value

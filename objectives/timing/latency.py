@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from objectives.metrics.steps import later_visits
+from objectives.metrics.steps import run_steps_warm
 from objectives.schema.evaluation import Latency, Samples
 from objectives.timing.held_stream import HeldStream
 from objectives.timing.passes import (
@@ -21,9 +21,9 @@ from objectives.timing.passes import (
 )
 from objectives.timing.sampling import (
     MIN_COUNT,
+    NoMonitor,
+    SampleMonitor,
     Throttled,
-    Trusting,
-    Watcher,
     median_known,
     quantile_of,
     sample_until,
@@ -31,28 +31,27 @@ from objectives.timing.sampling import (
 )
 from variants.layer.run import Run
 
-# Host noise is one-sided: something else ran. Of the yardsticks beside the steps the same, so that
-# both are of the same share of them.
+# Host noise is one-sided: whatever else runs adds to it. The same quantile is taken of the host
+# references beside the steps, so that both are of the same share of them.
 HOST_QUANTILE = 0.05
-# Between visits of an H100, host time by its yardstick differed by 6.0 % (standard deviation) with
-# 56 samples, 3.0 % with 112, 1.8 % with 224. In six trials on an H200 ten CUDA graphs were 12 %
-# apart at most with 128 and 7 % with 256, of which this quantile repeated best.
+# Samples that such a low quantile needs to repeat within a few percent. Figures:
+# docs/measuring.md, "quantile and count"; `python -m benchmarks.host_estimators` measures them.
 HOST_COUNT = 256
-# Where the GPU takes twice as long as the host, which does not matter then: no more than it does
-# in so long, but some.
+# Where the GPU takes twice as long as the host, host time does not matter: fewer samples, as many
+# as the GPU takes so many ms for, but some.
 UNBOUND_MS, LEAST_COUNT = 128.0, 32
-# Before a trial beside which the host was disturbed is timed again: one in twenty on an H100, and
-# hardly ever the next one, a second later.
+# Pauses before a trial beside which the host was disturbed is timed again: disturbances pass
+# within seconds. Figures: docs/measuring.md, "disturbances".
 PAUSES_S = (0.2, 0.5, 1.0)
 
 
 class Timed(NamedTuple):
-    """What was sampled of a run's steps."""
+    """Samples of the steps of a run, and what the host reference took beside them."""
 
     gpu: Samples
     host: Samples
     held: bool
-    yardstick_ms: float | None  # None where the stream was not held: a step waits for the GPU
+    reference_ms: float | None  # None where the stream was not held: a step waits for the GPU
 
 
 def measure_cuda(
@@ -60,52 +59,54 @@ def measure_cuda(
     stream: HeldStream,
     *,
     budget_s: float,
-    watch: Watcher,
+    monitor: SampleMonitor,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Timed:
-    """Return GPU and host samples of a step in ms, and the yardstick beside them.
+    """Return GPU and host samples of a step in ms, and the host reference beside them.
 
-    Taken again where the yardstick shows that something is in the host's way, a bounded number of
-    times; those beside the least yardstick count.
+    Taken again where the host reference shows that the host is disturbed, a bounded number of
+    times; those beside the least host reference count.
 
     Raises:
         Throttled: No sample counts.
     """
-    passes = HeldPasses(run, stream, stream.yardstick)
-    timed = _time(run, passes, stream, budget_s, watch)
+    passes = HeldPasses(run, stream, stream.host_reference)
+    timed = _time(run, passes, stream, budget_s, monitor)
     for pause_s in PAUSES_S:
-        if timed.yardstick_ms is None or not stream.usual.is_exceeded(timed.yardstick_ms):
+        if timed.reference_ms is None or not stream.recent_reference.is_exceeded(
+            timed.reference_ms
+        ):
             break
         sleep(pause_s)
         try:
-            again = _time(run, passes, stream, budget_s, watch)
+            again = _time(run, passes, stream, budget_s, monitor)
         except Throttled:  # what was sampled before it was not
             break
-        if again.yardstick_ms is not None and again.yardstick_ms < timed.yardstick_ms:
+        if again.reference_ms is not None and again.reference_ms < timed.reference_ms:
             timed = again
-    if timed.yardstick_ms is not None:
-        stream.usual.learn(timed.yardstick_ms)
+    if timed.reference_ms is not None:
+        stream.recent_reference.add(timed.reference_ms)
     return timed
 
 
 def _time(
-    run: Run, passes: HeldPasses, stream: HeldStream, budget_s: float, watch: Watcher
+    run: Run, passes: HeldPasses, stream: HeldStream, budget_s: float, monitor: SampleMonitor
 ) -> Timed:
     stream.warm()
     with stream.cores as cores:
         steps, stopped = sample_until(
-            lambda: on_full_core(passes, cores), steps_known, budget_s=budget_s, watch=watch
+            lambda: on_full_core(passes, cores), steps_known, budget_s=budget_s, monitor=monitor
         )
     layers = run.configuration.workload.layers
     host = for_host(steps)
-    beside = [step.yardstick_ms for step in host if step.yardstick_ms is not None]
+    beside = [step.reference_ms for step in host if step.reference_ms is not None]
     return Timed(
         gpu=summarise(gpu_ms_of_passes(steps), stopped, layers=layers),
         host=summarise(
             [step.host_ms for step in host], stopped, quantile=HOST_QUANTILE, layers=layers
         ),
         held=passes.held,
-        yardstick_ms=quantile_of(beside, HOST_QUANTILE) if passes.held and beside else None,
+        reference_ms=quantile_of(beside, HOST_QUANTILE) if passes.held and beside else None,
     )
 
 
@@ -127,7 +128,7 @@ def steps_known(steps: Sequence[StepTime]) -> bool:
 def measure_cpu(run: Run, *, budget_s: float) -> Samples:
     """Return samples of a step's wall time in ms."""
     values, stopped = sample_until(
-        lambda: later_visits(run), median_known, budget_s=budget_s, watch=Trusting()
+        lambda: run_steps_warm(run), median_known, budget_s=budget_s, monitor=NoMonitor()
     )
     return summarise(values, stopped, layers=run.configuration.workload.layers)
 
@@ -139,7 +140,7 @@ def measure_latency(
     first_step_ms: float,
     new_length: float | None,
     budget_s: float,
-    watch: Watcher,
+    monitor: SampleMonitor,
 ) -> Latency:
     """Sample the steps of `run`; `stream` is None on CPU.
 
@@ -149,7 +150,7 @@ def measure_latency(
     others = {"first_step_ms": first_step_ms, "new_length_ms": new_length}
     if stream is None:
         return Latency.of(None, measure_cpu(run, budget_s=budget_s), held=None, **others)
-    timed = measure_cuda(run, stream, budget_s=budget_s, watch=watch)
+    timed = measure_cuda(run, stream, budget_s=budget_s, monitor=monitor)
     return Latency.of(
-        timed.gpu, timed.host, held=timed.held, yardstick_ms=timed.yardstick_ms, **others
+        timed.gpu, timed.host, held=timed.held, yardstick_ms=timed.reference_ms, **others
     )

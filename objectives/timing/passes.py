@@ -1,7 +1,8 @@
-"""Passes over the consecutive steps of a run: what of a step's time is chance is varied here.
+"""Timed passes over the consecutive steps of a run, each under other conditions of chance.
 
-How long a step takes depends on the stream that launches it, on where in memory it works, and,
-between steps, on their lengths.
+How long a step takes depends on the stream that launches it, on the addresses of its memory, and,
+between steps, on their lengths. Streams and addresses change from pass to pass, so that a median
+over passes averages over them. Figures: docs/measuring.md, "streams", "addresses" and "passes".
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from statistics import fmean
 
 import torch
 
-from objectives.metrics.steps import later_visits
-from objectives.timing.affinity import Cores
+from objectives.metrics.steps import run_steps_warm
+from objectives.timing.affinity import CoreSelector
 from objectives.timing.held_stream import HeldStream, Hold
 from objectives.timing.sampling import quantile_of
-from objectives.timing.streams import Turns
+from objectives.timing.streams import StreamRotation
 from variants.layer.run import Run
 
 HOLD_RETRIES = 4
-STEPS_A_YARDSTICK = 4  # at most
+STEPS_A_REFERENCE = 4  # at most
 LEAST_PASSES = 6  # whose range is a 95 % interval of their median
 # A captured step is captured again in one pass of so many, with so many of its neighbours: the
 # others come one behind the other, as launches usually do.
@@ -33,11 +34,11 @@ ROUND, BLOCK = 3, 8
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One step, in milliseconds."""
+    """The times of one step in one pass, in milliseconds."""
 
     gpu_ms: float
     host_ms: float
-    yardstick_ms: float | None = None  # shortly before
+    reference_ms: float | None = None  # shortly before
     of_pass: int = 0  # or the first of its round, where steps are captured again
     index: int = 0  # in its pass
     gpu_counts: bool = True  # unless others of its round work at addresses of their own
@@ -50,20 +51,19 @@ class HeldPasses:
     Where the host takes longer than the GPU, launches are most of what the GPU does, and every
     pass, or round of passes, is on the next of several streams.
 
-    How long products of few tokens take depends on the addresses that they read and write: 5.0 to
-    7.5 µs on an H200. So the inputs of every pass lie elsewhere. A captured step keeps its
-    addresses for good: once in every round of passes it is captured again before it is run, for
-    its GPU time. In the other passes its host time is taken: behind a capture an H200's host took
-    59 instead of 34 µs to launch a step.
+    How long products of few tokens take depends on the addresses that they read and write, so the
+    inputs of every pass lie elsewhere. A captured step keeps its addresses for good: once in every
+    round of passes it is captured again before it is run, for its GPU time. In the other passes
+    its host time is taken: launching right behind a capture takes the host longer.
     """
 
     def __init__(
-        self, run: Run, stream: HeldStream, yardstick: Callable[[], float] | None = None
+        self, run: Run, stream: HeldStream, host_reference: Callable[[], float] | None = None
     ) -> None:
-        """Nothing is known of the steps yet. Every few of them `yardstick` is taken, if given."""
+        """Time the steps of `run` on `stream`, and `host_reference` beside them, if given."""
         self._run, self._stream, self._hold = run, stream, Hold()
-        self._yardstick = yardstick
-        self._streams = Turns(stream.others, lambda: later_visits(run))
+        self._host_reference = host_reference
+        self._streams = StreamRotation(stream.others, lambda: run_steps_warm(run))
         self._counted = self._launched = 0  # steps; of which the host took longer than the GPU
         self._places, self._moves = random.Random(0), run.moves
         self._passes = 0  # begun
@@ -113,8 +113,8 @@ class HeldPasses:
         counted: list[StepTime] = []
         beside = None
         for index in range(self._run.steps):
-            if self._yardstick is not None and index % STEPS_A_YARDSTICK == 0:
-                beside = self._yardstick()
+            if self._host_reference is not None and index % STEPS_A_REFERENCE == 0:
+                beside = self._host_reference()
             captured = self._move(index, captures)
             step = functools.partial(self._run.step, index)
             gpu_ms, host_ms, held = self._stream.sample(step, self._hold)
@@ -167,9 +167,8 @@ def for_host(steps: Sequence[StepTime]) -> list[StepTime]:
 def means_of_passes(steps: Sequence[StepTime]) -> list[float]:
     """Return the mean GPU time of each pass or round of which more than half counts, if any does.
 
-    Steps differ by their lengths: attention written out in bf16 took 0.74, 0.69 and 0.52 ms with
-    8,193, 8,194 and 8,200 keys on an H200, and a median of them is a chance between kinds. A step
-    that is missing counts as it usually takes.
+    Not the median of steps: lengths differ in alignment, and with it in the kernel that runs, so
+    that a median over them is a chance between kinds. A missing step counts as it usually takes.
     """
     counted = for_gpu(steps)
     usual = _usual(counted)
@@ -203,7 +202,7 @@ def _usual(steps: Sequence[StepTime]) -> dict[int, float]:
     return {index: quantile_of(times, 0.5) for index, times in apart.items()}
 
 
-def on_full_core(passes: HeldPasses, cores: Cores) -> list[StepTime]:
+def on_full_core(passes: HeldPasses, cores: CoreSelector) -> list[StepTime]:
     """Return the steps of a pass, launched from a core at full speed if there is one."""
     cores.settle()
     return passes()

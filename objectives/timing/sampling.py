@@ -1,4 +1,4 @@
-"""Repeats a measurement until enough is known, and leaves out what does not count."""
+"""Repeats a measurement until its median is known well enough, without disturbed samples."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Throttled(RuntimeError):
     """Every sample was discarded; the message says why."""
 
 
-class Watcher(Protocol):
-    """What tells whether samples count."""
+class SampleMonitor(Protocol):
+    """Tells whether the samples just taken count, or something disturbed them."""
 
     reason: str  # why the last ones did not
 
@@ -35,14 +35,14 @@ class Watcher(Protocol):
         """Tell whether what was sampled since the last call counts."""
 
 
-class Trusting:
-    """Takes every sample, where nothing can be watched."""
+class NoMonitor:
+    """Lets every sample count: for devices whose clocks cannot be read."""
 
     reason = ""
     gives_up = False
 
     def clean(self) -> bool:
-        """Whatever was sampled counts."""
+        """Return True."""
         return True
 
 
@@ -98,12 +98,12 @@ def sample_until(
     known: Callable[[Sequence[Sample]], bool],
     *,
     budget_s: float,
-    watch: Watcher,
+    monitor: SampleMonitor,
 ) -> tuple[list[Sample], Stopped]:
     """Call `one_pass` until what it returned is `known`, or time is up.
 
     A pass may return nothing (its samples did not count), but not for ever; `known` is asked of
-    at least one sample. What `watch` calls unclean is discarded, and its time does not count.
+    at least one sample. What `monitor` calls unclean is discarded, and its time does not count.
 
     Returns:
         The samples in the order they were taken, and why sampling ended.
@@ -112,16 +112,16 @@ def sample_until(
         Throttled: All samples were discarded.
     """
     samples: list[Sample] = []
-    watch.clean()  # how the device is before anything is timed; if need be, it may cool down
+    monitor.clean()  # how the device is before anything is timed; if need be, it may cool down
     deadline = time.monotonic() + budget_s
     while True:
         begin = time.monotonic()
         burst = _burst(one_pass, until=min(begin + BURST_S, deadline))
-        if watch.clean():
+        if monitor.clean():
             samples += burst
-        elif watch.gives_up:
+        elif monitor.gives_up:
             if not samples:
-                raise Throttled(watch.reason)
+                raise Throttled(monitor.reason)
             return samples, "throttled"
         else:
             deadline += time.monotonic() - begin

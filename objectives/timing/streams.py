@@ -1,14 +1,9 @@
 """On which CUDA streams steps are launched: those whose launches cost the GPU least.
 
-Between kernels of which one waits for the other, the GPU reads and writes what the driver keeps
-of their stream, it seems. Where that lies in memory is chance, of each stream in each process. On
-an H100 there are near streams and far ones, a score or two of neighbours alike: 64 dependent
-additions took 133–141 µs on the near ones and 142–151 µs on the far ones, and a decode step of
-fifty small kernels 78–80 and 82–84 µs. A default stream is of either kind. Until a process uses a
-second stream, all of that takes a twentieth less.
-
-So every process uses many streams and launches on near ones, on several in turns where launching
-is what takes the time: each adds chance of its own, as do the addresses of its memory.
+How long dependent small kernels take depends on their stream, by chance, and differs from process
+to process. So every process looks for fast streams and launches on those, on several in turns
+where launching is what takes the time. Their chance averages out as that of memory addresses does.
+Figures: docs/measuring.md, "streams"; `python -m benchmarks.repeats` measures them.
 """
 
 from __future__ import annotations
@@ -29,22 +24,23 @@ T = TypeVar("T")
 IN_TURNS = 4
 STREAMS_A_PRIORITY = 32  # PyTorch makes all of them with the first that is asked for
 CHAIN, REPEATS = 64, 3
-# Some 0.8 ms, which is longer than hosts take to launch the chain; and what slow ones may need.
+# Spins of about 0.8, 3 and 12 ms: longer than a host takes to launch the chain, and what slow ones
+# may need.
 HOLD_CYCLES = (1_500_000, 6_000_000, 24_000_000)
 
 
 @functools.cache
-def near_streams() -> tuple[torch.cuda.Stream, ...]:
-    """Return streams of this process on which launches cost its device least, the best first."""
+def fast_streams() -> tuple[torch.cuda.Stream, ...]:
+    """Return `IN_TURNS` streams on which dependent kernels run fastest, the fastest first."""
     streams = _all_streams()
     work = torch.zeros(64, device="cuda")
     torch.cuda.synchronize()
-    for stream in streams:  # behind this the clock is up, and launching as dear as it will be
+    for stream in streams:  # raises the clock, and uses every stream once
         _chain_ms(stream, work, HOLD_CYCLES[0], 1)
-    return tuple(nearest(streams, lambda one, hold: _chain_ms(one, work, hold, REPEATS)))
+    return tuple(fastest(streams, lambda one, hold: _chain_ms(one, work, hold, REPEATS)))
 
 
-def nearest(streams: Sequence[T], cost: Callable[[T, int], float]) -> list[T]:
+def fastest(streams: Sequence[T], cost: Callable[[T, int], float]) -> list[T]:
     """Return the streams of least cost, the least first.
 
     `cost` is infinite where a hold of so many cycles is too short; if it is for most, longer ones
@@ -60,7 +56,7 @@ def nearest(streams: Sequence[T], cost: Callable[[T, int], float]) -> list[T]:
 
 
 def _all_streams() -> list[torch.cuda.Stream]:
-    """Return those that PyTorch keeps for whoever asks, but for the one that captures."""
+    """Return all streams of PyTorch's pool, without the one that captures."""
     least, greatest = torch.cuda.current_stream().priority_range()
     found = {}
     for priority in range(least, greatest - 1, -1):
@@ -72,9 +68,9 @@ def _all_streams() -> list[torch.cuda.Stream]:
 
 
 def _chain_ms(stream: torch.cuda.Stream, work: torch.Tensor, hold: int, times: int) -> float:
-    """Return what kernels take that wait for each other and do next to nothing, at best.
+    """Return the least GPU time, of some repeats, of a chain of small dependent kernels.
 
-    Infinite if the stream was not held for `hold` cycles until all of them were launched.
+    Infinite if holding the stream for `hold` cycles was too short to launch all of them.
     """
     least = math.inf
     with torch.cuda.stream(stream):
@@ -93,18 +89,22 @@ def _chain_ms(stream: torch.cuda.Stream, work: torch.Tensor, hold: int, times: i
     return least
 
 
-class Turns:
-    """Leads from one stream to the next, beginning with the current one."""
+class StreamRotation:
+    """Makes one stream after the other current, in rotation, beginning with the current one."""
 
     def __init__(
         self,
         others: Sequence[Callable[[], AbstractContextManager[object]]],
         visit: Callable[[], object],
     ) -> None:
-        """Args: `others` make streams current; `visit` runs everything once, then waits for it.
+        """Keep the streams to rotate over.
 
         What is allocated on one stream is not used for another: each is visited before it is
         timed, and where memory has no room for another the rest are left out.
+
+        Args:
+            others: Contexts that make a stream current, each.
+            visit: Runs everything once, and waits for it.
         """
         self._others, self._visit = list(others), visit
         self._visited = self._last = 0

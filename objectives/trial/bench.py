@@ -1,4 +1,4 @@
-"""The border between searching and measuring: one small protocol, and the bench that measures."""
+"""The border between searching and measuring: the `Bench` protocol, and the one that measures."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from objectives.precompile.precompile_pool import Ahead
+from objectives.precompile.precompile_pool import PrecompilePool
 from objectives.process.client import (
     JobOutOfMemory,
-    Worker,
-    WorkerError,
-    WorkerOutOfMemory,
-    WorkerTimedOut,
-    WorkerUnavailable,
+    MeasurementProcess,
+    ProcessError,
+    ProcessOutOfMemory,
+    ProcessTimedOut,
+    ProcessUnavailable,
 )
 from objectives.process.messages import Message
-from objectives.process.placement import Lane
+from objectives.process.placement import Placement
 from objectives.roofline.bound import Peaks
 from objectives.schema.comparison import Comparison
 from objectives.schema.environment import Environment
-from objectives.schema.errors import first_problem
+from objectives.schema.errors import first_error
 from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from objectives.schema.profile import Profile
@@ -60,7 +60,7 @@ class Bench(Protocol):
         """Profile one configuration; files are left in `folder`, their names begin with `prefix`.
 
         Raises:
-            WorkerError: It cannot be profiled.
+            ProcessError: It cannot be profiled.
         """
 
     def interrupt(self) -> None:
@@ -76,16 +76,23 @@ class DeviceBench:
         *,
         seed: int,
         device: DeviceKind | None = None,
-        target: str = "objectives.trial.trial_handler:attach",
+        target: str = "objectives.trial.trial_handler:start_handler",
         on_stage: Callable[[str], None] = lambda stage: None,
-        lane: Lane | None = None,
-        ahead: Ahead | None = None,
+        placement: Placement | None = None,
+        precompile: PrecompilePool | None = None,
     ) -> None:
-        """Name the device (None: CUDA if there is one) and its lane. Nothing is started yet.
+        """Keep what to start; nothing is started yet.
 
-        `ahead` compiles beside it, on the same lane.
+        Args:
+            limits: What every trial is judged by.
+            seed: Of weights, inputs and orders.
+            device: The kind of device; CUDA if there is one, if not given.
+            target: What the measuring process runs.
+            on_stage: Is told each stage of a trial as it begins.
+            placement: Where the measuring process runs.
+            precompile: Compiles beside it, on the same placement.
         """
-        self._limits, self._on_stage, self._ahead = limits, on_stage, ahead
+        self._limits, self._on_stage, self._precompile = limits, on_stage, precompile
         options = {
             "limits": limits.model_dump(),
             "seed": seed,
@@ -93,7 +100,7 @@ class DeviceBench:
             # With their content: a file that changes during a run changes nothing here.
             "plugins": [plugin.model_dump() for plugin in loaded_plugins()],
         }
-        self.worker = Worker(target, options, self._welcome, lane)
+        self.process = MeasurementProcess(target, options, self._welcome, placement)
         self._deadlines = Deadlines(limits.deadline_s)
         self._environment: Environment | None = None
         self._interrupted = False
@@ -103,10 +110,10 @@ class DeviceBench:
 
         Raises:
             DeviceMissingError: This machine lacks the device asked for.
-            WorkerError: The process does not come up.
+            ProcessError: The process does not come up.
         """
         if self._environment is None:
-            self.worker.start()
+            self.process.start()
         assert self._environment is not None
         return self._environment
 
@@ -115,14 +122,14 @@ class DeviceBench:
         if "missing" in greeting:
             if self._environment is None:
                 raise DeviceMissingError(greeting["missing"])
-            raise WorkerUnavailable(f"the device is gone: {greeting['missing']}")
+            raise ProcessUnavailable(f"the device is gone: {greeting['missing']}")
         here = Environment.model_validate(greeting["environment"])
         differences = [] if self._environment is None else self._environment.differences(here)
         if differences:
-            raise WorkerUnavailable(f"the environment has changed: {'; '.join(differences)}")
+            raise ProcessUnavailable(f"the environment has changed: {'; '.join(differences)}")
         self._environment = here
         # Tried by the first process, for all that replace it.
-        self.worker.options["failed_quantizations"] = dict(here.device.failed_quantizations)
+        self.process.options["failed_quantizations"] = dict(here.device.failed_quantizations)
 
     def device(self) -> Device:
         """Return the facts of the device; raises as `environment` does."""
@@ -132,31 +139,31 @@ class DeviceBench:
         """Measure one configuration in the process; its death and its errors are outcomes.
 
         What did not fit in memory is tried once more in a fresh process, unless it was one: what
-        trials before it had left behind is not its own. Nor is what helpers held.
+        trials before it had left behind is not its own. Nor is what compiling processes held.
 
         Raises:
             DeviceMissingError: This machine lacks the device asked for.
-            WorkerError: No process comes up, or on another device. No configuration is to blame.
+            ProcessError: No process comes up, or on another device. No configuration is to blame.
         """
-        before, starts = time.monotonic(), sum(self.worker.start_seconds)
+        before, starts = time.monotonic(), sum(self.process.start_seconds)
         waited = self._make_way(configuration)
         try:
             evaluation = self._attempt(configuration)
-        except WorkerUnavailable:
-            if not self._release():  # there may be no room beside helpers
+        except ProcessUnavailable:
+            if not self._release():  # there may be no room beside compiling processes
                 raise
             evaluation = self._attempt(configuration)
         spent = evaluation.seconds
         if not self._is_sure(evaluation):
-            self.worker.kill()
+            self.process.kill()
             evaluation = self._attempt(configuration)
             stages = spent.keys() | evaluation.seconds.keys()
             spent = {s: spent.get(s, 0.0) + evaluation.seconds.get(s, 0.0) for s in stages}
-        if self._ahead is not None:
-            self._ahead.agenda.count(configuration, spent.get("first step", 0.0) + waited)
+        if self._precompile is not None:
+            self._precompile.queue.count(configuration, spent.get("first step", 0.0) + waited)
             spent = spent | {"ahead": waited}
-        # What the worker cannot see: its own start, a death, the transfer.
-        started = sum(self.worker.start_seconds) - starts
+        # What the measuring process cannot see: its own start, a death, the transfer.
+        started = sum(self.process.start_seconds) - starts
         elsewhere = time.monotonic() - before - started - sum(spent.values())
         seconds = spent | {"transfer": max(0.0, elsewhere)}
         if started:
@@ -164,30 +171,30 @@ class DeviceBench:
         return evaluation.model_copy(update={"seconds": seconds})
 
     def _make_way(self, configuration: Configuration) -> float:
-        """Have helpers leave a configuration to this bench. Returns the seconds that it took."""
-        if self._ahead is None:
+        """Claim a configuration from those that compile ahead. Returns the seconds of waiting."""
+        if self._precompile is None:
             return 0.0
         before = time.monotonic()
-        self._ahead.ready()
-        self._ahead.agenda.claim(configuration)
+        self._precompile.ready()
+        self._precompile.queue.claim(configuration)
         return time.monotonic() - before
 
     def _is_sure(self, evaluation: Evaluation) -> bool:
-        """Tell whether a failure is the configuration's own; free what helpers held if not."""
+        """Tell whether a failure is the configuration's own; end compiling processes if not."""
         outcome = evaluation.outcome
         if outcome not in _FOR_WANT_OF_MEMORY or evaluation.measurements is not None:
             return True
-        helped = self._release()
-        fresh = self.worker.jobs == 1 or outcome is not Outcome.OUT_OF_MEMORY
-        return fresh and not helped
+        was_beside = self._release()
+        fresh = self.process.jobs == 1 or outcome is not Outcome.OUT_OF_MEMORY
+        return fresh and not was_beside
 
     def _release(self) -> bool:
-        """End the helpers until the next trial. Tells whether there were any."""
-        if self._ahead is None:
+        """End the compiling processes until the next trial. Tells whether there were any."""
+        if self._precompile is None:
             return False
         # A compiler for CPUs writes into the cache itself; that for GPUs puts whole files there.
         on_cpu = self._environment is not None and self._environment.device.kind == "cpu"
-        return self._ahead.release(drain=on_cpu and not self._interrupted)
+        return self._precompile.release(drain=on_cpu and not self._interrupted)
 
     def _call(
         self,
@@ -196,23 +203,23 @@ class DeviceBench:
         stage_limit_s: Callable[[str], float] | None = None,
     ) -> Message:
         """Have a job done in which something is timed."""
-        places = {} if self._ahead is None else {"helpers": self._ahead.places()}
+        paused = {} if self._precompile is None else {"paused": self._precompile.groups()}
         try:
-            return self.worker.call(
-                job | places,
+            return self.process.call(
+                job | paused,
                 deadline_s=self._limits.deadline_s,
                 on_stage=on_stage,
                 stage_limit_s=stage_limit_s,
             )
         finally:
-            if self._ahead is not None:
-                self._ahead.go_on()  # whoever stopped them may have died
+            if self._precompile is not None:
+                self._precompile.resume()  # whoever stopped them may have died
 
     def peaks(self) -> Peaks | None:
         """Measure the device's rates in the process."""
         try:
             answer = self._call({"peaks": True})
-        except WorkerError:
+        except ProcessError:
             return None
         return Peaks(**answer)
 
@@ -224,20 +231,22 @@ class DeviceBench:
         # Each was built within the deadline of its trial.
         deadline_s = self._limits.deadline_s * len(configurations)
         try:
-            answer = self.worker.call(job, deadline_s=deadline_s, on_stage=self._on_stage)
-        except WorkerError as error:
+            answer = self.process.call(job, deadline_s=deadline_s, on_stage=self._on_stage)
+        except ProcessError as error:
             missing = {each.key: _one_line(str(error)) for each in configurations}
             return Comparison(groups=(), missing=missing, seconds=time.monotonic() - before)
         return Comparison.model_validate(answer)
 
     def profile(self, configuration: Configuration, folder: Path, prefix: str) -> Profile:
-        """Profile one configuration in the process; raises WorkerError where that fails."""
+        """Profile one configuration in the process; raises ProcessError where that fails."""
         job = {
             "profile": configuration.model_dump(mode="json"),
             "folder": str(folder.resolve()),
             "prefix": prefix,
         }
-        answer = self.worker.call(job, deadline_s=self._limits.deadline_s, on_stage=self._on_stage)
+        answer = self.process.call(
+            job, deadline_s=self._limits.deadline_s, on_stage=self._on_stage
+        )
         return Profile.model_validate(answer)
 
     def _attempt(self, configuration: Configuration) -> Evaluation:
@@ -249,9 +258,9 @@ class DeviceBench:
                 self._deadlines.of(configuration, device),
             )
             evaluation = _read(answer, configuration)
-        except WorkerUnavailable:
+        except ProcessUnavailable:
             raise
-        except WorkerError as error:
+        except ProcessError as error:
             known = (o for kind, o in _OUTCOMES.items() if isinstance(error, kind))
             return Evaluation(
                 configuration=configuration,
@@ -259,7 +268,7 @@ class DeviceBench:
                 reason=_one_line(str(error)) or type(error).__name__,
             )
         except ValueError as error:
-            self.worker.kill()
+            self.process.kill()
             reason = f"the measuring process answered with no evaluation: {error}"
             return Evaluation(
                 configuration=configuration, outcome=Outcome.CRASHED, reason=_one_line(reason)
@@ -268,40 +277,43 @@ class DeviceBench:
         return evaluation.model_copy(update={"reason": _one_line(evaluation.reason)})
 
     def _cold(self, evaluation: Evaluation) -> Mapping[str, float]:
-        """Return what the stages took, or would have without a helper: the next may have none."""
+        """Return the seconds of the stages, as if nothing had been compiled ahead.
+
+        Deadlines are learnt from them, and the next trial may have to compile for itself.
+        """
         first, seconds = "first step", evaluation.seconds
-        if self._ahead is None or first not in seconds:
+        if self._precompile is None or first not in seconds:
             return seconds
-        compiled = self._ahead.agenda.compiled_in(evaluation.configuration) or 0.0
+        compiled = self._precompile.queue.compiled_in(evaluation.configuration) or 0.0
         return {**seconds, first: max(seconds[first], compiled)}
 
     def accepted_by_pytorch(self, configuration: Configuration) -> bool | None:
         """Return PyTorch's own answer to whether the backend takes it; None where it has none."""
         job = {"ask": configuration.model_dump(mode="json")}
         try:
-            answer = self.worker.call(job, deadline_s=self._limits.deadline_s)
-        except WorkerError:
+            answer = self.process.call(job, deadline_s=self._limits.deadline_s)
+        except ProcessError:
             return None
         accepts: bool | None = answer["accepts"]
         return accepts
 
     def interrupt(self) -> None:
-        """End the process from another thread; what it measured raises `WorkerUnavailable`."""
+        """End the process from another thread; what it measured raises `ProcessUnavailable`."""
         self._interrupted = True
-        self.worker.interrupt()
+        self.process.interrupt()
 
     def close(self) -> None:
-        """End the process, and its helpers."""
+        """End the measuring process, and those that compile ahead."""
         self._release()
-        self.worker.close()
+        self.process.close()
 
 
-# What a configuration may come to where helpers hold memory: not all libraries say what they lack.
+# What a configuration may come to where others hold memory: not all libraries say what they lack.
 _FOR_WANT_OF_MEMORY = (Outcome.OUT_OF_MEMORY, Outcome.CRASHED)
 # Of a job without an answer; what is not listed CRASHED.
-_OUTCOMES: Mapping[type[WorkerError], Outcome] = {
-    WorkerTimedOut: Outcome.TIMED_OUT,
-    WorkerOutOfMemory: Outcome.OUT_OF_MEMORY,
+_OUTCOMES: Mapping[type[ProcessError], Outcome] = {
+    ProcessTimedOut: Outcome.TIMED_OUT,
+    ProcessOutOfMemory: Outcome.OUT_OF_MEMORY,
     JobOutOfMemory: Outcome.OUT_OF_MEMORY,
 }
 
@@ -315,7 +327,7 @@ def _read(answer: Message, asked: Configuration) -> Evaluation:
     try:
         evaluation = Evaluation.model_validate(answer)
     except ValidationError as error:
-        raise ValueError(first_problem(error)) from None
+        raise ValueError(first_error(error)) from None
     if evaluation.configuration != asked:
         raise ValueError(f"of {evaluation.configuration.key}")
     if evaluation.outcome is Outcome.MEASURED and evaluation.measurements is None:
@@ -336,7 +348,7 @@ def start_together(benches: Sequence[Bench]) -> Device:
 
     Raises:
         DeviceMissingError: This machine lacks the device asked for.
-        WorkerError: The first process does not come up.
+        ProcessError: The first process does not come up.
     """
     with ThreadPoolExecutor(len(benches)) as pool:
         starts = [pool.submit(bench.device) for bench in benches]

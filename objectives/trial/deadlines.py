@@ -24,11 +24,10 @@ _Kind = tuple[str, ...]
 
 
 class Deadlines:
-    """What stages took in this run, and what they may take."""
+    """How long the stages of trials took in this run, and how long the next may take."""
 
     def __init__(self, deadline_s: float) -> None:
-        """Nothing is learnt yet; `deadline_s` bounds everything."""
-        self._deadline_s = deadline_s
+        self._deadline_s = deadline_s  # of a whole trial, and of any stage
         # By kind: what each trial needed by its roofline, in ms, and took, in s.
         self._seen: dict[_Kind, list[tuple[float, float]]] = {}
 

@@ -1,4 +1,4 @@
-"""The trial: everything that is measured of one configuration, in the worker's process.
+"""The trial: everything that is measured of one configuration, in the measuring process.
 
 Order matters. The reference is computed before anything is built, so that it cannot cause an
 out-of-memory of the configuration. The baseline is read before the build. Every step is visited
@@ -23,8 +23,8 @@ from objectives.metrics.accuracy import References, largest_error
 from objectives.metrics.kernels import kernels_of_step
 from objectives.metrics.memory import Baseline, cuda_baseline, measure_memory, settle
 from objectives.metrics.profiler import profile_configuration
-from objectives.metrics.steps import first_visits, later_visits, new_length_ms
-from objectives.precompile.pause import Quiet
+from objectives.metrics.steps import new_length_ms, run_steps_cold, run_steps_warm
+from objectives.precompile.pause import PausedProcesses
 from objectives.process.placement import cores_near
 from objectives.roofline.bound import Peaks, bound
 from objectives.roofline.peaks import measure_peaks
@@ -32,13 +32,13 @@ from objectives.schema.comparison import Comparison
 from objectives.schema.evaluation import Conditions, Evaluation, Measurements, Outcome
 from objectives.schema.limits import Limits
 from objectives.schema.profile import Profile
-from objectives.timing.affinity import Cores
-from objectives.timing.clocks import Clocks, ClocksUnreadError, NvmlClocks, Watch
+from objectives.timing.affinity import CoreSelector
+from objectives.timing.clocks import Clocks, ClocksUnreadError, NvmlClocks, ThrottleMonitor
 from objectives.timing.compare import RECOMPILE_LIMIT, compare, prepare_run
 from objectives.timing.held_stream import HeldStream
 from objectives.timing.latency import measure_cuda, measure_latency
-from objectives.timing.sampling import Throttled, Trusting
-from objectives.timing.streams import near_streams
+from objectives.timing.sampling import NoMonitor, Throttled
+from objectives.timing.streams import fast_streams
 from variants.backends import BACKENDS, backend_that_ran
 from variants.caches import CACHES
 from variants.configuration import Configuration
@@ -50,12 +50,12 @@ from variants.quantizations import QUANTIZATIONS
 from variants.workload import Workload
 
 IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
-# The yardsticks that tell a host's full speed are taken beside steps of this.
+# The host's full speed is what the host reference takes beside the steps of this configuration.
 BESIDE = Configuration.of(
     Workload(batch=1, seq_len=512, q_heads=16),
     {"backend": "math", "precision": "fp32", "cache": "static"},
 )
-YARDSTICK_TRIALS = 5
+REFERENCE_TRIALS = 5
 LONG_COLLECTION_S = 0.02  # of garbage: longer, and it visited much that stays
 
 
@@ -82,14 +82,14 @@ class Evaluator:
         self._clocks: Clocks | None = None
         self._usual_mhz, self._unread = 0, ""
         if device.kind == "cuda":
-            first, *others = near_streams()
+            first, *others = fast_streams()
             torch.cuda.set_stream(first)  # of this thread: whatever a trial does
             before = torch.cuda.memory_allocated()
             _allocate_workspaces(first, capture_stream())
             self._workspace_bytes = torch.cuda.memory_allocated() - before
             _allocate_workspaces(*others)
             gpu = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-            self.stream = HeldStream(device.l2_bytes, Cores(cores_near(gpu)), others)
+            self.stream = HeldStream(device.l2_bytes, CoreSelector(cores_near(gpu)), others)
             self._find_clocks(self.stream, gpu)
         self._order = random.Random(seed)  # of configurations that are timed in turns
         gc.freeze()  # what exists now stays: a collection between trials need not visit it
@@ -104,32 +104,36 @@ class Evaluator:
             self._clocks, self._unread = None, str(error)
 
     @property
-    def cores(self) -> Cores | None:
+    def cores(self) -> CoreSelector | None:
         """Where the host's part of a step is timed; None on a CPU, which is all timed."""
         return None if self.stream is None else self.stream.cores
 
-    def watch(self) -> Watch | Trusting:
-        """Return what watches the device over one trial."""
+    def monitor(self) -> ThrottleMonitor | NoMonitor:
+        """Return what tells, over one trial, whether samples count."""
         if self.stream is None or self._clocks is None:
-            return Trusting()
-        return Watch(self._clocks, self.stream.busy, usual_mhz=self._usual_mhz)
+            return NoMonitor()
+        return ThrottleMonitor(self._clocks, self.stream.busy, usual_mhz=self._usual_mhz)
 
-    def _conditions(self, watch: Watch | Trusting) -> Conditions | None:
+    def _conditions(self, monitor: ThrottleMonitor | NoMonitor) -> Conditions | None:
         if self.stream is None:
             return None
-        if isinstance(watch, Watch):
-            return watch.conditions()
+        if isinstance(monitor, ThrottleMonitor):
+            return monitor.conditions()
         return Conditions(sm_mhz=None, temperature_c=None, unread=self._unread)
 
-    def evaluate(self, configuration: Configuration, quiet: Quiet | None = None) -> Evaluation:
-        """Measure one configuration, in `quiet` wherever time counts.
+    def evaluate(
+        self, configuration: Configuration, paused: PausedProcesses | None = None
+    ) -> Evaluation:
+        """Measure one configuration. Processes of `paused` stand still wherever time counts.
 
         What PyTorch declines and what does not fit in memory are outcomes. Any other exception
         is the caller's to record: it may have left the device unusable.
         """
         self._seconds = {}
         try:
-            outcome, reason, measurements = self._measure(configuration, quiet or Quiet())
+            outcome, reason, measurements = self._measure(
+                configuration, paused or PausedProcesses()
+            )
         except torch.OutOfMemoryError as error:
             outcome, reason, measurements = Outcome.OUT_OF_MEMORY, _first_line(error), None
         except Throttled as error:
@@ -163,7 +167,7 @@ class Evaluator:
                 lambda: self.free(compiled=False),
                 budget_s=self.limits.sampling_s,
                 rng=self._order,
-                watch=self.watch,
+                monitor=self.monitor,
                 cores=self.cores,
             )
         finally:
@@ -189,41 +193,41 @@ class Evaluator:
             measured = measure_peaks(self._torch_device)
             if self.stream is None:
                 return measured
-            return replace(measured, yardstick_ms=self._least_yardstick_ms(self.stream))
+            return replace(measured, yardstick_ms=self._least_reference_ms(self.stream))
         finally:
             self.free(compiled=False)
 
-    def _least_yardstick_ms(self, stream: HeldStream) -> float | None:
-        """Return what a yardstick takes beside the steps of a trial, the least of some trials.
+    def _least_reference_ms(self, stream: HeldStream) -> float | None:
+        """Return the least of what the host reference takes beside the steps of some trials.
 
         Beside steps, which leave other things in the caches, as in any trial.
         """
         run = Run(BESIDE, self._torch_device, self.seed)
-        first_visits(run, lambda results: None)
+        run_steps_cold(run, lambda results: None)
         trials = [
-            measure_cuda(run, stream, budget_s=self.limits.sampling_s, watch=Trusting())
-            for _ in range(YARDSTICK_TRIALS)
+            measure_cuda(run, stream, budget_s=self.limits.sampling_s, monitor=NoMonitor())
+            for _ in range(REFERENCE_TRIALS)
         ]
-        taken = [timed.yardstick_ms for timed in trials if timed.yardstick_ms is not None]
+        taken = [timed.reference_ms for timed in trials if timed.reference_ms is not None]
         return min(taken, default=None)
 
     def _measure(
-        self, configuration: Configuration, quiet: Quiet
+        self, configuration: Configuration, paused: PausedProcesses
     ) -> tuple[Outcome, str, Measurements]:
         with self._stage("check"):
             reference = self._references.of(configuration.workload)
         with self._stage("build"):
             baseline = cuda_baseline() if self.stream is not None else None
             run = Run(configuration, self._torch_device, self.seed)
-        with self._stage("first step"), quiet:
+        with self._stage("first step"), paused:
             kept: dict[str, list[Tensor]] = {}
-            first = first_visits(run, lambda results: _keep(kept, results))
+            first = run_steps_cold(run, lambda results: _keep(kept, results))
         with self._stage("check"):
             results = {name: torch.cat(steps, dim=1) for name, steps in kept.items()}
             error = largest_error(results, reference)
             kept.clear()
             results.clear()
-        with quiet:
+        with paused:
             return self._numbers(run, baseline, first, error)
 
     def _numbers(
@@ -232,20 +236,20 @@ class Evaluator:
         """Weigh and time a run that was visited once, and judge it."""
         configuration = run.configuration
         with self._stage("memory"):
-            later = later_visits(run)
+            later = run_steps_warm(run)
             memory = measure_memory(run, baseline, self._workspace_bytes)
         with self._stage("kernels"):
             kernels = kernels_of_step(run)
             ran = backend_that_ran(kernels, self.device.kind, configuration.variant.backend)
         with self._stage("latency"):
-            watch = self.watch()
+            monitor = self.monitor()
             latency = measure_latency(
                 run,
                 self.stream,
                 first_step_ms=first[0],
                 new_length=self._stall(run, ran, new_length_ms(first, later)),
                 budget_s=self.limits.sampling_s,
-                watch=watch,
+                monitor=monitor,
             )
         measurements = Measurements(
             latency=latency,
@@ -253,7 +257,7 @@ class Evaluator:
             relative_error=error,
             backend_ran=ran,
             kernels=kernels,
-            conditions=self._conditions(watch),
+            conditions=self._conditions(monitor),
         )
         outcome, reason = self._judge(configuration, measurements)
         return outcome, reason, measurements

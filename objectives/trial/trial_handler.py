@@ -1,4 +1,4 @@
-"""The measuring process's own part: attach to the device, then evaluate configurations."""
+"""The job handler of the measuring process: finds its device, then measures configurations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from objectives.precompile.pause import Quiet
+from objectives.precompile.pause import PausedProcesses
 from objectives.process.messages import Message
 from objectives.schema.environment import read_environment
 from objectives.schema.limits import Limits
@@ -24,19 +24,20 @@ from variants.sdpa_answers import sdpa_accepts
 HOST_MEMORY_SHARE = 0.9  # of what is available: past it the kernel would kill something
 
 
-class DeviceStation:
-    """Evaluates configurations on the device of this process."""
+class TrialHandler:
+    """Does a `DeviceBench`'s jobs on the device of this process."""
 
     def __init__(self, evaluator: Evaluator) -> None:
-        """Take over an evaluator that is warm."""
         self._evaluator = evaluator
 
     def work(self, job: Message) -> Message:
-        """Evaluate a `configuration`, `compare` several, `profile` or `ask` about one, `peaks`.
+        """Do the job that the message names, and return its result as JSON.
 
-        `helpers` are stopped while something is timed.
+        One of: evaluate a `configuration`, `compare` several, `profile` or `ask` about one, or
+        measure the device's `peaks`. `paused` are sessions and process groups of processes that
+        are stopped while something is timed.
         """
-        quiet = Quiet(job.get("helpers", ()))
+        paused = PausedProcesses(job.get("paused", ()))
         if "ask" in job:
             asked = Configuration.model_validate(job["ask"])
             return {"accepts": sdpa_accepts(asked) if torch.cuda.is_available() else None}
@@ -46,7 +47,7 @@ class DeviceStation:
             profile: Message = found.model_dump(mode="json")
             return profile
         if "peaks" in job:
-            with quiet:
+            with paused:
                 peaks = self._evaluator.peaks()
             return dataclasses.asdict(peaks)
         if "compare" in job:
@@ -54,7 +55,7 @@ class DeviceStation:
             comparison: Message = self._evaluator.compare(several).model_dump(mode="json")
             return comparison
         configuration = Configuration.model_validate(job["configuration"])
-        evaluation = self._evaluator.evaluate(configuration, quiet)
+        evaluation = self._evaluator.evaluate(configuration, paused)
         answer: Message = evaluation.model_dump(mode="json")
         return answer
 
@@ -69,8 +70,8 @@ class DeviceStation:
         return True
 
 
-def attach(options: Message, on_stage: Callable[[str], None]) -> tuple[Message, Any]:
-    """Find the device and warm it. The greeting holds the environment, or why there is none."""
+def start_handler(options: Message, on_stage: Callable[[str], None]) -> tuple[Message, Any]:
+    """Find the device and warm it up. The greeting holds the environment, or why there is none."""
     for plugin in options["plugins"]:
         load_plugin(PluginSource.model_validate(plugin))
     try:
@@ -86,7 +87,7 @@ def attach(options: Message, on_stage: Callable[[str], None]) -> tuple[Message, 
         torch.cuda.set_per_process_memory_fraction(share)
     evaluator = Evaluator(device, limits, options["seed"], on_stage)
     environment = read_environment(device)
-    return {"environment": environment.model_dump(mode="json")}, DeviceStation(evaluator)
+    return {"environment": environment.model_dump(mode="json")}, TrialHandler(evaluator)
 
 
 def _limit_host_memory(limits: Limits) -> None:

@@ -12,7 +12,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from objectives.schema.errors import first_problem
+from objectives.schema.errors import first_error
 from studies.storage.optuna_internals import stored_system_attributes
 from studies.storage.url import database_url
 
@@ -91,7 +91,7 @@ def _read(key: str, text: object) -> Artifact | None:
     try:
         artifact = _ARTIFACT.validate_json(str(text))
     except ValidationError as error:
-        raise ValueError(f"{key}: {first_problem(error)}") from None
+        raise ValueError(f"{key}: {first_error(error)}") from None
     if artifact is not None and artifact.artifact_id != key.removeprefix(_PREFIX):
         raise ValueError(f"{key}: artifact_id must be that of its key, got {artifact.artifact_id}")
     return artifact

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 
-from objectives.precompile import precompile_pool as ahead
+from objectives.precompile import precompile_pool
 from objectives.trial.bench import DeviceBench
 from search import cli
 from search import run_command as run
@@ -13,12 +13,13 @@ from search import run_command as run
 
 def main() -> None:
     run.DeviceBench = functools.partial(  # type: ignore[misc,assignment]
-        DeviceBench, target="tests.objectives.trial.faulty_station:attach"
+        DeviceBench, target="tests.objectives.trial.faulty_handler:start_handler"
     )
-    ahead.Ahead = functools.partial(  # type: ignore[misc,assignment]
-        ahead.Ahead, target="tests.objectives.precompile.toy_helper:attach"
+    precompile_pool.PrecompilePool = functools.partial(  # type: ignore[misc,assignment]
+        precompile_pool.PrecompilePool,
+        target="tests.objectives.precompile.toy_compile_handler:start_handler",
     )
-    ahead.most_helpers = lambda lane, lanes: 1
+    precompile_pool.most_processes = lambda placement, placements: 1
     sys.exit(cli.main())
 
 

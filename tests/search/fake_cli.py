@@ -16,7 +16,7 @@ class CommandBench(FakeBench):
     """The fake bench as `run` makes and asks it."""
 
     def __init__(
-        self, limits: object, *, seed: int, device: object, lane: object, ahead: object
+        self, limits: object, *, seed: int, device: object, placement: object, ahead: object
     ) -> None:
         super().__init__()
         self.worker = SimpleNamespace(start_seconds=[0.0])
@@ -25,7 +25,7 @@ class CommandBench(FakeBench):
 def main() -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "DeviceBench", CommandBench)
-        patch.setattr(run, "other_gpu_processes", lambda indices: [])
+        patch.setattr(run, "foreign_gpu_processes", lambda indices: [])
         return cli.main()
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.search.faulty_run ARGUMENTS`: the command line, on a station full of faults.
+"""`python -m tests.search.faulty_run ARGUMENTS`: the command line, on a faulty job handler.
 
 The wall clock of this process goes backwards each time it is looked at.
 """
@@ -14,7 +14,7 @@ import time
 from objectives.trial.bench import DeviceBench
 from search import cli
 from search import run_command as run
-from tests.objectives.trial.faulty_station import ENVIRONMENT
+from tests.objectives.trial.faulty_handler import ENVIRONMENT
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     time.time = lambda: began - 60 * next(backwards)
     assert ENVIRONMENT in os.environ
     run.DeviceBench = functools.partial(  # type: ignore[misc,assignment]
-        DeviceBench, target="tests.objectives.trial.faulty_station:attach"
+        DeviceBench, target="tests.objectives.trial.faulty_handler:start_handler"
     )
     sys.exit(cli.main())
 

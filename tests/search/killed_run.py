@@ -35,7 +35,7 @@ class RecordingBench(DeviceBench):
 
 def run(url: str, trials: int) -> None:
     limits = Limits(deadline_s=0.5)
-    target = "tests.objectives.trial.faulty_station:attach"
+    target = "tests.objectives.trial.faulty_handler:start_handler"
     bench = RecordingBench(limits, seed=0, device="cpu", target=target)
     space = fill_defaults({"seq_len": (64, 128, 256, 512)}, DEFAULT_AXES["cpu"])
     plan = Plan(space=space, limits=limits, sampler="random", seed=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from studies.study.study import load_study, open_storage
 from studies.study.trials import finished_trials
-from tests.objectives.precompile.toy_helper import TOY
+from tests.objectives.precompile.toy_compile_handler import TOY
 from tests.search.test_faults import environment, left_over
 
 OPTIONS = [

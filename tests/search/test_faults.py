@@ -19,7 +19,7 @@ import pytest
 from objectives.schema.environment import read_environment
 from studies.study.study import load_study, open_storage
 from studies.study.trials import finished_trials
-from tests.objectives.trial.faulty_station import ENVIRONMENT, FAULTS, IN_TURN, LOG, RARE, noted
+from tests.objectives.trial.faulty_handler import ENVIRONMENT, FAULTS, IN_TURN, LOG, RARE, noted
 from tests.studies.session.test_session import run, session
 from variants.device import DEVICE_PROFILES
 

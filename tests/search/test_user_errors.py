@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from objectives.process.client import WorkerError
+from objectives.process.client import ProcessError
 from search import cli
 from variants.user_error import UserError
 
@@ -54,7 +54,7 @@ def test_each_error_of_a_user_is_one_line_and_status_2(
 def test_a_process_that_cannot_measure_is_one_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ended(WorkerError("it died"), monkeypatch) == 1
+    assert ended(ProcessError("it died"), monkeypatch) == 1
     assert capsys.readouterr().err == "error: the measuring process cannot be used: it died\n"
 
 

@@ -14,8 +14,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from rich.console import Console
 
-from objectives.process.client import WorkerUnavailable
-from objectives.process.placement import Lane
+from objectives.process.client import ProcessUnavailable
+from objectives.process.placement import Placement
 from objectives.schema.comparison import Comparison
 from objectives.schema.evaluation import Evaluation
 from objectives.trial.bench import start_together
@@ -45,7 +45,7 @@ class OtherBench(FakeBench):
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
         if len(self.calls) == self._lasts:
-            raise WorkerUnavailable("the device is gone")
+            raise ProcessUnavailable("the device is gone")
         found = super().evaluate(configuration)
         assert found.measurements is not None
         gpu = found.measurements.latency.gpu
@@ -105,15 +105,15 @@ class StartingBench(FakeBench):
 
 def test_devices_start_at_the_same_time() -> None:
     meeting = threading.Barrier(3)
-    gone = StartingBench(meeting, WorkerUnavailable("it is gone"))
+    gone = StartingBench(meeting, ProcessUnavailable("it is gone"))
     benches = [StartingBench(meeting), gone, StartingBench(meeting)]
     assert start_together(benches) == FakeBench().device()  # of another is said in its turn
 
 
 def test_what_keeps_the_first_device_from_starting_is_raised() -> None:
     meeting = threading.Barrier(2)
-    gone = StartingBench(meeting, WorkerUnavailable("it is gone"))
-    with pytest.raises(WorkerUnavailable, match="it is gone"):
+    gone = StartingBench(meeting, ProcessUnavailable("it is gone"))
+    with pytest.raises(ProcessUnavailable, match="it is gone"):
         start_together([gone, StartingBench(meeting)])
 
 
@@ -125,7 +125,7 @@ def test_ctrl_c_while_devices_start_ends_them(monkeypatch: pytest.MonkeyPatch) -
 
         def device(self) -> Device:
             assert self.ended.wait(30)
-            raise WorkerUnavailable("interrupted")
+            raise ProcessUnavailable("interrupted")
 
         def interrupt(self) -> None:
             self.ended.set()
@@ -166,14 +166,14 @@ def test_the_last_trial_of_a_budget_is_given_to_one_until_it_fails() -> None:
                 of.trial(other, budget=1)
             if not self.calls:
                 self.calls.append("")
-                raise WorkerUnavailable("the device is gone")
+                raise ProcessUnavailable("the device is gone")
             return super().evaluate(configuration)
 
     of = begun([FakeBench(), FakeBench()])
     list(of.baselines.measure_missing())
     of.workers[0].bench = Asking()
     one, other = of.workers
-    with pytest.raises(WorkerUnavailable):
+    with pytest.raises(ProcessUnavailable):
         of.trial(one, budget=1)
     of.trial(one, budget=1)  # it is to be had again
     with pytest.raises(SpaceExhausted):
@@ -246,7 +246,7 @@ def test_a_device_that_is_gone_is_left_out_and_the_run_goes_on(lasts: int) -> No
         def evaluate(self, configuration: Configuration) -> Evaluation:
             try:
                 return super().evaluate(configuration)
-            except WorkerUnavailable:
+            except ProcessUnavailable:
                 gone.set()
                 raise
 
@@ -264,7 +264,7 @@ def test_a_device_that_is_gone_is_left_out_and_the_run_goes_on(lasts: int) -> No
 
 def test_without_the_last_device_the_run_ends() -> None:
     of = begun([OtherBench(lasts=12), OtherBench(lasts=12)])
-    with pytest.raises(WorkerUnavailable, match="the device is gone"):
+    with pytest.raises(ProcessUnavailable, match="the device is gone"):
         run(of, 30)
     assert of.tried() > 0
     assert not of.study.get_trials(states=(TrialState.RUNNING,))
@@ -294,12 +294,14 @@ SPACE = ("--study", "s", "--device", "cpu", "--batch", "1", "--seq-len", "512")
 def test_the_command_with_two_workers(
     command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    lanes = []
+    placements = []
 
     class Placed(fake_cli.CommandBench):
-        def __init__(self, limits: object, *, lane: Lane, device: object, **more: object) -> None:
-            super().__init__(limits, lane=lane, device=device, **more)
-            lanes.append((lane.name, lane.cores, device))
+        def __init__(
+            self, limits: object, *, placement: Placement, device: object, **more: object
+        ) -> None:
+            super().__init__(limits, placement=placement, device=device, **more)
+            placements.append((placement.name, placement.cores, device))
 
         def compare(self, configurations: Sequence[Configuration]) -> Comparison:
             return super().compare(configurations).model_copy(update={"seconds": 600.0})
@@ -308,7 +310,7 @@ def test_the_command_with_two_workers(
     words = (*SPACE, "--workers", "2", "--trials", "21", "--sampler", "random")
     status, said, errors = command(*words)
     assert (status, errors) == (0, "")
-    assert lanes == [("cpu:0-1", (0, 1), "cpu"), ("cpu:2-3", (2, 3), "cpu")]
+    assert placements == [("cpu:0-1", (0, 1), "cpu"), ("cpu:2-3", (2, 3), "cpu")]
     assert "budget spent: 21 trials" in said
     assert "finalists" in said
     # By the clock, and not the sum of what devices took at the same time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from variants.backends import BACKENDS, Attention
 from variants.backends.backend import Prepared
-from variants.caches import CACHES, CacheShape, KVCache, Place, StaticCache
+from variants.caches import CACHES, CacheShape, KVCache, Place
 from variants.configuration import Configuration
 from variants.device import DeviceKind
 from variants.executions import EXECUTIONS
@@ -23,6 +24,36 @@ from variants.quantizations import projection_bytes, quantize_projections
 from variants.score_mods import parse_score_mod
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """The cache that a layer's decode steps read: its class, and what it is built for."""
+
+    cache: type[KVCache]
+    shape: CacheShape
+
+    def place_of(self, length: int) -> Place:
+        """Return where a step stands that appends one token to `length`."""
+        return self.cache.place_of(self.shape, length)
+
+
+@dataclass(frozen=True)
+class FilledCache:
+    """A cache that holds the context, and the codec that was calibrated on it."""
+
+    cache: KVCache
+    codec: Codec
+    reads_stored: bool  # the backend takes keys and values as the cache stores them
+
+    def readable(self, planes: list[Tensor]) -> KeyValue:
+        """Return what the backend is given of the planes that a step attends to."""
+        return KeyValue(*planes) if self.reads_stored else self.codec.decode(planes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values, their scales included."""
+        return self.cache.nbytes + self.codec.nbytes
 
 
 class AttentionLayer(nn.Module):
@@ -62,7 +93,6 @@ class AttentionLayer(nn.Module):
         self.cache_kind = None if variant.cache is None else CACHES[variant.cache]
         self.device = weights.q.device
         self.capacity = workload.capacity if capacity is None else capacity
-        self.cache: KVCache | None = None
         self.kept: tuple[Tensor, Tensor] | None = None
         self._add_projections(weights)
         quantize_projections(self, PROJECTIONS, variant.quantization)
@@ -70,16 +100,17 @@ class AttentionLayer(nn.Module):
         self._repeats = workload.q_heads // workload.kv_heads if grouped else 1
         backend = BACKENDS[variant.backend]
         self._whole = backend.whole_buffer or self.execution.captures
-        self._codec: Codec | None = None
-        self._reads_stored = self._backend_reads_stored()
+        self._plan = self._cache_plan()
+        self._filled: FilledCache | None = None
         self._backend = self._prepare_backend()
-        self._compute: Callable[..., Tensor] = self._step
+        step = self._step if self._plan is None else self._cached_step
+        self._compute: Callable[..., Tensor] = step
         self._slots: Tensor | None = None  # numbers on the device, for a compiled step
         if self.execution.compiles:
             # Two more in front: at an offset of 0 or 1 a slice would get a graph of its own.
             self._slots = torch.arange(-2, self.capacity, device=self.device)
             self._compute = torch.compile(
-                self._step,
+                step,
                 fullgraph=True,
                 dynamic=self.grows,
                 options=self._inductor_options(),
@@ -104,7 +135,12 @@ class AttentionLayer(nn.Module):
     @property
     def reuses_cache(self) -> bool:
         """Whether a step reads a cache instead of recomputing the context."""
-        return self.cache_kind is not None and self.cache_kind.reuses
+        return self._plan is not None
+
+    @property
+    def cache(self) -> KVCache | None:
+        """The cache, once it is filled; None where there is none."""
+        return None if self._filled is None else self._filled.cache
 
     @property
     def weight_bytes(self) -> int:
@@ -119,8 +155,8 @@ class AttentionLayer(nn.Module):
     @property
     def cache_bytes(self) -> int:
         """Bytes of the keys and values that the layer keeps now, their scales included."""
-        if self.cache is not None:
-            return self.cache.nbytes + (0 if self._codec is None else self._codec.nbytes)
+        if self._filled is not None:
+            return self._filled.nbytes
         return sum(tensor.nbytes for tensor in self.kept or ())
 
     def places(self) -> tuple[Place, ...]:
@@ -129,9 +165,8 @@ class AttentionLayer(nn.Module):
         if not workload.decodes:
             return (Place(position=0, q_len=workload.seq_len, kv_len=workload.seq_len),)
         lengths = range(workload.seq_len, workload.capacity)
-        if self.cache_kind is not None and self.cache_kind.cache is not None:
-            kind, shape = self.cache_kind.cache, self._cache_shape()
-            return tuple(kind.place_of(shape, length) for length in lengths)
+        if self._plan is not None:
+            return tuple(map(self._plan.place_of, lengths))
         return tuple(Place(position=0, q_len=n + 1, kv_len=n + 1) for n in lengths)
 
     @property
@@ -139,25 +174,24 @@ class AttentionLayer(nn.Module):
         """Whether the tensors of one step are larger than those of another."""
         if not self.configuration.workload.decodes:
             return False
-        if self.cache_kind is not None and self.cache_kind.cache is not None:
-            kind, shape = self.cache_kind.cache, self._cache_shape()
-            first, last = (
-                kind.place_of(shape, length).kv_len
-                for length in (self.configuration.workload.seq_len, self.capacity - 1)
-            )
-            return first != last
-        return True
+        if self._plan is None:
+            return True
+        lengths = (self.configuration.workload.seq_len, self.capacity - 1)
+        first, last = (self._plan.place_of(length).kv_len for length in lengths)
+        return first != last
 
-    def _cache_shape(self) -> CacheShape:
-        workload = self.configuration.workload
-        assert self.cache_kind is not None
-        return CacheShape(
+    def _cache_plan(self) -> CachePlan | None:
+        workload, kind = self.configuration.workload, self.cache_kind
+        if kind is None or kind.cache is None:
+            return None
+        shape = CacheShape(
             batch=workload.batch,
             kv_heads=workload.kv_heads,
             capacity=self.capacity,
-            window=workload.scores.window if self.cache_kind.windowed else None,
+            window=workload.scores.window if kind.windowed else None,
             whole=self._whole,
         )
+        return CachePlan(kind.cache, shape)
 
     def _backend_reads_stored(self) -> bool:
         """Tell whether the backend takes keys and values as the cache stores them."""
@@ -207,8 +241,8 @@ class AttentionLayer(nn.Module):
         return prepared
 
     @torch.inference_mode()
-    def fill(self, context: Callable[[int], Tensor]) -> None:
-        """Start a new cache with the keys and values of the context.
+    def fill(self, context: Callable[[int], Tensor]) -> KVCache:
+        """Start a new cache with the keys and values of the context, and return it.
 
         Args:
             context: Hidden states of one sequence of the batch, `(seq_len, hidden_size)`; called
@@ -217,10 +251,10 @@ class AttentionLayer(nn.Module):
         Raises:
             ValueError: The configuration has no cache.
         """
-        if self.cache_kind is None or self.cache_kind.cache is None:
+        if self._plan is None:
             raise ValueError(f"there is no cache to fill in {self.configuration.key}")
         workload, variant = self.configuration.workload, self.configuration.variant
-        self.cache = self._graph = None
+        self._filled = self._graph = None
         codec = KV_DTYPES[variant.kv_dtype or "same"].codec(
             workload.batch,
             workload.kv_heads,
@@ -228,16 +262,15 @@ class AttentionLayer(nn.Module):
             self.precision.dtype,
             self.device,
         )
-        cache = self.cache_kind.cache(
-            codec.planes(), self._cache_shape(), workload.seq_len, self.device
-        )
+        cache = self._plan.cache(codec.planes(), self._plan.shape, workload.seq_len, self.device)
         with self.precision.applied():
             for sequence in range(workload.batch):
                 hidden = context(sequence).to(self.precision.dtype)[None]
                 key, value = self._heads(self.k_proj(hidden)), self._heads(self.v_proj(hidden))
                 codec.calibrate(sequence, key, value)
                 cache.fill(sequence, codec.encode(key, value, sequence))
-        self._codec, self.cache = codec, cache
+        self._filled = FilledCache(cache, codec, self._backend_reads_stored())
+        return cache
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Compute one step; see the class for what `hidden` holds. Returns its shape.
@@ -252,15 +285,14 @@ class AttentionLayer(nn.Module):
         ):
             if self.execution.captures:
                 return self._replay(hidden)
-            if not self.reuses_cache:
+            if self._plan is None:
                 length = hidden.shape[1]
                 place = Place(position=0, q_len=length, kv_len=length)
-                return self._compute(hidden, place, self._backend.mask(place), [])
-            cache = self._filled()
+                return self._compute(hidden, self._backend.mask(place))
+            cache = self._context().cache
             place = cache.place()
             mask = self._backend.mask(place)
             if self._slots is not None:
-                assert isinstance(place.slot, int)
                 # The mask knows the position; here it would be one more constant to compile for.
                 place = place._replace(
                     position=0, slot=self._slots[place.slot + 2 : place.slot + 3]
@@ -269,51 +301,53 @@ class AttentionLayer(nn.Module):
             cache.length += 1
             return out
 
-    def _filled(self) -> KVCache:
-        if self.cache is None:
+    def _context(self) -> FilledCache:
+        if self._filled is None:
             raise RuntimeError("the cache is empty: call fill() with the context first")
-        return self.cache
+        return self._filled
 
-    def _step(self, hidden: Tensor, place: Place, mask: Any, planes: list[Tensor]) -> Tensor:
-        """Compute one step from tensors and host numbers alone: what a compiler takes whole."""
+    # Steps are computed from tensors and host numbers alone: a compiler takes them whole.
+
+    def _step(self, hidden: Tensor, mask: Any) -> Tensor:
+        """Compute one step of prefill or training, or of decode without a cache."""
         query, key, value = (
             self._heads(project(hidden)) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        if self.reuses_cache:
-            assert self._codec is not None
-            assert self.cache_kind is not None
-            assert self.cache_kind.cache is not None
-            new = self._codec.encode(key, value)
-            # From here on only the cache holds them, so that it can let go of what it replaces.
-            del key, value
-            kv = self._readable(self.cache_kind.cache.write(planes, new, place))
-        else:
-            kv = KeyValue(key, value)
-            if self.cache_kind is None and not self.configuration.workload.trains:
-                self.kept = (key, value)
+        if self.cache_kind is None and not self.configuration.workload.trains:
+            self.kept = (key, value)
+        return self._project_out(self._attend(query, KeyValue(key, value), mask))
+
+    def _cached_step(
+        self, hidden: Tensor, place: Place, mask: Any, planes: list[Tensor]
+    ) -> Tensor:
+        """Compute one decode step that reads and writes the cache's `planes`."""
+        filled = self._context()
+        query, key, value = (
+            self._heads(project(hidden)) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        new = filled.codec.encode(key, value)
+        # From here on only the cache holds them, so that it can let go of what it replaces.
+        del key, value
+        kv = filled.readable(filled.cache.write(planes, new, place))
         return self._project_out(self._attend(query, kv, mask))
 
     def _fixed_step(self, hidden: Tensor, position: Tensor) -> Tensor:
         """Compute one decode step at a position that only the device knows, `(1,)` int64."""
+        filled = self._context()
+        cache = filled.cache
         query, key, value = (
             self._heads(project(hidden)) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        assert self._codec is not None
-        assert isinstance(self.cache, StaticCache)
-        new = self._codec.encode(key, value)
-        place = self.cache.place_of(self.cache.shape, 0)._replace(slot=position)
-        kv = self._readable(self.cache.write(self.cache.planes, new, place))
+        new = filled.codec.encode(key, value)
+        place = cache.place_of(cache.shape, 0)._replace(slot=position)
+        kv = filled.readable(cache.write(cache.planes, new, place))
         out = self._project_out(self._attend(query, kv, self._backend.mask_at(position)))
         position += 1
         return out
 
-    def _readable(self, planes: list[Tensor]) -> KeyValue:
-        assert self._codec is not None
-        return KeyValue(*planes) if self._reads_stored else self._codec.decode(planes)
-
     def _attend(self, query: Tensor, kv: KeyValue, mask: Any) -> Tensor:
         """Return the output of the heads, `(batch, q_heads, q_len, head_dim)`."""
-        codec = self._codec
+        codec = None if self._filled is None else self._filled.codec
         if codec is not None and codec.key_scale is not None:
             query = query * self._by_query_head(codec.key_scale)
         if self._repeats > 1:
@@ -340,21 +374,21 @@ class AttentionLayer(nn.Module):
 
     def _replay(self, hidden: Tensor) -> Tensor:
         """Replay the captured step, capturing it first where there is none."""
-        place = self._filled().place() if self.reuses_cache else None
+        place = self._context().cache.place() if self.reuses_cache else None
         if self._graph is None:
             self._graph = self._capture(hidden)
         start = None if place is None else place.position
         out = self._graph.replay(hidden, start)
-        if self.cache is not None:
-            self.cache.length += 1
+        if self._filled is not None:
+            self._filled.cache.length += 1
         return out
 
     def _capture(self, hidden: Tensor) -> Graph:
         if self.reuses_cache:
-            return Graph(self._fixed_step, hidden, position=self._filled().length)
+            return Graph(self._fixed_step, hidden, position=self._context().cache.length)
         (place,) = self.places()
         mask = self._backend.mask(place)
-        return Graph(lambda given, position: self._step(given, place, mask, []), hidden)
+        return Graph(lambda given, position: self._step(given, mask), hidden)
 
     def move_graph(self, nbytes: int) -> bool:
         """Capture a captured step of decode elsewhere; see `Graph.move`. False if there is none.
@@ -365,7 +399,7 @@ class AttentionLayer(nn.Module):
         if self._graph is None:
             return False
         with self.precision.applied(), torch.inference_mode():
-            self._graph.move(self._fixed_step, self._filled().length, nbytes)
+            self._graph.move(self._fixed_step, self._context().cache.length, nbytes)
         return True
 
     def release_graph(self) -> None:

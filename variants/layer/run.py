@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,22 @@ MIB, ALIGNMENT = 2**20, 512
 def _steps(hidden: Tensor) -> list[Tensor]:
     """Return the steps of `(steps, batch, hidden_size)`, each `(batch, 1, hidden_size)`."""
     return list(hidden[:, :, None].unbind())
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What training steps have beside their input, in buffers that live on between steps."""
+
+    out_gradient: Tensor  # the gradient of the output, which a backward pass is given
+    weight_gradients: Mapping[str, Tensor]  # by projection; gradients are accumulated in place
+
+    @property
+    def nbytes(self) -> int:
+        return self.out_gradient.nbytes + self.gradient_bytes
+
+    @property
+    def gradient_bytes(self) -> int:
+        return sum(gradient.nbytes for gradient in self.weight_gradients.values())
 
 
 class Run:
@@ -43,20 +60,16 @@ class Run:
         shape = (workload.batch, room, workload.hidden_size)
         self._hidden = hidden = torch.zeros(shape, dtype=dtype, device=device)
         self._room: Tensor | None = None  # in which inputs are moved
-        self._gradient = torch.empty_like(hidden) if workload.trains else None
         for sequence in range(workload.batch):
             hidden[sequence, :tokens] = random_hidden(workload, sequence, device, seed)[first:]
-            if self._gradient is not None:
-                self._gradient[sequence] = random_gradient(workload, sequence, device, seed)
         if self.layer.reuses_cache:
-            self.layer.fill(
+            cache = self.layer.fill(
                 lambda sequence: random_hidden(workload, sequence, device, seed)[
                     : workload.seq_len
                 ]
             )
-            assert self.layer.cache is not None
             with torch.inference_mode():
-                self.layer.cache.mark(self.steps)
+                cache.mark(self.steps)
             # Each step on its own in memory, as a model makes it: linear layers multiply a slice
             # of every sequence as a batch of vectors, which reads the weights for each of them.
             self._hidden = torch.stack(hidden.unbind(1))
@@ -65,20 +78,28 @@ class Run:
             self._inputs = [hidden[:, : workload.seq_len + i + 1] for i in range(self.steps)]
         else:
             self._inputs = [hidden]
-        if workload.trains:
-            hidden.requires_grad_()
-            for parameter in self.layer.parameters():
-                # Gradients live on between steps, as they do where they are accumulated.
-                parameter.grad = torch.zeros_like(parameter)
+        self._training = self._prepare_training(seed) if workload.trains else None
+
+    def _prepare_training(self, seed: int) -> _Training:
+        """Make gradients that live on between steps, as they do where they are accumulated."""
+        workload, hidden = self.configuration.workload, self._hidden
+        out_gradient = torch.empty_like(hidden)
+        for sequence in range(workload.batch):
+            out_gradient[sequence] = random_gradient(workload, sequence, hidden.device, seed)
+        hidden.requires_grad_()
+        weight_gradients = {}
+        for name in PROJECTIONS:
+            weight = self.layer.get_parameter(f"{name}.weight")
+            weight_gradients[name] = weight.grad = torch.zeros_like(weight)
+        return _Training(out_gradient, weight_gradients)
 
     def restart(self) -> None:
         """Return to the state before the first step."""
         self.layer.kept = None
         self._hidden.grad = None
-        if self._gradient is not None:
-            for parameter in self.layer.parameters():
-                assert parameter.grad is not None
-                parameter.grad.zero_()
+        if self._training is not None:
+            for gradient in self._training.weight_gradients.values():
+                gradient.zero_()
         if self.layer.cache is not None:
             with torch.inference_mode():
                 self.layer.cache.rewind()
@@ -129,7 +150,7 @@ class Run:
     def step(self, index: int) -> Tensor:
         """Run the step `index`, which must follow the one before it. Returns its output."""
         out = self.forward(index)
-        if self._gradient is None:
+        if self._training is None:
             return out
         self.backward(out)
         return out.detach()
@@ -140,35 +161,34 @@ class Run:
         return out
 
     def backward(self, out: Tensor) -> None:
-        """Run the second half of a training step."""
-        assert self._gradient is not None
+        """Run the second half of a training step.
+
+        Raises:
+            ValueError: The workload does not train.
+        """
+        if self._training is None:
+            raise ValueError(f"there is no backward pass in {self.configuration.workload.key}")
         with self.layer.precision.applied():  # flex compiles its backward here
-            out.backward(self._gradient)
+            out.backward(self._training.out_gradient)
 
     def resident_bytes(self) -> int:
         """Return the bytes of what exists between steps: weights, cache, inputs, bias."""
         layer = self.layer
         kept = layer.weight_bytes + layer.cache_bytes + self._hidden.nbytes + layer.bias_bytes
-        if self._gradient is not None:
-            kept += self._gradient.nbytes + self.gradient_bytes()
-        return kept
+        return kept + (0 if self._training is None else self._training.nbytes)
 
     def gradient_bytes(self) -> int:
-        """Return the bytes of the projections' gradients."""
-        return sum(
-            parameter.grad.nbytes
-            for parameter in self.layer.parameters()
-            if parameter.grad is not None
-        )
+        """Return the bytes of the projections' gradients; 0 outside of training."""
+        return 0 if self._training is None else self._training.gradient_bytes
 
     def results(self, out: Tensor) -> Mapping[str, Tensor]:
-        """Return what the reference holds too: a step's output, and gradients in training."""
-        if self._gradient is None:
+        """Return what the reference holds too: a step's output, and gradients in training.
+
+        Raises:
+            RuntimeError: In training, no step was run since the last restart.
+        """
+        if self._training is None:
             return {"out": out[:, -1:] if self.configuration.workload.decodes else out}
-        assert self._hidden.grad is not None
-        gradients = {"hidden": self._hidden.grad}
-        for name in PROJECTIONS:
-            gradient = self.layer.get_parameter(f"{name}.weight").grad
-            assert gradient is not None
-            gradients[name] = gradient
-        return {"out": out, **gradients}
+        if self._hidden.grad is None:
+            raise RuntimeError("there are no gradients: run a training step first")
+        return {"out": out, "hidden": self._hidden.grad, **self._training.weight_gradients}

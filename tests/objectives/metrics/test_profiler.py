@@ -14,8 +14,8 @@ from torch._C._autograd import DeviceType
 from objectives.metrics.memory import MIB
 from objectives.metrics.profiler import (
     BEFORE,
-    Change,
-    Span,
+    AllocationEvent,
+    TimeSpan,
     _kernel_times,
     _kernels,
     busy_ns,
@@ -32,17 +32,17 @@ PREFILL = Workload(phase=Phase.PREFILL, batch=1, seq_len=256, q_heads=2, head_di
 
 
 def test_the_peak_is_made_of_what_operators_hold_then() -> None:
-    spans = [Span(0, 100, "outer"), Span(10, 50, "inner"), Span(200, 300, "later")]
+    spans = [TimeSpan(0, 100, "outer"), TimeSpan(10, 50, "inner"), TimeSpan(200, 300, "later")]
     changes = [
-        Change(5, 1 * MIB),  # outer
-        Change(20, 4 * MIB),  # inner
-        Change(30, 2 * MIB),  # inner: 9 MiB with what was there, the peak
-        Change(40, -4 * MIB),
-        Change(60, 3 * MIB),  # outer
-        Change(150, 1 * MIB),  # nobody
-        Change(160, -2 * MIB),
-        Change(170, -2 * MIB),  # what was there before
-        Change(250, 3 * MIB),  # later, at 8
+        AllocationEvent(5, 1 * MIB),  # outer
+        AllocationEvent(20, 4 * MIB),  # inner
+        AllocationEvent(30, 2 * MIB),  # inner: 9 MiB with what was there, the peak
+        AllocationEvent(40, -4 * MIB),
+        AllocationEvent(60, 3 * MIB),  # outer
+        AllocationEvent(150, 1 * MIB),  # nobody
+        AllocationEvent(160, -2 * MIB),
+        AllocationEvent(170, -2 * MIB),  # what was there before
+        AllocationEvent(250, 3 * MIB),  # later, at 8
     ]
     rows = by_operator(changes, spans, resident=2 * MIB)
     at_peak = {row.operator: row.at_peak_mib for row in rows}
@@ -59,8 +59,8 @@ def test_the_peak_is_made_of_what_operators_hold_then() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(-3, 4).filter(bool)), max_size=15))
 def test_parts_add_up_to_the_peak(drawn: list[tuple[int, int]]) -> None:
-    changes = [Change(time, size * MIB) for time, size in sorted(drawn)]
-    rows = by_operator(changes, [Span(2, 5, "a"), Span(3, 4, "b")], resident=60 * MIB)
+    changes = [AllocationEvent(time, size * MIB) for time, size in sorted(drawn)]
+    rows = by_operator(changes, [TimeSpan(2, 5, "a"), TimeSpan(3, 4, "b")], resident=60 * MIB)
     now = peak = 60
     for _, nbytes in sorted(changes):
         now += nbytes // MIB

@@ -17,14 +17,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from objectives.precompile import precompile_pool as ahead_module
-from objectives.precompile import queue as agenda_module
-from objectives.precompile.pause import Quiet
-from objectives.precompile.precompile_pool import MOST_DEATHS, Ahead
-from objectives.precompile.queue import Agenda
-from objectives.process.client import WorkerUnavailable
+from objectives.precompile import precompile_pool as pool_module
+from objectives.precompile import queue as queue_module
+from objectives.precompile.pause import PausedProcesses
+from objectives.precompile.precompile_pool import MOST_DEATHS, PrecompilePool
+from objectives.precompile.queue import CompileQueue
+from objectives.process.client import ProcessUnavailable
 from objectives.process.messages import Message
-from objectives.process.placement import Lane
+from objectives.process.placement import Placement
 from objectives.schema.environment import read_environment
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
@@ -32,18 +32,18 @@ from objectives.trial import evaluator as evaluate_module
 from objectives.trial.bench import DeviceBench
 from objectives.trial.evaluator import Evaluator
 from tests.configurations import configured
-from tests.objectives.precompile.toy_helper import TOY
-from tests.objectives.timing.timing_station import TIMING
-from tests.objectives.trial.faulty_station import ENVIRONMENT
+from tests.objectives.precompile.toy_compile_handler import TOY
+from tests.objectives.timing.timing_handler import TIMING
+from tests.objectives.trial.faulty_handler import ENVIRONMENT
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, DeviceKind
 from variants.workload import Phase, Workload
 
 CPU = DEVICE_PROFILES["cpu"].device
 DECODE = Workload(batch=2, seq_len=200, new_tokens=3, q_heads=4, head_dim=32)
-HELPER, STATION = (
-    "tests.objectives.precompile.toy_helper:attach",
-    "tests.objectives.timing.timing_station:attach",
+COMPILE_HANDLER, TIMING_HANDLER = (
+    "tests.objectives.precompile.toy_compile_handler:start_handler",
+    "tests.objectives.timing.timing_handler:start_handler",
 )
 
 
@@ -77,18 +77,20 @@ class Place:
     def __init__(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
         self._patch, self.folder, self.benches = patch, folder, list[DeviceBench]()
         patch.setenv(ENVIRONMENT, read_environment(CPU).model_dump_json())
-        self.agenda = Agenda()
+        self.queue = CompileQueue()
 
-    def helpers(self, do: str, count: int = 1, deadline_s: float = 60.0) -> Ahead:
+    def pool(self, do: str, count: int = 1, deadline_s: float = 60.0) -> PrecompilePool:
         self._patch.setenv(TOY, json.dumps({"do": do, "folder": str(self.folder)}))
-        return Ahead(
-            self.agenda, count, seed=0, device="cpu", deadline_s=deadline_s, target=HELPER
+        return PrecompilePool(
+            self.queue, count, seed=0, device="cpu", deadline_s=deadline_s, target=COMPILE_HANDLER
         )
 
-    def bench(self, ahead: Ahead | None, do: str = "measures", limit_s: float = 60) -> DeviceBench:
+    def bench(
+        self, pool: PrecompilePool | None, do: str = "measures", limit_s: float = 60
+    ) -> DeviceBench:
         self._patch.setenv(TIMING, json.dumps({"do": do, "log": str(self.folder / "log")}))
         limits = Limits(deadline_s=limit_s)
-        bench = DeviceBench(limits, seed=0, device="cpu", target=STATION, ahead=ahead)
+        bench = DeviceBench(limits, seed=0, device="cpu", target=TIMING_HANDLER, precompile=pool)
         self.benches.append(bench)
         return bench
 
@@ -102,7 +104,7 @@ class Place:
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
-    monkeypatch.setattr(ahead_module, "DRAIN_S", 0.2)
+    monkeypatch.setattr(pool_module, "DRAIN_S", 0.2)
     found = Place(monkeypatch, tmp_path)
     yield found
     for bench in found.benches:
@@ -110,52 +112,52 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
 
 
 def test_each_compilation_is_taken_once_the_likeliest_first() -> None:
-    agenda = Agenda()
+    queue = CompileQueue()
     alike = flex(200, quantization="int8_weight_only"), flex(200)
     deeper = configured(DECODE.model_copy(update={"layers": 2}), "flex fp32 static")
-    agenda.wish([*alike, deeper, configured(DECODE, "math fp32 static"), flex(300)])
-    assert agenda.take(lambda: False) in (*alike, deeper)
-    agenda.wish([flex(400), flex(200), flex(300)])  # the newest order counts
-    assert [agenda.take(lambda: False) for _ in range(2)] == [flex(400), flex(300)]
+    queue.wish([*alike, deeper, configured(DECODE, "math fp32 static"), flex(300)])
+    assert queue.take(lambda: False) in (*alike, deeper)
+    queue.wish([flex(400), flex(200), flex(300)])  # the newest order counts
+    assert [queue.take(lambda: False) for _ in range(2)] == [flex(400), flex(300)]
     compiled = [
         configured(DECODE, "math fp32 static", execution="compiled", quantization=quantization)
         for quantization in ("none", "ptdq_int8")
     ]
-    agenda.wish(compiled)  # the whole layer: its projections count
-    assert [agenda.take(lambda: False) for _ in range(2)] == compiled
-    assert agenda.take(lambda: True) is None
+    queue.wish(compiled)  # the whole layer: its projections count
+    assert [queue.take(lambda: False) for _ in range(2)] == compiled
+    assert queue.take(lambda: True) is None
 
 
 def test_what_is_measured_now_is_not_taken_and_what_was_taken_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    agenda = Agenda()
-    agenda.wish([flex(200), flex(300)])
-    assert agenda.claim(flex(300)) < agenda_module.PATIENCE_S
-    assert agenda.take(lambda: False) == flex(200)
-    finisher = threading.Timer(0.1, agenda.finish, (flex(200), 7.0))
+    queue = CompileQueue()
+    queue.wish([flex(200), flex(300)])
+    assert queue.claim(flex(300)) < queue_module.PATIENCE_S
+    assert queue.take(lambda: False) == flex(200)
+    finisher = threading.Timer(0.1, queue.finish, (flex(200), 7.0))
     finisher.start()
-    agenda.claim(flex(200))
-    assert agenda.compiled_in(flex(200)) == 7.0
+    queue.claim(flex(200))
+    assert queue.compiled_in(flex(200)) == 7.0
     finisher.join()
-    agenda.wish([flex(300), flex(400)])
-    assert agenda.take(lambda: False) == flex(400)
-    monkeypatch.setattr(agenda_module, "PATIENCE_S", 0.05)
-    agenda.claim(flex(400))  # a helper that hangs is not waited for
-    assert agenda.compiled_in(flex(400)) is None
+    queue.wish([flex(300), flex(400)])
+    assert queue.take(lambda: False) == flex(400)
+    monkeypatch.setattr(queue_module, "PATIENCE_S", 0.05)
+    queue.claim(flex(400))  # a helper that hangs is not waited for
+    assert queue.compiled_in(flex(400)) is None
 
 
 def test_helpers_that_are_behind_leave_the_likeliest_to_who_measures() -> None:
-    agenda = Agenda()
-    agenda.claim(flex(100))  # by itself
-    agenda.wish([flex(200), flex(300), flex(400)])
-    assert agenda.take(lambda: False) == flex(300)
-    agenda.finish(flex(300), 7.0)
-    agenda.claim(flex(300))
-    assert [agenda.take(lambda: False) for _ in range(2)] == [flex(200), flex(400)]
-    agenda.claim(flex(500))
-    agenda.wish([flex(600)])
-    assert agenda.take(lambda: False) == flex(600)  # better than nothing
+    queue = CompileQueue()
+    queue.claim(flex(100))  # by itself
+    queue.wish([flex(200), flex(300), flex(400)])
+    assert queue.take(lambda: False) == flex(300)
+    queue.finish(flex(300), 7.0)
+    queue.claim(flex(300))
+    assert [queue.take(lambda: False) for _ in range(2)] == [flex(200), flex(400)]
+    queue.claim(flex(500))
+    queue.wish([flex(600)])
+    assert queue.take(lambda: False) == flex(600)  # better than nothing
 
 
 def test_without_helpers_there_is_no_process_and_no_word_of_them(place: Place) -> None:
@@ -164,31 +166,31 @@ def test_without_helpers_there_is_no_process_and_no_word_of_them(place: Place) -
     assert "ahead" not in seconds
     assert lines(place.folder / "log") == ["null"]
     children = {child.pid for child in psutil.Process().children()}
-    assert bench.worker.pid in children
+    assert bench.process.pid in children
     commands = [psutil.Process(pid).cmdline() for pid in children]
-    assert not any("toy_helper" in word for command in commands for word in command)
+    assert not any("toy_compile_handler" in word for command in commands for word in command)
 
 
 def test_a_trial_meets_what_a_helper_compiled(place: Place) -> None:
-    bench = place.bench(place.helpers("compiles"))
-    place.agenda.wish([flex(200), flex(300), configured(DECODE, "math fp32 static")])
+    bench = place.bench(place.pool("compiles"))
+    place.queue.wish([flex(200), flex(300), configured(DECODE, "math fp32 static")])
     bench.evaluate(flex(100))
-    assert soon(lambda: place.agenda.tally.compiled == 2)
+    assert soon(lambda: place.queue.stats.compiled == 2)
     for seq_len in (200, 300):
         assert bench.evaluate(flex(seq_len)).outcome is Outcome.MEASURED
     bench.evaluate(configured(DECODE, "math fp32 static"))
-    tally = place.agenda.tally
-    assert (tally.compiled, tally.met, tally.missed) == (2, 2, 1)
-    assert tally.line().startswith("compiled ahead: 2 (7.0 s each); met by trials, in their")
+    stats = place.queue.stats
+    assert (stats.compiled, stats.met, stats.missed) == (2, 2, 1)
+    assert stats.line().startswith("compiled ahead: 2 (7.0 s each); met by trials, in their")
     jobs = [Configuration.model_validate_json(job) for job in lines(place.folder / "jobs")]
     assert sorted(job.workload.seq_len for job in jobs) == [200, 300]
 
 
 def test_deadlines_are_not_learnt_from_warm_caches(place: Place) -> None:
-    bench = place.bench(place.helpers("compiles"))
-    place.agenda.wish([flex(200)])
+    bench = place.bench(place.pool("compiles"))
+    place.queue.wish([flex(200)])
     warm, cold = bench.evaluate(flex(100)), bench.evaluate(flex(200))
-    assert soon(lambda: place.agenda.compiled_in(flex(200)) == 7.0)
+    assert soon(lambda: place.queue.compiled_in(flex(200)) == 7.0)
     one = {"first step": 1.0, "latency": 2.0}
     assert bench._cold(warm.model_copy(update={"seconds": one})) == one
     assert bench._cold(cold.model_copy(update={"seconds": one})) == one | {"first step": 7.0}
@@ -203,26 +205,26 @@ def test_deadlines_are_not_learnt_from_warm_caches(place: Place) -> None:
 )
 def test_nothing_that_a_helper_does_is_an_outcome(place: Place, do: str) -> None:
     deadline_s = 0.15 if do in ("hangs", "sends_garbage") else 60.0
-    bench = place.bench(place.helpers(do, deadline_s=deadline_s))
+    bench = place.bench(place.pool(do, deadline_s=deadline_s))
     for seq_len in range(100, 100 + 3 * MOST_DEATHS):
-        place.agenda.wish([flex(seq_len + 1), flex(seq_len + 2)])
+        place.queue.wish([flex(seq_len + 1), flex(seq_len + 2)])
         evaluation = bench.evaluate(flex(seq_len))
         assert (evaluation.outcome, evaluation.reason) == (Outcome.MEASURED, "")
-    assert len(bench.worker.start_seconds) == 1
-    compiled = place.agenda.tally.compiled
+    assert len(bench.process.start_seconds) == 1
+    compiled = place.queue.stats.compiled
     assert compiled > 0 if do == "prints_garbage" else compiled == 0
 
 
 @pytest.mark.parametrize("do", ["crashes", "fails_for_good", "does_not_start"])
 def test_helpers_that_only_die_are_given_up(place: Place, do: str) -> None:
-    ahead = place.helpers(do)
+    pool = place.pool(do)
     for seq_len in range(100, 100 + 4 * MOST_DEATHS):
-        place.agenda.wish([flex(seq_len)])
-        ahead.ready()
-        assert soon(lambda: not any(thread.is_alive() for thread in ahead._helpers.values()))
-    assert ahead._deaths == MOST_DEATHS
+        place.queue.wish([flex(seq_len)])
+        pool.ready()
+        assert soon(lambda: not any(thread.is_alive() for thread in pool._threads.values()))
+    assert pool._deaths == MOST_DEATHS
     assert len(lines(place.folder / "jobs")) == (0 if do == "does_not_start" else MOST_DEATHS)
-    assert ahead.places() == []
+    assert pool.groups() == []
 
 
 def test_no_helper_runs_while_memory_and_latency_are_measured(
@@ -242,16 +244,16 @@ def test_no_helper_runs_while_memory_and_latency_are_measured(
 
         monkeypatch.setattr(evaluate_module, name, noted)
 
-    for name in ("first_visits", "later_visits", "measure_memory", "measure_latency"):
+    for name in ("run_steps_cold", "run_steps_warm", "measure_memory", "measure_latency"):
         wrapped(name)
-    ahead = place.helpers("stamps")
-    ahead.ready()
+    pool = place.pool("stamps")
+    pool.ready()
     try:
-        place.agenda.wish([flex(200)])
+        place.queue.wish([flex(200)])
         assert soon(place.stamps)
         evaluator = Evaluator(CPU, Limits(sampling_s=0.1), seed=0)
         words = "math fp32 static"
-        evaluator.evaluate(configured(DECODE, words), Quiet(ahead.places()))
+        evaluator.evaluate(configured(DECODE, words), PausedProcesses(pool.groups()))
         assert place.still_stamps()
         assert len(quiet) == 4
         beside = [t for t in place.stamps() for begin, end in quiet if begin <= t <= end]
@@ -261,32 +263,32 @@ def test_no_helper_runs_while_memory_and_latency_are_measured(
         assert place.still_stamps()
         assert any(begin <= t <= end for t in place.stamps() for begin, end in quiet)
     finally:
-        ahead.release(drain=False)
+        pool.release(drain=False)
 
 
 def test_quiet_begins_once_helpers_stand_still(place: Place) -> None:
-    ahead = place.helpers("stamps", count=2)
-    ahead.ready()
+    pool = place.pool("stamps", count=2)
+    pool.ready()
     try:
-        place.agenda.wish([flex(200), flex(300)])
+        place.queue.wish([flex(200), flex(300)])
         assert soon(place.stamps)
         for _ in range(50):
-            with Quiet(ahead.places()):
-                statuses = {psutil.Process(group).status() for _, group in ahead.places()}
+            with PausedProcesses(pool.groups()):
+                statuses = {psutil.Process(group).status() for _, group in pool.groups()}
             assert statuses == {psutil.STATUS_STOPPED}
     finally:
-        ahead.release(drain=False)
+        pool.release(drain=False)
 
 
 def test_helpers_go_on_while_something_is_compiled(place: Place) -> None:
     from torch._dynamo.callback import CallbackTrigger, callback_handler
 
-    ahead = place.helpers("stamps")
-    ahead.ready()
+    pool = place.pool("stamps")
+    pool.ready()
     try:
-        place.agenda.wish([flex(200)])
+        place.queue.wish([flex(200)])
         assert soon(place.stamps)
-        with Quiet(ahead.places()):
+        with PausedProcesses(pool.groups()):
             silent = len(place.stamps())
             time.sleep(0.1)
             assert len(place.stamps()) <= silent + 1  # the one that was half written
@@ -298,76 +300,76 @@ def test_helpers_go_on_while_something_is_compiled(place: Place) -> None:
         assert place.still_stamps()
         assert not callback_handler.start_callbacks + callback_handler.end_callbacks
     finally:
-        ahead.release(drain=False)
+        pool.release(drain=False)
 
 
 def test_helpers_go_on_when_who_stopped_them_hangs_and_is_killed(place: Place) -> None:
-    bench = place.bench(place.helpers("stamps"), "hangs_in_quiet", limit_s=1)
-    place.agenda.wish([flex(300)])
+    bench = place.bench(place.pool("stamps"), "hangs_while_paused", limit_s=1)
+    place.queue.wish([flex(300)])
     assert bench.evaluate(flex(200)).outcome is Outcome.TIMED_OUT
     assert place.still_stamps()
 
 
 def test_a_death_while_helpers_hold_memory_is_confirmed_without_them(place: Place) -> None:
-    ahead = place.helpers("stamps", count=2)
-    bench = place.bench(ahead, "dies_in_quiet")
-    place.agenda.wish([flex(300)])
+    pool = place.pool("stamps", count=2)
+    bench = place.bench(pool, "dies_while_paused")
+    place.queue.wish([flex(300)])
     assert bench.evaluate(flex(200)).outcome is Outcome.MEASURED
     first, second = map(json.loads, lines(place.folder / "log"))
     assert (len(first), second) == (2, [])
     assert all(soon(lambda pid=pid: gone(pid)) for place_ in first for pid in place_)
-    ahead.ready()  # they come back
-    assert len(ahead.places()) == 2
+    pool.ready()  # they come back
+    assert len(pool.groups()) == 2
 
 
 def test_out_of_memory_beside_helpers_is_confirmed_when_theirs_is_free(place: Place) -> None:
-    bench = place.bench(place.helpers("stamps"), "lacks_memory_beside_helpers")
-    place.agenda.wish([flex(300)])
+    bench = place.bench(place.pool("stamps"), "lacks_memory_beside_others")
+    place.queue.wish([flex(300)])
     assert bench.evaluate(flex(200)).outcome is Outcome.MEASURED
-    assert len(bench.worker.start_seconds) == 2
+    assert len(bench.process.start_seconds) == 2
 
 
 def test_a_process_that_finds_no_room_beside_helpers_is_started_without(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ahead = place.helpers("stamps")
-    bench = place.bench(ahead)
-    start = bench.worker.start
+    pool = place.pool("stamps")
+    bench = place.bench(pool)
+    start = bench.process.start
 
     def start_alone() -> Message:
-        if ahead.places():
-            raise WorkerUnavailable("CUDA-capable device(s) is/are busy or unavailable")
+        if pool.groups():
+            raise ProcessUnavailable("CUDA-capable device(s) is/are busy or unavailable")
         return start()
 
     bench.device()
-    bench.worker.kill()
-    monkeypatch.setattr(bench.worker, "start", start_alone)
+    bench.process.kill()
+    monkeypatch.setattr(bench.process, "start", start_alone)
     assert bench.evaluate(flex(200)).outcome is Outcome.MEASURED
 
 
 def test_finalists_are_timed_without_helpers(place: Place) -> None:
-    ahead = place.helpers("compiles")
-    bench = place.bench(ahead)
+    pool = place.pool("compiles")
+    bench = place.bench(pool)
     bench.evaluate(flex(200))
-    assert len(ahead.places()) == 1
+    assert len(pool.groups()) == 1
     bench.compare([flex(200)])
-    assert ahead.places() == []
+    assert pool.groups() == []
 
 
 def test_what_is_being_compiled_is_waited_for_at_the_end(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead_module, "DRAIN_S", 30.0)
-    ahead = place.helpers("compiles")
-    ahead.ready()
-    ((session, group),) = ahead.places()
+    monkeypatch.setattr(pool_module, "DRAIN_S", 30.0)
+    pool = place.pool("compiles")
+    pool.ready()
+    ((session, group),) = pool.groups()
     os.killpg(group, signal.SIGSTOP)  # so that it cannot be done yet
-    place.agenda.wish([flex(200)])
-    assert soon(lambda: place.agenda._in_flight)
-    assert ahead.release(drain=True)  # lets it go on
-    assert place.agenda.compiled_in(flex(200)) == 7.0
+    place.queue.wish([flex(200)])
+    assert soon(lambda: place.queue._in_flight)
+    assert pool.release(drain=True)  # lets it go on
+    assert place.queue.compiled_in(flex(200)) == 7.0
     assert soon(lambda: gone(session) and gone(group))
-    assert not ahead.release(drain=True)
+    assert not pool.release(drain=True)
 
 
 def below(pid: int) -> list[int]:
@@ -380,17 +382,18 @@ def below(pid: int) -> list[int]:
 def test_no_stopped_helper_is_left_behind(place: Place, killed: str, hangup: str) -> None:
     code = (
         f"import signal; signal.signal(signal.SIGHUP, signal.{hangup});"
-        "import os, sys, time; from objectives.precompile.queue import Agenda;"
-        "from objectives.precompile.precompile_pool import Ahead;"
-        "from objectives.precompile.pause import Quiet;"
-        "from tests.objectives.precompile.test_precompile_pool import HELPER, below, flex, soon;"
-        "agenda = Agenda(); agenda.wish([flex(200)]);"
-        "ahead = Ahead(agenda, 1, seed=0, device='cpu', deadline_s=60, target=HELPER);"
-        f"ahead.ready(); soon(lambda: os.path.exists({str(place.folder / 'stamps')!r}));"
-        "Quiet(ahead.places()).__enter__();"
-        "print(*below(ahead.places()[0][0]), flush=True); sys.stdin.read()"
+        "import os, sys, time; from objectives.precompile.queue import CompileQueue;"
+        "from objectives.precompile.precompile_pool import PrecompilePool;"
+        "from objectives.precompile.pause import PausedProcesses;"
+        "from tests.objectives.precompile.test_precompile_pool import COMPILE_HANDLER as target;"
+        "from tests.objectives.precompile.test_precompile_pool import below, flex, soon;"
+        "queue = CompileQueue(); queue.wish([flex(200)]);"
+        "pool = PrecompilePool(queue, 1, seed=0, device='cpu', deadline_s=60, target=target);"
+        f"pool.ready(); soon(lambda: os.path.exists({str(place.folder / 'stamps')!r}));"
+        "PausedProcesses(pool.groups()).__enter__();"
+        "print(*below(pool.groups()[0][0]), flush=True); sys.stdin.read()"
     )
-    place.helpers("stamps")  # for its environment
+    place.pool("stamps")  # for its environment
     parent = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -410,15 +413,15 @@ def test_no_stopped_helper_is_left_behind(place: Place, killed: str, hangup: str
 
 
 def test_a_helper_that_ended_is_not_started_by_a_job(place: Place) -> None:
-    ahead = place.helpers("compiles")
-    ahead.ready()
-    ((_, group),) = ahead.places()
+    pool = place.pool("compiles")
+    pool.ready()
+    ((_, group),) = pool.groups()
     os.kill(group, signal.SIGKILL)
     assert soon(lambda: gone(group))
-    place.agenda.wish([flex(200)])
-    assert soon(lambda: ahead.places() == [])
+    place.queue.wish([flex(200)])
+    assert soon(lambda: pool.groups() == [])
     assert lines(place.folder / "jobs") == []
-    ahead.release(drain=False)
+    pool.release(drain=False)
 
 
 def test_helpers_are_bounded_by_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,13 +429,13 @@ def test_helpers_are_bounded_by_cores_and_memory(monkeypatch: pytest.MonkeyPatch
         available = 7 * 2**30
 
     monkeypatch.setattr(psutil, "virtual_memory", Memory)
-    assert ahead_module.most_helpers(Lane("", cores=(0,))) == 0
-    assert ahead_module.most_helpers(Lane("", cores=(0, 1, 2))) == 2
-    assert ahead_module.most_helpers(Lane("", cores=tuple(range(64)))) == 3
-    assert ahead_module.most_helpers(Lane("", cores=tuple(range(64))), 2) == 1
-    assert ahead_module.why_fewer(2, [Lane("", cores=(0, 1, 2))]) == ""
-    assert "in 0 processes for each device, not 1" in ahead_module.why_fewer(
-        1, [Lane("", cores=(0,))]
+    assert pool_module.most_processes(Placement("", cores=(0,))) == 0
+    assert pool_module.most_processes(Placement("", cores=(0, 1, 2))) == 2
+    assert pool_module.most_processes(Placement("", cores=tuple(range(64)))) == 3
+    assert pool_module.most_processes(Placement("", cores=tuple(range(64))), 2) == 1
+    assert pool_module.why_fewer_processes(2, [Placement("", cores=(0, 1, 2))]) == ""
+    assert "in 0 processes for each device, not 1" in pool_module.why_fewer_processes(
+        1, [Placement("", cores=(0,))]
     )
 
 
@@ -458,18 +461,18 @@ def test_what_a_helper_compiled_is_not_compiled_again(
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
-    agenda = Agenda()
-    ahead = Ahead(agenda, 1, seed=0, device=kind, deadline_s=300)
-    bench = DeviceBench(Limits(sampling_s=0.1), seed=0, device=kind, ahead=ahead)
+    queue = CompileQueue()
+    pool = PrecompilePool(queue, 1, seed=0, device=kind, deadline_s=300)
+    bench = DeviceBench(Limits(sampling_s=0.1), seed=0, device=kind, precompile=pool)
     # Large enough where it is compiled for Inductor to time several launches of its kernels.
     large = execution == "compiled"
     seq_len, q_heads, head_dim = (2048, 16, 128) if large else (200, 2, 32)
     workload = Workload(phase=phase, batch=1, seq_len=seq_len, q_heads=q_heads, head_dim=head_dim)
     of = configured(workload, words, execution=execution)
     try:
-        agenda.wish([of])
-        ahead.ready()
-        assert soon(lambda: agenda.compiled_in(of)) or soon(lambda: agenda.compiled_in(of))
+        queue.wish([of])
+        pool.ready()
+        assert soon(lambda: queue.compiled_in(of)) or soon(lambda: queue.compiled_in(of))
         objects, graphs = ("*.so", "*.cubin"), ("fxgraph/**/*", "aotautograd/**/*")
         before = kept(*objects), kept(*graphs)
         assert all(before)
@@ -477,7 +480,7 @@ def test_what_a_helper_compiled_is_not_compiled_again(
         assert bench.evaluate(of).outcome is Outcome.MEASURED
         assert (kept(*objects), kept(*graphs)) == before
         assert bool(kept("*.best_config")) == large  # of who measured
-        assert agenda.tally.met == 1
+        assert queue.stats.met == 1
     finally:
         bench.close()
 
@@ -490,9 +493,9 @@ def printed_by(code: str) -> str:
     return done.stdout.strip()
 
 
-HELPER_HERE = """
+PRECOMPILER_HERE = """
     from objectives.precompile.compiler import Precompiler
-    Precompiler({"plugins": [], "device": "cpu", "seed": 0, "helpers": 1})
+    Precompiler({"plugins": [], "device": "cpu", "seed": 0, "processes": 1})
 """
 EVALUATOR_HERE = """
     from objectives.trial.evaluator import Evaluator
@@ -502,7 +505,7 @@ EVALUATOR_HERE = """
 """
 
 
-@pytest.mark.parametrize("here", [HELPER_HERE, EVALUATOR_HERE], ids=["helper", "evaluator"])
+@pytest.mark.parametrize("here", [PRECOMPILER_HERE, EVALUATOR_HERE], ids=["helper", "evaluator"])
 def test_who_compiles_has_the_precision_that_a_reference_leaves(here: str) -> None:
     said = "\n    import torch; print(torch.backends.cuda.matmul.fp32_precision)\n"
     applied = """
@@ -522,4 +525,4 @@ def test_a_helper_times_no_launches_of_a_kernel_and_keeps_all() -> None:
     kernel.autotune_to_one_config()
     print(kernel.launchers, kernel.compile_results)
     """
-    assert printed_by(HELPER_HERE + launched) == "['first'] ['first', 'second']"
+    assert printed_by(PRECOMPILER_HERE + launched) == "['first'] ['first', 'second']"

@@ -10,7 +10,14 @@ import pynvml
 import pytest
 
 from objectives.process import placement as module
-from objectives.process.placement import Lane, LanesError, cores_in, lanes, shares, visible_gpus
+from objectives.process.placement import (
+    Placement,
+    PlacementError,
+    cores_in,
+    placements,
+    shares,
+    visible_gpus,
+)
 from variants.device import DeviceKind
 
 Machine = Callable[..., None]
@@ -108,14 +115,14 @@ def test_a_cpu_is_divided_into_sets_of_cores(
     count: int | None, expected: list[str], machine: Machine
 ) -> None:
     machine(8, ["0-3", "4-7"])
-    found = lanes("cpu", count)
-    assert [lane.name for lane in found] == expected
+    found = placements("cpu", count)
+    assert [placement.name for placement in found] == expected
     if len(found) > 1:
         named = of(*(name.removeprefix("cpu:") for name in expected))
-        assert [frozenset(lane.cores) for lane in found] == named
+        assert [frozenset(placement.cores) for placement in found] == named
     else:
-        assert found == [Lane("cpu")]  # a single one may use all, as a run without lanes
-    assert not any(lane.variables for lane in found)
+        assert found == [Placement("cpu")]  # a single one may use all, as a run without placements
+    assert not any(placement.variables for placement in found)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +139,14 @@ def test_all_of_a_cpu_are_the_memory_nodes_that_it_may_use(
     cores: int, nodes: Sequence[str], expected: list[str], machine: Machine
 ) -> None:
     machine(cores, nodes)
-    assert [lane.name for lane in lanes("cpu", None)] == expected
+    assert [placement.name for placement in placements("cpu", None)] == expected
 
 
 def test_memory_nodes_come_in_the_order_of_their_numbers(machine: Machine) -> None:
     machine(12, [str(number) for number in range(12)])
-    assert [lane.cores for lane in lanes("cpu", None)] == [(number,) for number in range(12)]
+    assert [placement.cores for placement in placements("cpu", None)] == [
+        (number,) for number in range(12)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,15 +176,17 @@ def test_without_nvml_no_gpu_is_visible(machine: Machine, monkeypatch: pytest.Mo
     machine(4)
     monkeypatch.setattr(pynvml, "nvmlInit", missing)
     assert visible_gpus() == []
-    assert lanes("cuda", None) == lanes("cuda", 1) == [Lane("cuda")]  # its process says so
+    assert (
+        placements("cuda", None) == placements("cuda", 1) == [Placement("cuda")]
+    )  # its process says so
 
 
 def test_each_gpu_has_cores_on_its_side_of_the_machine(machine: Machine) -> None:
     # More than a word of them; the process may use 80 of the 96 that NVML names.
     machine(80, gpus=of("0-39", "40-95"))
-    first, second = lanes("cuda", None)
-    assert first == Lane("cuda:0", {"CUDA_VISIBLE_DEVICES": "0"}, tuple(range(20)))
-    assert second == Lane("cuda:1", {"CUDA_VISIBLE_DEVICES": "1"}, tuple(range(40, 60)))
+    first, second = placements("cuda", None)
+    assert first == Placement("cuda:0", {"CUDA_VISIBLE_DEVICES": "0"}, tuple(range(20)))
+    assert second == Placement("cuda:1", {"CUDA_VISIBLE_DEVICES": "1"}, tuple(range(40, 60)))
 
 
 def test_gpus_are_passed_on_as_they_are_named(
@@ -183,20 +194,20 @@ def test_gpus_are_passed_on_as_they_are_named(
 ) -> None:
     machine(8, gpus=of("0-3", "0-3", "4-7"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{UUID},1")
-    found = lanes("cuda", 2)
-    assert [lane.name for lane in found] == ["cuda:0", "cuda:1"]
-    assert [lane.variables["CUDA_VISIBLE_DEVICES"] for lane in found] == [UUID, "1"]
-    assert [lane.cores for lane in found] == [(4, 5), (0, 1)]
+    found = placements("cuda", 2)
+    assert [placement.name for placement in found] == ["cuda:0", "cuda:1"]
+    assert [placement.variables["CUDA_VISIBLE_DEVICES"] for placement in found] == [UUID, "1"]
+    assert [placement.cores for placement in found] == [(4, 5), (0, 1)]
 
 
 def test_where_nvml_does_not_know_what_is_near_all_cores_are(machine: Machine) -> None:
     machine(6, gpus=[None, frozenset({64, 65})])  # and where none that is near is allowed
-    assert [lane.cores for lane in lanes("cuda", 2)] == [(0, 1), (2, 3)]
+    assert [placement.cores for placement in placements("cuda", 2)] == [(0, 1), (2, 3)]
 
 
 def test_one_gpu_of_several_is_the_first_and_has_the_whole_machine(machine: Machine) -> None:
     machine(8, gpus=of("0-3", "4-7"))
-    assert lanes("cuda", 1) == [Lane("cuda")]
+    assert placements("cuda", 1) == [Placement("cuda")]
 
 
 @pytest.mark.parametrize(
@@ -210,5 +221,5 @@ def test_there_are_no_more_than_the_machine_has(
     kind: DeviceKind, count: int, said: str, machine: Machine
 ) -> None:
     machine(4, gpus=[None, None])
-    with pytest.raises(LanesError, match=f"^{said}$"):
-        lanes(kind, count)
+    with pytest.raises(PlacementError, match=f"^{said}$"):
+        placements(kind, count)

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from objectives.timing.held_stream import Hold
-from objectives.timing.host_reference import Usual
+from objectives.timing.host_reference import RollingMedian
 from objectives.timing.passes import StepTime
 from tests.configurations import configured
 from variants.workload import Workload
 
 
 class OneCore:
-    """Cores, as a context, that are entered and left."""
+    """CoreSelector, as a context, that are entered and left."""
 
     inside, settled, left = False, 0, 0
 
@@ -39,9 +39,9 @@ class ScriptedStream:
     def __init__(self, needs_ms: float) -> None:
         self.needs_ms = needs_ms
         self.holds: list[float] = []
-        self.cores, self.usual = OneCore(), Usual()
+        self.cores, self.recent_reference = OneCore(), RollingMedian()
         self.others: list[Callable[[], AbstractContextManager[object]]] = []
-        self.yardstick: Callable[[], float] = lambda: 0.3
+        self.host_reference: Callable[[], float] = lambda: 0.3
 
     def sample(self, step: Callable[[], object], hold: Hold) -> tuple[float, float, bool]:
         self.holds.append(hold.ms)

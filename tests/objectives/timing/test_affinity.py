@@ -1,4 +1,4 @@
-"""Cores at full speed, on a machine whose cores are slow at will."""
+"""CoreSelector at full speed, on a machine whose cores are slow at will."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from objectives.timing.affinity import AUTOGRAD, REFRESH, REMEMBERED, Cores, _launching, _work
+from objectives.timing.affinity import (
+    AUTOGRAD,
+    REFRESH,
+    REMEMBERED,
+    CoreSelector,
+    _launching,
+    _work,
+)
 
 
 class Machine:
-    """Cores with a speed each, and one thread; looking at a core takes a second."""
+    """CoreSelector with a speed each, and one thread; looking at a core takes a second."""
 
     def __init__(self, seconds: dict[int, float]) -> None:
         self.seconds, self.allowed = seconds, set(seconds)
@@ -54,8 +61,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return one
 
 
-def cores(machine: Machine, near: frozenset[int] = frozenset()) -> Cores:
-    return Cores(near, machine.work, lambda: machine.time, machine.launching)
+def cores(machine: Machine, near: frozenset[int] = frozenset()) -> CoreSelector:
+    return CoreSelector(near, machine.work, lambda: machine.time, machine.launching)
 
 
 def test_the_thread_goes_to_the_fastest_core_and_home_again(machine: Machine) -> None:
@@ -203,7 +210,7 @@ def test_the_thread_of_a_backward_pass_on_cuda_goes_along_and_home_again() -> No
     _, *others = _launching()
     assert others
     before = [os.sched_getaffinity(thread) for thread in others]
-    with Cores() as found:
+    with CoreSelector() as found:
         found.settle()
         assert all(os.sched_getaffinity(thread) == os.sched_getaffinity(0) for thread in others)
     assert [os.sched_getaffinity(thread) for thread in others] == before
@@ -231,7 +238,7 @@ def test_a_thread_that_may_not_choose_stays(machine: Machine) -> None:
 
 
 def test_the_real_work_is_timed_and_the_thread_comes_home() -> None:
-    before, found = os.sched_getaffinity(0), Cores()
+    before, found = os.sched_getaffinity(0), CoreSelector()
     with found:
         found.settle()
         assert len(os.sched_getaffinity(0)) == 1

@@ -19,7 +19,7 @@ from objectives.timing.clocks import (
     ClocksUnreadError,
     NvmlClocks,
     Reading,
-    Watch,
+    ThrottleMonitor,
 )
 from objectives.timing.held_stream import WARM_SHARE, HeldStream, raise_clock
 from objectives.timing.sampling import Throttled
@@ -47,7 +47,7 @@ class ScriptedClocks:
         return reading
 
 
-def watched(*readings: Reading | None) -> tuple[Watch, list[float]]:
+def watched(*readings: Reading | None) -> tuple[ThrottleMonitor, list[float]]:
     clocks, pauses = ScriptedClocks(*readings), []
 
     @contextmanager
@@ -56,7 +56,7 @@ def watched(*readings: Reading | None) -> tuple[Watch, list[float]]:
         yield
         clocks.busy = False
 
-    return Watch(clocks, busy, usual_mhz=1980, sleep=pauses.append), pauses
+    return ThrottleMonitor(clocks, busy, usual_mhz=1980, sleep=pauses.append), pauses
 
 
 @pytest.mark.parametrize(
@@ -77,18 +77,18 @@ def test_what_counts_as_throttling(
 
 
 def test_pauses_grow_to_a_limit_and_conditions_say_what_was_seen() -> None:
-    watch, pauses = watched(FINE, *[HOT] * MAX_DISCARDED, CAPPED)
-    assert watch.clean()
+    monitor, pauses = watched(FINE, *[HOT] * MAX_DISCARDED, CAPPED)
+    assert monitor.clean()
     for number in range(MAX_DISCARDED):
-        assert not watch.gives_up, number
-        assert not watch.clean()
-    assert watch.gives_up
+        assert not monitor.gives_up, number
+        assert not monitor.clean()
+    assert monitor.gives_up
     assert pauses == sorted(pauses)
     assert len(pauses) == MAX_DISCARDED
     assert max(pauses) <= MAX_PAUSE_S
-    assert "hw_thermal_slowdown, 92 °C) in 8 bursts" in watch.reason
-    assert watch.clean()
-    conditions = watch.conditions()
+    assert "hw_thermal_slowdown, 92 °C) in 8 bursts" in monitor.reason
+    assert monitor.clean()
+    conditions = monitor.conditions()
     assert conditions.sm_mhz == (1100, 1980)
     assert conditions.temperature_c == 92
     assert conditions.limits == ("hw_thermal_slowdown", "sw_power_cap")
@@ -96,10 +96,10 @@ def test_pauses_grow_to_a_limit_and_conditions_say_what_was_seen() -> None:
 
 
 def test_a_device_that_can_no_longer_be_read_is_trusted_and_that_is_said() -> None:
-    watch, _ = watched(FINE, None)
-    assert [watch.clean() for _ in range(4)] == [True] * 4
-    assert watch.conditions().unread == "NVML: GPU is lost"
-    assert watch.conditions().sm_mhz == (1980, 1980)
+    monitor, _ = watched(FINE, None)
+    assert [monitor.clean() for _ in range(4)] == [True] * 4
+    assert monitor.conditions().unread == "NVML: GPU is lost"
+    assert monitor.conditions().sm_mhz == (1980, 1980)
 
 
 def test_a_machine_without_nvml_or_the_device_says_so() -> None:

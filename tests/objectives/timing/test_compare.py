@@ -9,20 +9,20 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from objectives.process.client import WorkerDied
+from objectives.process.client import ProcessDied
 from objectives.schema.comparison import MIN_ROUNDS, Comparison
 from objectives.schema.limits import Limits
-from objectives.timing.affinity import Cores
+from objectives.timing.affinity import CoreSelector
 from objectives.timing.clocks import MAX_DISCARDED
 from objectives.timing.compare import (
     MAX_ROUNDS,
     PRECISE_ROUNDS,
-    Prepared,
+    PreparedRun,
     Turn,
     compare,
     take_turns,
 )
-from objectives.timing.sampling import Throttled, Trusting, Watcher
+from objectives.timing.sampling import NoMonitor, SampleMonitor, Throttled
 from objectives.trial.bench import DeviceBench
 from objectives.trial.evaluator import Evaluator
 from tests.configurations import configured
@@ -61,7 +61,7 @@ def test_steady_ratios_stop_early_noisy_ones_by_time_or_count() -> None:
         passes = [noisy(clock, 0.1, noise, seed) for seed in range(3)]
         return len(
             take_turns(
-                passes, budget_s=budget_s, rng=random.Random(0), watch=Trusting(), now=clock
+                passes, budget_s=budget_s, rng=random.Random(0), monitor=NoMonitor(), now=clock
             )[0]
         )
 
@@ -83,10 +83,10 @@ def counted() -> tuple[Callable[[], Turn], list[float]]:
 
 
 def test_rounds_of_a_device_that_throttled_are_discarded_and_taken_again() -> None:
-    watch, pauses = watched(FINE, HOT, FINE, HOT, HOT, *[FINE] * 5)
+    monitor, pauses = watched(FINE, HOT, FINE, HOT, HOT, *[FINE] * 5)
     passes = [counted(), counted()]
     turns = take_turns(
-        [one_pass for one_pass, _ in passes], budget_s=0, rng=random.Random(0), watch=watch
+        [one_pass for one_pass, _ in passes], budget_s=0, rng=random.Random(0), monitor=monitor
     )
     clean = [2.0, 5.0, 6.0, 7.0, 8.0, 9.0]  # a round is a burst where no time is left
     assert [[turn.host_ms for turn in taken] for taken in turns] == [clean, clean]
@@ -95,27 +95,27 @@ def test_rounds_of_a_device_that_throttled_are_discarded_and_taken_again() -> No
 
 
 def test_what_was_sampled_before_the_turns_is_not_taken_for_theirs() -> None:
-    watch, pauses = watched(HOT, *[FINE] * MIN_ROUNDS)
+    monitor, pauses = watched(HOT, *[FINE] * MIN_ROUNDS)
     one_pass, took = counted()
-    take_turns([one_pass], budget_s=0, rng=random.Random(0), watch=watch)
+    take_turns([one_pass], budget_s=0, rng=random.Random(0), monitor=monitor)
     assert (len(took), len(pauses)) == (MIN_ROUNDS, 1)
 
 
 def test_the_time_of_discarded_rounds_is_given_back() -> None:
     clock = Clock()
     passes = [noisy(clock, 0.1, 0.3, seed) for seed in range(3)]
-    watch, _ = watched(FINE, *[HOT] * (MAX_DISCARDED - 1), *[FINE] * 30)
-    turns = take_turns(passes, budget_s=6.0, rng=random.Random(0), watch=watch, now=clock)
+    monitor, _ = watched(FINE, *[HOT] * (MAX_DISCARDED - 1), *[FINE] * 30)
+    turns = take_turns(passes, budget_s=6.0, rng=random.Random(0), monitor=monitor, now=clock)
     assert len(turns[0]) in (20, 21)
 
 
 @pytest.mark.parametrize("clean", [0, 1, 3])
 def test_a_device_that_goes_on_throttling_is_given_up(clean: int) -> None:
-    watch, pauses = watched(FINE, *[FINE] * clean, *[HOT] * MAX_DISCARDED)
+    monitor, pauses = watched(FINE, *[FINE] * clean, *[HOT] * MAX_DISCARDED)
     one_pass, took = counted()
 
     def turns() -> list[list[Turn]]:
-        return take_turns([one_pass], budget_s=0, rng=random.Random(0), watch=watch)
+        return take_turns([one_pass], budget_s=0, rng=random.Random(0), monitor=monitor)
 
     if clean:
         assert [turn.host_ms for turn in turns()[0]] == took[:clean]
@@ -137,7 +137,7 @@ def test_each_round_has_everybody_once_in_an_order_of_its_own() -> None:
         return one_pass
 
     turns = take_turns(
-        [tell(i) for i in range(5)], budget_s=1, rng=random.Random(0), watch=Trusting()
+        [tell(i) for i in range(5)], budget_s=1, rng=random.Random(0), monitor=NoMonitor()
     )
     rounds = [tuple(order[i : i + 5]) for i in range(0, len(order), 5)]
     assert all(sorted(one) == list(range(5)) for one in rounds)
@@ -145,14 +145,14 @@ def test_each_round_has_everybody_once_in_an_order_of_its_own() -> None:
     assert [len(of) for of in turns] == [len(rounds)] * 5
 
 
-class Settling(Cores):
+class Settling(CoreSelector):
     """Notes when it is entered, settles and is left."""
 
     def __init__(self, notes: list[str]) -> None:
         super().__init__()
         self.notes = notes
 
-    def __enter__(self) -> Cores:
+    def __enter__(self) -> CoreSelector:
         self.notes.append("enter")
         return self
 
@@ -178,7 +178,7 @@ def test_each_round_begins_on_a_core_at_full_speed() -> None:
             [one_pass, one_pass],
             budget_s=1,
             rng=random.Random(0),
-            watch=Trusting(),
+            monitor=NoMonitor(),
             cores=Settling(notes),
         )
     one_round = ["settle", "pass", "pass"]
@@ -192,11 +192,11 @@ class Room:
         self.places, self.sizes = places, sizes
         self.taken = self.most = 0
 
-    def prepare(self, configuration: Configuration) -> Prepared:
+    def prepare(self, configuration: Configuration) -> PreparedRun:
         built = Built(self, self.sizes.get(configuration.variant.backend, 1))
         return built.one_pass, lambda: True
 
-    def compare(self, watch: Callable[[], Watcher] = Trusting) -> Comparison:
+    def compare(self, monitor: Callable[[], SampleMonitor] = NoMonitor) -> Comparison:
         return compare(
             [FIRST, *OTHERS],
             self.prepare,
@@ -204,7 +204,7 @@ class Room:
             lambda: None,  # reference counts alone must do
             budget_s=0,
             rng=random.Random(0),
-            watch=watch,
+            monitor=monitor,
             cores=None,
         )
 
@@ -258,10 +258,10 @@ def test_without_the_first_there_is_nothing_to_compare_with() -> None:
 
 def test_a_first_that_fits_no_more_was_timed_all_the_same() -> None:
     class Shrinking(Room):
-        def compare(self, watch: Callable[[], Watcher] = Trusting) -> Comparison:
-            def watching() -> Watcher:
+        def compare(self, monitor: Callable[[], SampleMonitor] = NoMonitor) -> Comparison:
+            def watching() -> SampleMonitor:
                 self.places = 0  # once the first group is built
-                return watch()
+                return monitor()
 
             return super().compare(watching)
 
@@ -297,7 +297,7 @@ def test_what_pytorch_declines_is_missing_and_other_errors_are_raised() -> None:
     class Refusing(Room):
         text = "declined"
 
-        def prepare(self, configuration: Configuration) -> Prepared:
+        def prepare(self, configuration: Configuration) -> PreparedRun:
             if configuration.variant.backend == "math":
                 raise RuntimeError(self.text)
             return super().prepare(configuration)
@@ -323,7 +323,7 @@ def test_on_this_machine_two_configurations_are_timed_in_turns() -> None:
 
 def test_turns_are_watched_by_what_watches_a_trial() -> None:
     evaluator = Evaluator(detect_device("cpu"), Limits(sampling_s=0.02), seed=0)
-    evaluator.watch = lambda: watched(FINE, *[HOT] * MAX_DISCARDED)[0]  # type: ignore[method-assign]
+    evaluator.monitor = lambda: watched(FINE, *[HOT] * MAX_DISCARDED)[0]  # type: ignore[method-assign]
     chosen = [configured(W, f"{words} static") for words in ("flash fp32", "math bf16")]
     comparison = evaluator.compare(chosen)
     assert comparison.groups == ()
@@ -334,10 +334,10 @@ def test_a_process_that_dies_leaves_all_missing_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def dies(*args: object, **options: object) -> dict[str, object]:
-        raise WorkerDied("the measuring process ended in stage 'compare' (exit status 3)")
+        raise ProcessDied("the measuring process ended in stage 'compare' (exit status 3)")
 
     bench = DeviceBench(Limits(), seed=0, device="cpu")
-    monkeypatch.setattr(bench.worker, "call", dies)
+    monkeypatch.setattr(bench.process, "call", dies)
     comparison = bench.compare([FIRST, *OTHERS])
     assert comparison.groups == ()
     assert set(comparison.missing) == {c.key for c in (FIRST, *OTHERS)}

@@ -8,7 +8,7 @@ import torch
 from objectives.schema.comparison import Comparison, Retimed
 from objectives.schema.evaluation import Evaluation, Latency, Outcome, Samples
 from objectives.schema.limits import Limits
-from objectives.timing.host_reference import Yardstick
+from objectives.timing.host_reference import HostReference
 from objectives.timing.host_scaling import (
     STEEPNESS,
     at_full_speed,
@@ -136,7 +136,7 @@ def test_turns_whose_speed_is_not_known_stay_as_they_are(
 
 
 def test_a_yardstick_takes_time_and_of_a_cpu_no_speed_is_told() -> None:
-    assert 0 < Yardstick(torch.device("cpu"))() < 1e3
+    assert 0 < HostReference(torch.device("cpu"))() < 1e3
     evaluator = Evaluator(detect_device("cpu"), Limits(sampling_s=0.02), seed=0)
     peaks = evaluator.peaks()
     assert peaks.yardstick_ms is None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from objectives.timing.held_stream import Hold
-from objectives.timing.host_reference import Usual
+from objectives.timing.host_reference import RollingMedian
 from objectives.timing.latency import (
     HOST_COUNT,
     LEAST_COUNT,
@@ -24,7 +24,7 @@ from objectives.timing.passes import (
     for_host,
     gpu_ms_of_passes,
 )
-from objectives.timing.sampling import MAX_COUNT, Trusting, Watcher
+from objectives.timing.sampling import MAX_COUNT, NoMonitor, SampleMonitor
 from tests.objectives.timing.scripted_steps import (
     KINDS,
     CapturedSteps,
@@ -73,22 +73,22 @@ def test_of_captured_steps_those_that_count_are_counted(
     assert not steps_known(few) or length == 1
 
 
-def test_a_yardstick_behind_captures_does_not_tell_how_fast_the_host_is(
+def test_a_host_reference_behind_captures_does_not_tell_how_fast_the_host_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps = CapturedSteps(8, monkeypatch)
 
-    def yardstick() -> float:
+    def reference() -> float:
         return 0.1 if len(steps.places) > steps.before else 0.3
 
-    monkeypatch.setattr(steps.stream, "yardstick", yardstick)
+    monkeypatch.setattr(steps.stream, "host_reference", reference)
     timed = measure_cuda(
         steps,  # type: ignore[arg-type]
         steps.stream,  # type: ignore[arg-type]
         budget_s=60.0,
-        watch=Trusting(),
+        monitor=NoMonitor(),
     )
-    assert timed.yardstick_ms == 0.3
+    assert timed.reference_ms == 0.3
     assert (timed.gpu.value, timed.host.value) == pytest.approx((2 * 0.04, 2 * 0.02))
     assert (timed.gpu.count, timed.host.count) == (HOST_COUNT / 2 / 8, HOST_COUNT)
 
@@ -110,61 +110,61 @@ def test_host_time_that_does_not_matter_needs_fewer_the_longer_the_gpu_takes(
 
 
 @pytest.mark.parametrize(
-    ("needs_ms", "held", "yardstick_ms"),
+    ("needs_ms", "held", "reference_ms"),
     [(0.2, True, 0.31), (1e9, False, None)],  # the latter waits for the GPU, not for the host
 )
 def test_what_a_trial_says_of_its_host(
-    needs_ms: float, held: bool, yardstick_ms: float | None
+    needs_ms: float, held: bool, reference_ms: float | None
 ) -> None:
     stream = ScriptedStream(needs_ms)
     cores = stream.cores
     # Nine of ten are disturbed.
-    stream.yardstick = iter([0.31, *[0.9] * 9] * 1000).__next__
+    stream.host_reference = iter([0.31, *[0.9] * 9] * 1000).__next__
     timed = measure_cuda(
         Steps(8),  # type: ignore[arg-type]
         stream,  # type: ignore[arg-type]
         budget_s=60.0,
-        watch=Trusting(),
+        monitor=NoMonitor(),
     )
     assert (timed.gpu.value, timed.host.value) == pytest.approx((2 * 0.05, 2 * needs_ms))  # layers
-    assert (timed.held, timed.yardstick_ms) == (held, yardstick_ms)
+    assert (timed.held, timed.reference_ms) == (held, reference_ms)
     assert (cores.inside, cores.left, cores.settled > 1) == (False, 1, True)
 
 
-def test_host_time_and_yardstick_are_of_the_same_share_of_the_steps() -> None:
-    fast = iter([True] * 4 + [False] * 100)  # of yardsticks; each is of four steps
+def test_host_time_and_reference_are_of_the_same_share_of_the_steps() -> None:
+    fast = iter([True] * 4 + [False] * 100)  # of references; each is of four steps
     stream = ScriptedStream(0.5)
 
-    def yardstick() -> float:
+    def reference() -> float:
         is_fast = next(fast)
         stream.needs_ms = 0.25 if is_fast else 0.5
         return 0.3 if is_fast else 0.6
 
-    stream.yardstick = yardstick
+    stream.host_reference = reference
     timed = measure_cuda(
         Steps(8),  # type: ignore[arg-type]
         stream,  # type: ignore[arg-type]
         budget_s=60.0,
-        watch=Trusting(),
+        monitor=NoMonitor(),
     )
-    assert timed.yardstick_ms is not None
-    assert timed.host.value / 2 / timed.yardstick_ms == pytest.approx(0.5 / 0.6)
+    assert timed.reference_ms is not None
+    assert timed.host.value / 2 / timed.reference_ms == pytest.approx(0.5 / 0.6)
 
 
 class Host:
-    """A stream whose yardsticks are those of one trial after the other."""
+    """A stream whose references are those of one trial after the other."""
 
     def __init__(self, *trials_ms: float) -> None:
         self.stream, self.left = ScriptedStream(0.2), [*trials_ms]
         self.pauses: list[float] = []
-        self.stream.yardstick = lambda: self.left[0]
+        self.stream.host_reference = lambda: self.left[0]
 
-    def measure(self, watch: Watcher | None = None) -> Timed:
+    def measure(self, monitor: SampleMonitor | None = None) -> Timed:
         return measure_cuda(
             Steps(8),  # type: ignore[arg-type]
             self.stream,  # type: ignore[arg-type]
             budget_s=60.0,
-            watch=watch or Trusting(),
+            monitor=monitor or NoMonitor(),
             sleep=self._passed,
         )
 
@@ -187,8 +187,8 @@ def test_a_trial_beside_which_the_host_is_disturbed_is_timed_again(
 ) -> None:
     host = Host(*trials_ms)
     for _ in range(5):
-        host.stream.usual.learn(0.3)
-    assert host.measure().yardstick_ms == pytest.approx(kept_ms)
+        host.stream.recent_reference.add(0.3)
+    assert host.measure().reference_ms == pytest.approx(kept_ms)
     assert len(host.pauses) == pauses
 
 
@@ -216,39 +216,39 @@ class IdlingHost(Host):
 def test_no_step_is_timed_before_the_clock_is_up(trials_ms: Sequence[float]) -> None:
     host = IdlingHost(*trials_ms)
     for _ in range(5):
-        host.stream.usual.learn(0.3)
+        host.stream.recent_reference.add(0.3)
     timed = host.measure()
-    assert timed.yardstick_ms == 0.31
+    assert timed.reference_ms == 0.31
     assert timed.gpu.high == pytest.approx(2 * 0.05)  # layers
 
 
 def test_what_was_sampled_stands_where_the_device_throttles_the_second_time() -> None:
     host = Host(0.6, 0.3)
     for _ in range(5):
-        host.stream.usual.learn(0.3)
+        host.stream.recent_reference.add(0.3)
 
-    class ThrottledLater(Trusting):
+    class ThrottledLater(NoMonitor):
         gives_up = True
 
         def clean(self) -> bool:
             return not host.pauses
 
-    assert host.measure(ThrottledLater()).yardstick_ms == 0.6
+    assert host.measure(ThrottledLater()).reference_ms == 0.6
     assert len(host.pauses) == 1
 
 
 def test_a_host_that_has_become_slower_is_usual_again_some_trials_later() -> None:
-    usual = Usual()
+    usual = RollingMedian()
     for _ in range(4):
-        usual.learn(0.3)
+        usual.add(0.3)
     assert not usual.is_exceeded(9.0)  # too little is known
-    usual.learn(0.3)
+    usual.add(0.3)
     assert usual.is_exceeded(0.5)
     assert usual.is_exceeded(0.34)
     assert not usual.is_exceeded(0.32)
     for _ in range(10):
-        usual.learn(0.3)
+        usual.add(0.3)
     for _ in range(8):
         assert usual.is_exceeded(0.5)
-        usual.learn(0.5)
+        usual.add(0.5)
     assert not usual.is_exceeded(0.5)

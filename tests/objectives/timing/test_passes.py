@@ -18,7 +18,7 @@ from objectives.timing.passes import (
     HOLD_RETRIES,
     LEAST_PASSES,
     ROUND,
-    STEPS_A_YARDSTICK,
+    STEPS_A_REFERENCE,
     HeldPasses,
     StepTime,
     for_gpu,
@@ -300,12 +300,12 @@ def test_steps_whose_addresses_do_not_matter_stay(
     assert len({step.of_pass for step in taken}) == 4
 
 
-def test_a_yardstick_is_taken_every_few_steps_and_goes_with_them() -> None:
-    yardsticks = iter((0.3, 0.5, 0.4))
-    steps = Steps(2 * STEPS_A_YARDSTICK + 1)
-    passes = HeldPasses(steps, ScriptedStream(0.2), lambda: next(yardsticks))  # type: ignore[arg-type]
-    found = [step.yardstick_ms for step in passes()]
-    assert found == [0.3] * STEPS_A_YARDSTICK + [0.5] * STEPS_A_YARDSTICK + [0.4]
+def test_a_host_reference_is_taken_every_few_steps_and_goes_with_them() -> None:
+    references = iter((0.3, 0.5, 0.4))
+    steps = Steps(2 * STEPS_A_REFERENCE + 1)
+    passes = HeldPasses(steps, ScriptedStream(0.2), lambda: next(references))  # type: ignore[arg-type]
+    found = [step.reference_ms for step in passes()]
+    assert found == [0.3] * STEPS_A_REFERENCE + [0.5] * STEPS_A_REFERENCE + [0.4]
 
 
 @pytest.mark.parametrize("captures", [False, True])

@@ -12,10 +12,10 @@ from objectives.metrics.steps import new_length_ms
 from objectives.timing.sampling import (
     MAX_COUNT,
     MIN_COUNT,
+    NoMonitor,
+    SampleMonitor,
     Stopped,
     Throttled,
-    Trusting,
-    Watcher,
     median_known,
     quantile_interval,
     quantile_of,
@@ -27,9 +27,9 @@ VALUES = st.lists(st.floats(0.001, 1e3), min_size=1, max_size=60)
 
 
 def sample(
-    one_pass: Callable[[], list[float]], budget_s: float, watch: Watcher | None = None
+    one_pass: Callable[[], list[float]], budget_s: float, monitor: SampleMonitor | None = None
 ) -> tuple[list[float], Stopped]:
-    return sample_until(one_pass, median_known, budget_s=budget_s, watch=watch or Trusting())
+    return sample_until(one_pass, median_known, budget_s=budget_s, monitor=monitor or NoMonitor())
 
 
 @given(VALUES)
@@ -62,7 +62,7 @@ def test_nothing_is_asked_of_no_samples() -> None:
         asked.append(list(samples))
         return False
 
-    found = sample_until(lambda: next(passes), known, budget_s=0, watch=Trusting())
+    found = sample_until(lambda: next(passes), known, budget_s=0, monitor=NoMonitor())
     assert found == ([2.0], "time")
     assert asked == [[2.0]]
 

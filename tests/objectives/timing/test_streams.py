@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import objectives.timing.streams as streams_module
-from objectives.timing.streams import HOLD_CYCLES, IN_TURNS, Turns, nearest
+from objectives.timing.streams import HOLD_CYCLES, IN_TURNS, StreamRotation, fastest
 
 
 def test_those_of_least_cost_are_chosen_whether_or_not_streams_compare() -> None:
     costs = {complex(n): cost for n, cost in enumerate((0.147, 0.136, 0.148, 0.134, 0.135, 0.137))}
-    assert nearest(list(costs), lambda one, hold: costs[one]) == [3, 4, 1, 5]
-    assert len(nearest(list(costs), lambda one, hold: 0.135)) == IN_TURNS
-    assert nearest([1j], lambda one, hold: 0.135) == [1j]
+    assert fastest(list(costs), lambda one, hold: costs[one]) == [3, 4, 1, 5]
+    assert len(fastest(list(costs), lambda one, hold: 0.135)) == IN_TURNS
+    assert fastest([1j], lambda one, hold: 0.135) == [1j]
 
 
 @pytest.mark.parametrize("long_enough", [*HOLD_CYCLES, None])
@@ -28,14 +28,14 @@ def test_streams_are_held_longer_where_the_host_is_slow(long_enough: int | None)
         asked.append(hold)
         return math.inf if long_enough is None or hold < long_enough else 0.15 - number / 1e3
 
-    assert nearest(range(5), cost) == ([0, 1, 2, 3] if long_enough is None else [4, 3, 2, 1])
+    assert fastest(range(5), cost) == ([0, 1, 2, 3] if long_enough is None else [4, 3, 2, 1])
     tried = [hold for hold in HOLD_CYCLES if long_enough is None or hold <= long_enough]
     assert asked == [hold for hold in tried for _ in range(5)]
 
 
 def test_streams_that_were_not_held_are_not_chosen_before_others() -> None:
     costs = [0.13, math.inf, 0.14, 0.15, 0.16, math.inf]
-    assert nearest(range(6), lambda number, hold: costs[number]) == [0, 2, 3, 4]
+    assert fastest(range(6), lambda number, hold: costs[number]) == [0, 2, 3, 4]
 
 
 class Streams:
@@ -44,7 +44,9 @@ class Streams:
     def __init__(self, count: int, without_room: int | None = None) -> None:
         self.current, self.without_room = 0, without_room
         self.visited: list[int] = []
-        self.turns = Turns([self._making(number + 1) for number in range(count)], self._visit)
+        self.turns = StreamRotation(
+            [self._making(number + 1) for number in range(count)], self._visit
+        )
 
     def _making(self, number: int) -> Callable[[], AbstractContextManager[object]]:
         return lambda: self._on(number)
@@ -102,7 +104,7 @@ def test_a_stream_that_fits_only_where_others_give_up_what_they_keep_has_no_room
 
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_alloc_retries": retries})
     monkeypatch.setattr(streams_module, "settle", lambda: settled.append(streams.current))
-    streams.turns = Turns([streams._making(number + 1) for number in range(3)], visit)
+    streams.turns = StreamRotation([streams._making(number + 1) for number in range(3)], visit)
     seen = streams.after(8)
     last = 3 if crowded is None else crowded - 1
     assert seen == [(turn + 1) % (last + 1) for turn in range(8)]
@@ -119,6 +121,6 @@ def test_what_else_goes_wrong_in_a_visit_is_raised() -> None:
         raise RuntimeError("a launch failed")
 
     streams = Streams(1)
-    streams.turns = Turns([streams._making(1)], fail)
+    streams.turns = StreamRotation([streams._making(1)], fail)
     with pytest.raises(RuntimeError, match="a launch failed"):
         streams.turns.next()

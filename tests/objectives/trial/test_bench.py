@@ -1,4 +1,4 @@
-"""The bench on a station that measures nothing: which outcome, and by which process."""
+"""The bench on a job handler that measures nothing: which outcome, and by which process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from objectives.process import client as isolation
-from objectives.process.client import WorkerUnavailable
+from objectives.process.client import ProcessUnavailable
 from objectives.schema.environment import read_environment
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
 from objectives.trial import bench as bench_module
-from objectives.trial import trial_handler as station
+from objectives.trial import trial_handler
 from objectives.trial.bench import DeviceBench
 from objectives.trial.deadlines import LEAST_ELSE_S, MARGIN, SIGHTINGS, Deadlines
 from tests.configurations import configured
-from tests.objectives.trial import faulty_station
-from tests.objectives.trial.faulty_station import ENVIRONMENT
+from tests.objectives.trial import faulty_handler
+from tests.objectives.trial.faulty_handler import ENVIRONMENT
 from variants.configuration import Configuration
 from variants.detect import DeviceMissingError
 from variants.device import DEVICE_PROFILES, Device
@@ -31,7 +31,7 @@ DECODE = Workload(batch=2, seq_len=200, new_tokens=3, q_heads=4, head_dim=16)
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceBench]:
     monkeypatch.setenv(ENVIRONMENT, read_environment(CPU).model_dump_json())
     monkeypatch.setattr(isolation, "_START_PAUSES_S", (0.0, 0.0))
-    target = "tests.objectives.trial.faulty_station:attach"
+    target = "tests.objectives.trial.faulty_handler:start_handler"
     bench = DeviceBench(Limits(deadline_s=5), seed=0, device="cpu", target=target)
     yield bench
     bench.close()
@@ -41,13 +41,13 @@ def due(fault: str | None) -> Configuration:
     """Return a configuration that is due this fault."""
     for seq_len in range(1, 100_000):
         of = configured(DECODE.model_copy(update={"seq_len": seq_len}), "math fp32 static")
-        if faulty_station.fault_of(of.model_dump(mode="json")) == fault:
+        if faulty_handler.fault_of(of.model_dump(mode="json")) == fault:
             return of
     raise AssertionError(fault)
 
 
 def test_out_of_memory_counts_once_a_fresh_process_confirmed_it(bench: DeviceBench) -> None:
-    starts = bench.worker.start_seconds
+    starts = bench.process.start_seconds
     assert bench.evaluate(due("device_memory")).outcome is Outcome.OUT_OF_MEMORY
     assert len(starts) == 1  # it was fresh
     confirmed = bench.evaluate(due("device_memory"))
@@ -70,13 +70,13 @@ def test_what_the_first_process_has_tried_is_given_to_those_that_replace_it(
     assert bench.device().failed_quantizations == failed
     # The next one would find none that fails, and be refused for it.
     monkeypatch.setenv(ENVIRONMENT, read_environment(CPU).model_dump_json())
-    bench.worker.kill()
+    bench.process.kill()
     assert bench.evaluate(due(None)).outcome is Outcome.MEASURED
     assert bench.device().failed_quantizations == failed
 
 
 @pytest.mark.parametrize("failed", [None, {}, {"int8_dynamic": "no kernel"}])
-def test_a_station_passes_on_what_was_tried(
+def test_a_job_handler_passes_on_what_was_tried(
     monkeypatch: pytest.MonkeyPatch, failed: dict[str, str] | None
 ) -> None:
     asked: list[object] = []
@@ -85,9 +85,11 @@ def test_a_station_passes_on_what_was_tried(
         asked.append(arguments)
         raise DeviceMissingError("that is enough")
 
-    monkeypatch.setattr(station, "detect_device", detect)
+    monkeypatch.setattr(trial_handler, "detect_device", detect)
     known = {} if failed is None else {"failed_quantizations": failed}
-    greeting, _ = station.attach({"plugins": [], "device": "cpu", **known}, lambda stage: None)
+    greeting, _ = trial_handler.start_handler(
+        {"plugins": [], "device": "cpu", **known}, lambda stage: None
+    )
     assert greeting == {"missing": "that is enough"}
     assert asked == [("cpu", failed)]
 
@@ -97,10 +99,10 @@ def test_no_configuration_is_blamed_for_a_device_that_is_gone(
 ) -> None:
     assert bench.evaluate(due("killed")).outcome is Outcome.CRASHED
     monkeypatch.setenv(ENVIRONMENT, read_environment(H100).model_dump_json())
-    with pytest.raises(WorkerUnavailable, match=r"the environment has changed: .*device\.name"):
+    with pytest.raises(ProcessUnavailable, match=r"the environment has changed: .*device\.name"):
         bench.evaluate(due(None))
     monkeypatch.setenv(ENVIRONMENT, "not JSON")
-    with pytest.raises(WorkerUnavailable, match="JSONDecodeError"):
+    with pytest.raises(ProcessUnavailable, match="JSONDecodeError"):
         bench.evaluate(due(None))
     monkeypatch.setenv(ENVIRONMENT, read_environment(CPU).model_dump_json())
     assert bench.evaluate(due(None)).outcome is Outcome.MEASURED
@@ -111,7 +113,7 @@ def test_a_device_that_was_never_there_is_missing(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DeviceMissingError, match="none"):
         bench._welcome({"missing": "none"})
     bench._welcome({"environment": read_environment(CPU).model_dump(mode="json")})
-    with pytest.raises(WorkerUnavailable, match="the device is gone: none"):
+    with pytest.raises(ProcessUnavailable, match="the device is gone: none"):
         bench._welcome({"missing": "none"})
 
 

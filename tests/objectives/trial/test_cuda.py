@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from objectives.metrics.memory import settle
-from objectives.metrics.steps import first_visits
+from objectives.metrics.steps import run_steps_cold
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
 from objectives.timing.held_stream import HeldStream, Hold
 from objectives.timing.passes import ROUND, HeldPasses
-from objectives.timing.streams import IN_TURNS, near_streams
+from objectives.timing.streams import IN_TURNS, fast_streams
 from objectives.trial.bench import DeviceBench
 from objectives.trial.evaluator import Evaluator
 from tests.configurations import configured
@@ -200,10 +200,10 @@ def test_the_held_stream_removes_launch_gaps() -> None:
 def test_steps_are_launched_from_streams_that_no_graph_is_captured_on(
     evaluator: Evaluator,
 ) -> None:
-    streams = {stream.cuda_stream for stream in near_streams()}
+    streams = {stream.cuda_stream for stream in fast_streams()}
     assert len(streams) == IN_TURNS
     assert capture_stream().cuda_stream not in streams
-    assert torch.cuda.current_stream() == near_streams()[0]
+    assert torch.cuda.current_stream() == fast_streams()[0]
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_a_run_on_several_streams_comes_to_the_same(
         pytest.skip(reasons[0])
     run = Run(of, torch.device("cuda"), seed=0)
     alone: list[Mapping[str, torch.Tensor]] = []
-    first_visits(run, lambda results: alone.append({k: v.clone() for k, v in results.items()}))
+    run_steps_cold(run, lambda results: alone.append({k: v.clone() for k, v in results.items()}))
     used, step, sample = set[int](), run.step, stream.sample
 
     def noted(index: int) -> torch.Tensor:
@@ -253,7 +253,7 @@ def test_a_run_on_several_streams_comes_to_the_same(
     for _ in range(ROUND * IN_TURNS):  # captured steps stay on one for a round
         passes()
     assert passes.held
-    assert used == {one.cuda_stream for one in near_streams()}
+    assert used == {one.cuda_stream for one in fast_streams()}
     run.restart()
     for index, expected in enumerate(alone):
         for name, tensor in run.results(step(index)).items():
@@ -264,8 +264,8 @@ def test_a_capture_that_fails_leaves_the_current_stream_as_it_was() -> None:
     program = (
         "import torch\n"
         "from variants.layer.graph import WARM_UPS, Graph\n"
-        "from objectives.timing.streams import near_streams\n"
-        "torch.cuda.set_stream(near_streams()[0])\n"
+        "from objectives.timing.streams import fast_streams\n"
+        "torch.cuda.set_stream(fast_streams()[0])\n"
         "before, calls = torch.cuda.current_stream(), []\n"
         "def step(hidden, position):\n"
         "    calls.append(1)\n"
@@ -380,7 +380,7 @@ def test_a_device_side_assert_is_a_crash_and_the_next_trial_is_measured() -> Non
         Limits(sampling_s=0.1),
         seed=0,
         device="cuda",
-        target="tests.objectives.process.broken_station:attach",
+        target="tests.objectives.process.broken_handler:start_handler",
     )
     try:
         crashed = bench.evaluate(
@@ -388,7 +388,7 @@ def test_a_device_side_assert_is_a_crash_and_the_next_trial_is_measured() -> Non
         )
         assert crashed.outcome is Outcome.CRASHED
         assert "device-side assert" in crashed.reason
-        assert bench.worker.pid is None
+        assert bench.process.pid is None
         measured = bench.evaluate(configured(DECODE, "math bf16 static"))
         assert measured.outcome is Outcome.MEASURED
     finally:

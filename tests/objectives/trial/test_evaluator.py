@@ -227,8 +227,8 @@ def test_a_worker_that_is_killed_is_a_crash_and_the_next_is_measured() -> None:
 
     def kill(stage: str) -> None:
         if stage == "latency" and not crashes:
-            assert bench.worker.pid is not None
-            os.kill(bench.worker.pid, signal.SIGKILL)
+            assert bench.process.pid is not None
+            os.kill(bench.process.pid, signal.SIGKILL)
             crashes.append(stage)
 
     crashes: list[str] = []

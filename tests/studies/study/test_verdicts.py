@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from objectives.schema.comparison import MIN_ROUNDS
 from objectives.timing.compare import Turn, take_turns
-from objectives.timing.sampling import Trusting
+from objectives.timing.sampling import NoMonitor
 from studies.study.verdicts import (
     FEWEST_OF_BOOTSTRAP,
     MARGIN,
@@ -60,7 +60,9 @@ def words(slower: float, noise: float, seed: int) -> Counter[str]:
     for _ in range(PAIRS):
         drift = Drift(rng)
         passes = [Timed(rng, drift, noise, times) for times in (1.0, slower)]
-        theirs, ours = take_turns(passes, budget_s=60, rng=random.Random(seed), watch=Trusting())
+        theirs, ours = take_turns(
+            passes, budget_s=60, rng=random.Random(seed), monitor=NoMonitor()
+        )
         found[judge_rounds([t.latency_ms for t in ours], [t.latency_ms for t in theirs]).word] += 1
     return found
 

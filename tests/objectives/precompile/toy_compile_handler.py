@@ -1,4 +1,4 @@
-"""A helper that compiles nothing, and does to its process what the variable of its name says.
+"""A compile handler that compiles nothing, and does to its process what its variable says.
 
 Its stamps are the times, one a millisecond or so, at which it ran.
 """
@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from objectives.precompile import compile_handler as helper
+from objectives.precompile import compile_handler
 from objectives.process.messages import Message
 
-TOY = "TOY_HELPER"  # the variable that holds what it does and where it writes
+TOY = "TOY_COMPILE_HANDLER"  # the variable that holds what it does and where it writes
 
 
-class ToyHelper:
+class ToyCompileHandler:
     def __init__(self, do: str, folder: str, report: Callable[[str], None]) -> None:
         self._do, self._folder, self._report = do, folder, report
 
@@ -72,9 +72,11 @@ class ToyHelper:
                 time.sleep(0.001)
 
 
-def attach(options: Message, report: Callable[[str], None]) -> tuple[Message, ToyHelper]:
+def start_handler(
+    options: Message, report: Callable[[str], None]
+) -> tuple[Message, ToyCompileHandler]:
     toy = json.loads(os.environ[TOY])
     if toy["do"] == "does_not_start":
         raise RuntimeError("cannot start")
-    greeting, _ = helper.attach(options, report)
-    return greeting, ToyHelper(toy["do"], toy["folder"], report)
+    greeting, _ = compile_handler.start_handler(options, report)
+    return greeting, ToyCompileHandler(toy["do"], toy["folder"], report)

@@ -1,4 +1,4 @@
-"""The real station, but a configuration of batch 13 trips a device-side assert."""
+"""The real job handler, but a configuration of batch 13 trips a device-side assert."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from objectives.process.messages import Message
-from objectives.trial import trial_handler as station
+from objectives.trial import trial_handler
 
 
-class BrokenStation(station.DeviceStation):
+class BrokenHandler(trial_handler.TrialHandler):
     def work(self, job: Message) -> Message:
         if job["configuration"]["workload"]["batch"] == 13:
             index = torch.full((1,), 7, device="cuda")
@@ -18,9 +18,9 @@ class BrokenStation(station.DeviceStation):
         return super().work(job)
 
 
-def attach(
+def start_handler(
     options: Message, report: Callable[[str], None]
-) -> tuple[Message, station.DeviceStation]:
-    greeting, whole = station.attach(options, report)
-    whole.__class__ = BrokenStation
+) -> tuple[Message, trial_handler.TrialHandler]:
+    greeting, whole = trial_handler.start_handler(options, report)
+    whole.__class__ = BrokenHandler
     return greeting, whole

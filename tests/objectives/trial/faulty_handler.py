@@ -1,4 +1,4 @@
-"""A station that measures nothing, and does to its process whatever its configuration is due.
+"""A job handler that measures nothing, and does to its process whatever its configuration is due.
 
 Imports the standard library alone, so that a run can lose a hundred processes in a test.
 """
@@ -23,7 +23,7 @@ LOG = "FAULTY_LOG"  # the variable that may name a file: faults then come in tur
 FAULTS_FROM, RARE_FROM = 0.65, 0.98  # shares of configurations, by the hash of their key
 
 
-class FaultyStation:
+class FaultyHandler:
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report, self._jobs, self._sick = report, 0, False
 
@@ -234,8 +234,10 @@ def measured(configuration: Message, latency_ms: float = 1.0) -> Message:
     }
 
 
-def attach(options: Message, report: Callable[[str], None]) -> tuple[Message, FaultyStation]:
+def start_handler(
+    options: Message, report: Callable[[str], None]
+) -> tuple[Message, FaultyHandler]:
     environment = json.loads(os.environ[ENVIRONMENT])
     if "failed_quantizations" in options:  # not tried again
         environment["device"]["failed_quantizations"] = options["failed_quantizations"]
-    return {"environment": environment}, FaultyStation(report)
+    return {"environment": environment}, FaultyHandler(report)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from objectives.process.messages import Message
 
 
-class ToyStation:
+class ToyHandler:
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
         self._sick = False
@@ -124,7 +124,7 @@ class ToyStation:
         return int(subprocess.run(command, stdout=subprocess.PIPE, close_fds=False).stdout)
 
 
-def attach(options: Message, report: Callable[[str], None]) -> tuple[Message, ToyStation]:
+def start_handler(options: Message, report: Callable[[str], None]) -> tuple[Message, ToyHandler]:
     if options.get("refuse_to_start"):
         raise RuntimeError("cannot start")
     if "starts" in options:  # a file that counts them; some fail
@@ -132,4 +132,4 @@ def attach(options: Message, report: Callable[[str], None]) -> tuple[Message, To
             file.write("x")
         if os.path.getsize(options["starts"]) in options["failing"]:
             raise RuntimeError("device busy")
-    return {"hello": options}, ToyStation(report)
+    return {"hello": options}, ToyHandler(report)
