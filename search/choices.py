@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from search.command_options import option_of
 from studies.space.presets import preset_path
 from variants.axes import AXES, Choice
 from variants.models import read_model
@@ -97,8 +98,3 @@ def _named(option: str, find: Callable[[Given], Found], given: Given) -> Found:
         return find(given)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from None
-
-
-def option_of(axis: str) -> str:
-    """Return the option that sets an axis."""
-    return "--" + axis.replace("_", "-")

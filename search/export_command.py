@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from search.choices import UsageError, choices_from_options
-from search.options import DEFAULT_STORAGE, Execution, Storage, StudyName
+from search.command_options import axis_option
+from search.options import DEFAULT_STORAGE, Storage, StudyName
 from search.plugin_option import PluginOption
 from search.views.layout import number_table
 from search.views.terminal import make_console
@@ -44,7 +45,7 @@ def export(
         float | None,
         typer.Option(min=1e-3, help="Choose only what has a peak memory of at most this."),
     ] = None,
-    execution: Execution = None,
+    execution: Annotated[str | None, axis_option("execution")] = None,
     plugin: PluginOption = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
 ) -> None:

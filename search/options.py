@@ -1,19 +1,17 @@
-"""The options that several commands share, and one for each axis."""
+"""The options that several commands share; those of the axes are in `command_options`."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from search.choices import UsageError
-from studies.space.defaults import DEFAULT_AXES
 from studies.space.presets import preset_names, preset_summary
 from studies.storage.url import has_password
-from variants.axes import AXES
 from variants.models import MODELS
 
 DEFAULT_STORAGE = "sqlite:///goldilocks.db"
@@ -43,40 +41,6 @@ def storage_words(storage: str) -> str:
     )
 
 
-def _axis(name: str) -> Any:
-    cuda, cpu = (DEFAULT_AXES[kind].get(name) for kind in ("cuda", "cpu"))
-    default = ""
-    if cuda is not None and cpu is not None:
-        texts = [",".join(map(str, choices)) for choices in (cuda, cpu)]
-        default = (
-            f" [default: {' on CUDA, '.join(texts)} on CPU]"
-            if texts[0] != texts[1]
-            else (f" [default: {texts[0]}]")
-        )
-    help_text = f"{AXES[name].summary}; a choice or a list.{default}"
-    panel = "Variant axes" if AXES[name].of_variant else "Workload axes"
-    return typer.Option(
-        "--" + name.replace("_", "-"), metavar="A,B", help=help_text, rich_help_panel=panel
-    )
-
-
-Phase = Annotated[str | None, _axis("phase")]
-Batch = Annotated[str | None, _axis("batch")]
-SeqLen = Annotated[str | None, _axis("seq_len")]
-NewTokens = Annotated[str | None, _axis("new_tokens")]
-QHeads = Annotated[str | None, _axis("q_heads")]
-KvHeads = Annotated[str | None, _axis("kv_heads")]
-HeadDim = Annotated[str | None, _axis("head_dim")]
-HiddenSize = Annotated[str | None, _axis("hidden_size")]
-Layers = Annotated[str | None, _axis("layers")]
-ScoreMod = Annotated[str | None, _axis("score_mod")]
-Backend = Annotated[str | None, _axis("backend")]
-Precision = Annotated[str | None, _axis("precision")]
-Quantization = Annotated[str | None, _axis("quantization")]
-Cache = Annotated[str | None, _axis("cache")]
-KvDtype = Annotated[str | None, _axis("kv_dtype")]
-Gqa = Annotated[str | None, _axis("gqa")]
-Execution = Annotated[str | None, _axis("execution")]
 SpaceFile = Annotated[
     Path | None,
     typer.Option("--space", metavar="FILE", help="TOML file with a table [axes]; options win."),

@@ -15,28 +15,12 @@ from objectives.schema.limits import Limits
 from objectives.schema.profile import Profile
 from objectives.timing.host_scaling import at_full_speed
 from objectives.trial.bench import DeviceBench
-from search.choices import UsageError, gather_choices, option_of
+from search.choices import UsageError, gather_choices
+from search.command_options import AxisTexts, option_of, with_options
 from search.options import (
     DEFAULT_STORAGE,
-    Backend,
-    Batch,
-    Cache,
     DeviceOption,
-    Execution,
-    Gqa,
-    HeadDim,
-    HiddenSize,
-    KvDtype,
-    KvHeads,
-    Layers,
     ModelOption,
-    NewTokens,
-    Phase,
-    Precision,
-    QHeads,
-    Quantization,
-    ScoreMod,
-    SeqLen,
     Storage,
     StudyName,
 )
@@ -66,7 +50,9 @@ console = make_console()
 ROWS = 12  # shown of each table
 
 
+@with_options
 def profile(
+    *,
     trial: Annotated[
         int | None, typer.Option(min=0, help="Profile this trial of a study; no axes then.")
     ] = None,
@@ -76,23 +62,7 @@ def profile(
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where trace and snapshot are written.")
     ] = Path("profile"),
-    phase: Phase = None,
-    batch: Batch = None,
-    seq_len: SeqLen = None,
-    new_tokens: NewTokens = None,
-    q_heads: QHeads = None,
-    kv_heads: KvHeads = None,
-    head_dim: HeadDim = None,
-    hidden_size: HiddenSize = None,
-    layers: Layers = None,
-    score_mod: ScoreMod = None,
-    backend: Backend = None,
-    precision: Precision = None,
-    quantization: Quantization = None,
-    cache: Cache = None,
-    kv_dtype: KvDtype = None,
-    gqa: Gqa = None,
-    execution: Execution = None,
+    axes: AxisTexts,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -100,28 +70,7 @@ def profile(
 
     Axes that are not named are those of PyTorch's default.
     """
-    given = gather_choices(
-        {
-            "phase": phase,
-            "batch": batch,
-            "seq_len": seq_len,
-            "new_tokens": new_tokens,
-            "q_heads": q_heads,
-            "kv_heads": kv_heads,
-            "head_dim": head_dim,
-            "hidden_size": hidden_size,
-            "layers": layers,
-            "score_mod": score_mod,
-            "backend": backend,
-            "precision": precision,
-            "quantization": quantization,
-            "cache": cache,
-            "kv_dtype": kv_dtype,
-            "gqa": gqa,
-            "execution": execution,
-        },
-        model=model,
-    )
+    given = gather_choices(axes, model=model)
     if trial is not None:
         if given:
             raise UsageError(f"{option_of(next(iter(given)))} must be left out with --trial")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Sequence
 
 import typer
 
@@ -18,37 +17,13 @@ from objectives.process.placement import (
     placements,
     visible_gpus,
 )
-from objectives.schema.limits import MOST_S, Limits
+from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench, start_together
 from search.choices import UsageError, gather_choices
-from search.options import (
-    DEFAULT_STORAGE,
-    Backend,
-    Batch,
-    Cache,
-    DeviceOption,
-    Execution,
-    Gqa,
-    HeadDim,
-    HiddenSize,
-    KvDtype,
-    KvHeads,
-    Layers,
-    ModelOption,
-    NewTokens,
-    Phase,
-    Precision,
-    Preset,
-    QHeads,
-    Quantization,
-    ScoreMod,
-    SeqLen,
-    SpaceFile,
-    Storage,
-    storage_words,
-)
-from search.plugin_option import PluginOption
-from search.runner import LITTLE, Limit, Runner, stopping_reason
+from search.command_options import with_options
+from search.options import storage_words
+from search.run_settings import TRIALS, RunSettings
+from search.runner import Limit, Runner, stopping_reason
 from search.views.finals import retime_finalists
 from search.views.terminal import make_console
 from search.views.verdict import (
@@ -61,212 +36,49 @@ from search.views.verdict import (
 from studies.dashboard.publisher import publish
 from studies.results.labels import duration
 from studies.results.results import Results, read_results
-from studies.samplers.samplers import OWN, SAMPLERS
 from studies.session.estimate import estimate_s
 from studies.session.preload import preload_in_background
 from studies.session.session import Session
 from studies.session.worker_pool import Worker
-from studies.space.defaults import DEFAULT_AXES, EIGHT_BIT_MAX_ERROR, default_max_error
+from studies.space.defaults import DEFAULT_AXES, default_max_error
 from studies.space.space import Survey, fill_defaults, survey
 from studies.storage.url import shown
 from studies.study.opening import open_study, stored_plan
-from studies.study.plan import MOST_SEED, Plan
+from studies.study.plan import Plan
 from studies.study.study import open_storage
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
 
-TRIALS = 200
-
 console = make_console()
 
 
-def run(
-    trials: Annotated[
-        int | None, typer.Option(min=1, help=f"Unique configurations, in all. [default: {TRIALS}]")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Stop after this many minutes.")
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help=f"Stop when for so many trials in a row the surrogate expected less than "
-            f"{LITTLE:.1%} of the hypervolume from another one.",
-        ),
-    ] = None,
-    probe: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Add so many trials that fill the space, for `sensitivity`; then stop."
-        ),
-    ] = None,
-    phase: Phase = None,
-    batch: Batch = None,
-    seq_len: SeqLen = None,
-    new_tokens: NewTokens = None,
-    q_heads: QHeads = None,
-    kv_heads: KvHeads = None,
-    head_dim: HeadDim = None,
-    hidden_size: HiddenSize = None,
-    layers: Layers = None,
-    score_mod: ScoreMod = None,
-    backend: Backend = None,
-    precision: Precision = None,
-    quantization: Quantization = None,
-    cache: Cache = None,
-    kv_dtype: KvDtype = None,
-    gqa: Gqa = None,
-    execution: Execution = None,
-    preset: Preset = None,
-    model: ModelOption = None,
-    space: SpaceFile = None,
-    max_error: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-12,
-            help=f"Relative error above which a result is INACCURATE. "
-            f"[default: {Limits().max_error:g}, or {EIGHT_BIT_MAX_ERROR:g} where 8-bit numbers "
-            f"are searched]",
-        ),
-    ] = None,
-    max_memory_gib: Annotated[
-        float | None, typer.Option(min=1e-3, help="Peak memory that must not be exceeded.")
-    ] = None,
-    max_stall_ms: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-3,
-            help=f"Cost of each new length above which a result STALLS. "
-            f"[default: {Limits().max_stall_ms:g}]",
-        ),
-    ] = None,
-    deadline_s: Annotated[
-        float | None,
-        typer.Option(
-            min=1.0,
-            max=MOST_S,
-            help=f"Seconds for one trial, compilation included. "
-            f"[default: {Limits().deadline_s:g}]",
-        ),
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}. [default: {OWN}]")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, max=MOST_SEED, help="Of inputs and proposals. [default: 0]"),
-    ] = None,
-    workers: Annotated[
-        str,
-        typer.Option(
-            metavar="N|all",
-            help="Measure on so many GPUs at once, or on all; on a CPU, on so many sets of cores.",
-        ),
-    ] = "1",
-    compile_ahead: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Compile what is likely to be tried next in so many more processes for each "
-            "device, where cores and memory allow; they are stopped while anything is timed. "
-            "Times of first steps are then those of compilers that remember. [default: 0]",
-            show_default=False,
-        ),
-    ] = 0,
-    device: DeviceOption = "auto",
-    storage: Storage = DEFAULT_STORAGE,
-    study: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Resume the study of that name, or give a new one it."),
-    ] = None,
-    finalists: Annotated[
-        bool, typer.Option(help="Time the winners and the default again, in turns, at the end.")
-    ] = True,
-    plugin: PluginOption = None,
-    new_environment: Annotated[
-        bool,
-        typer.Option(
-            "--new-environment",
-            help="Resume although the environment differs; trials from now on are marked.",
-        ),
-    ] = False,
-    take_over: Annotated[
-        bool,
-        typer.Option(
-            "--take-over",
-            help="Abandon what another host, gone for good, was measuring in this SQLite file.",
-        ),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Print the space and an estimate; stop.")] = False,
-) -> None:
+@with_options
+def run(settings: RunSettings) -> None:
     """Search: measure configurations, then print each workload's winners against its default."""
     given = gather_choices(
-        {
-            "phase": phase,
-            "batch": batch,
-            "seq_len": seq_len,
-            "new_tokens": new_tokens,
-            "q_heads": q_heads,
-            "kv_heads": kv_heads,
-            "head_dim": head_dim,
-            "hidden_size": hidden_size,
-            "layers": layers,
-            "score_mod": score_mod,
-            "backend": backend,
-            "precision": precision,
-            "quantization": quantization,
-            "cache": cache,
-            "kv_dtype": kv_dtype,
-            "gqa": gqa,
-            "execution": execution,
-        },
-        preset=preset,
-        model=model,
-        space=space,
+        settings.axes, preset=settings.preset, model=settings.model, space=settings.space
     )
-    if sampler is not None and sampler not in SAMPLERS:
-        raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}; got {sampler}")
-    if probe is not None and trials is not None:
-        raise UsageError("--probe N says how many trials: leave out --trials")
+    settings.check()
     # A dry run of a new study leaves no database behind.
-    opened = None if dry_run and study is None else open_storage(storage)
-    stored = None if opened is None else stored_plan(opened, study)
-    if max_error is None and stored is None:
-        max_error = default_max_error(given)
-    asked = {
-        "max_error": max_error,
-        "max_memory_gib": max_memory_gib,
-        "max_stall_ms": max_stall_ms,
-        "deadline_s": deadline_s,
-    }
-    limits, sampler, seed = _settings(stored, asked, sampler, seed)
-    if patience is not None and sampler != OWN:
-        raise UsageError(f"--patience needs --sampler {OWN}, which expects gains; got {sampler}")
-    kind = None if device == "auto" else device
-    tracks = _placements(workers, kind)
+    unopened = settings.dry_run and settings.study is None
+    opened = None if unopened else open_storage(settings.storage)
+    stored = None if opened is None else stored_plan(opened, settings.study)
+    limits, sampler, seed = settings.resolved(stored, default_max_error(given))
+    tracks = _placements(settings.workers, settings.kind)
     queue = CompileQueue()
-    pools = precompile_pools(
-        tracks, compile_ahead, queue, seed=seed, device=kind, deadline_s=limits.deadline_s
-    )
-    benches = [
-        DeviceBench(limits, seed=seed, device=kind, placement=placement, precompile=pool)
-        for placement, pool in zip(tracks, pools, strict=True)
-    ]
+    benches, ahead = _benches(settings, tracks, queue, limits, seed)
     begin = time.monotonic()
     try:
-        if not dry_run:
+        if not settings.dry_run:
             preload_in_background()
-        _warn_of_cores(compile_ahead, tracks)
-        here = start_together(benches[:1] if dry_run or opened is None else benches)
+        _warn_of_cores(settings.compile_ahead, tracks)
+        here = start_together(benches[:1] if settings.dry_run or opened is None else benches)
         _warn_of_neighbours(here, len(tracks))
         base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
-        _introduce(
-            found, here, probe or trials or TRIALS, defaults_alone=not given and stored is None
-        )
-        if dry_run or opened is None:
+        trials = settings.probe or settings.trials or TRIALS
+        _introduce(found, here, trials, defaults_alone=not given and stored is None)
+        if settings.dry_run or opened is None:
             return
         plan = Plan(
             space=found.space,
@@ -276,24 +88,56 @@ def run(
             plugins=tuple(plugin.plugin for plugin in loaded_plugins()),
         )
         begun = open_study(
-            opened, study, plan, benches[0].environment(), new_environment=new_environment
+            opened,
+            settings.study,
+            plan,
+            benches[0].environment(),
+            new_environment=settings.new_environment,
         )
         name = tracks[0].name if len(tracks) > 1 else here.kind
         session = Session(
-            begun, plan, found, benches[0], name, joined=bool(stored), take_over=take_over
+            begun, plan, found, benches[0], name, joined=bool(stored), take_over=settings.take_over
         )
-        session.on_likely = queue.wish if any(pools) else None
+        session.on_likely = queue.wish if ahead else None
         more = zip(benches[1:], tracks[1:], strict=True)
         session.workers += [Worker(bench, placement.name) for bench, placement in more]
-        if probe is not None:
-            trials = session.tried() + session.add_probes(probe)
-        limit = Limit(trials or TRIALS, minutes, patience)
-        runner = Runner(console, session, keep_all_workers=new_environment)
+        runner = Runner(console, session, keep_all_workers=settings.new_environment)
         starts = [bench.process.start_seconds for bench in benches]
-        _search(runner, begin, starts, limit, storage, queue, finalists=finalists)
+        _search(runner, begin, starts, _limit(settings, session), settings, queue)
     finally:
         for bench in benches:
             bench.close()
+
+
+def _benches(
+    settings: RunSettings,
+    tracks: Sequence[Placement],
+    queue: CompileQueue,
+    limits: Limits,
+    seed: int,
+) -> tuple[list[DeviceBench], bool]:
+    """Return a bench for each place to measure at, not started, and whether any has helpers."""
+    helpers = precompile_pools(
+        tracks,
+        settings.compile_ahead,
+        queue,
+        seed=seed,
+        device=settings.kind,
+        deadline_s=limits.deadline_s,
+    )
+    benches = [
+        DeviceBench(limits, seed=seed, device=settings.kind, placement=placement, precompile=ahead)
+        for placement, ahead in zip(tracks, helpers, strict=True)
+    ]
+    return benches, any(helpers)
+
+
+def _limit(settings: RunSettings, session: Session) -> Limit:
+    """Return when to stop; with `--probe`, behind the probes that are added here."""
+    trials = settings.trials or TRIALS
+    if settings.probe is not None:
+        trials = session.tried() + session.add_probes(settings.probe)
+    return Limit(trials, settings.minutes, settings.patience)
 
 
 def _placements(workers: str, kind: DeviceKind | None) -> list[Placement]:
@@ -306,20 +150,6 @@ def _placements(workers: str, kind: DeviceKind | None) -> list[Placement]:
         return placements(found, None if workers == "all" else int(workers))
     except PlacementError as error:
         raise UsageError(f"--workers must be {error}") from None
-
-
-def _settings(
-    stored: Plan | None, asked: Mapping[str, float | None], sampler: str | None, seed: int | None
-) -> tuple[Limits, str, int]:
-    """Return limits, sampler and seed: as asked, as in the resumed study, or the default."""
-    limits = (Limits() if stored is None else stored.limits).model_copy(
-        update={name: value for name, value in asked.items() if value is not None}
-    )
-    if sampler is None:
-        sampler = OWN if stored is None else stored.sampler
-    if seed is None:
-        seed = 0 if stored is None else stored.seed
-    return limits, sampler, seed
 
 
 def _introduce(found: Survey, here: Device, trials: int, *, defaults_alone: bool) -> None:
@@ -344,8 +174,8 @@ def _warn_of_neighbours(here: Device, count: int) -> None:
         )
 
 
-def _warn_of_cores(pools: int, tracks: Sequence[Placement]) -> None:
-    if fewer := why_fewer_processes(pools, tracks):
+def _warn_of_cores(helpers: int, tracks: Sequence[Placement]) -> None:
+    if fewer := why_fewer_processes(helpers, tracks):
         console.print(fewer, style="yellow")
 
 
@@ -354,19 +184,17 @@ def _search(
     begin: float,
     starts: Sequence[list[float]],
     limit: Limit,
-    storage: str,
+    settings: RunSettings,
     queue: CompileQueue,
-    *,
-    finalists: bool,
 ) -> None:
     session = runner.session
     name = session.study.study_name
     if session.abandoned:
         console.print(f"{session.abandoned} trials of a run that died are abandoned")
-    console.print(f"study {name} in {shown(storage)}")
+    console.print(f"study {name} in {shown(settings.storage)}")
     try:
         runner.run(limit)
-        if finalists and not runner.interrupt.asked:
+        if settings.finalists and not runner.interrupt.asked:
             retime_finalists(console, session, runner.interrupt)
     except KeyboardInterrupt:
         runner.interrupt.asked = True
@@ -383,7 +211,7 @@ def _search(
         print_coverage(console, session.coverage(), session.expected_gains())
         console.print(stopping_reason(runner, session, limit.trials))
         stopped = runner.interrupt.asked or runner.out_of_time
-        _print_next(results, storage, limit.trials, session.survey.size, resume=stopped)
+        _print_next(results, settings.storage, limit.trials, session.survey.size, resume=stopped)
     if runner.interrupt.asked:
         raise typer.Exit(130)
     if not any(result.winners for result in results.workloads):

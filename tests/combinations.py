@@ -13,15 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from variants.axes import VARIANT_AXES
 from variants.backends import BACKENDS
 from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
-from variants.executions import EXECUTIONS
 from variants.gqa import GQA
-from variants.kv_dtypes import KV_DTYPES
 from variants.precisions import PRECISIONS
-from variants.quantizations import QUANTIZATIONS
 from variants.score_mods import SCORE_MODS
 from variants.support import unsupported_reasons
 from variants.workload import Phase, Workload
@@ -40,12 +38,13 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "mode": MODES,
     "score_mod": MODS,
 }
-FACTORS: Mapping[str, tuple[str, ...]] = CORE | {
-    "heads": tuple(HEADS),
-    "quantization": tuple(QUANTIZATIONS),
-    "kv_dtype": tuple(KV_DTYPES),
-    "execution": tuple(EXECUTIONS),
+# The cache is part of the mode, and gqa of the heads.
+REST: Mapping[str, tuple[str, ...]] = {
+    name: tuple(axis.registry)
+    for name, axis in VARIANT_AXES.items()
+    if name not in (*CORE, "cache", "gqa")
 }
+FACTORS: Mapping[str, tuple[str, ...]] = CORE | {"heads": tuple(HEADS)} | REST
 # More than one block of 128 keys, and no multiple of one; projections are rectangular.
 LONG: Mapping[str, Any] = {"batch": 2, "seq_len": 150, "new_tokens": 3, "head_dim": 64}
 # More tokens in a step than int8_dynamic needs; sizes that every quantization takes.
@@ -60,8 +59,7 @@ def configure(factors: Factors, shape: Mapping[str, Any]) -> Configuration:
     mode = factors["mode"]
     kv_heads, gqa = HEADS[factors.get("heads", "mha")]
     workload = _workload(mode, kv_heads, factors["score_mod"], tuple(shape.items()))
-    axes = ("backend", "precision", "quantization", "kv_dtype", "execution")
-    choices = {axis: factors[axis] for axis in axes if axis in factors}
+    choices = {axis: factors[axis] for axis in VARIANT_AXES if axis in factors}
     cache = mode if mode in CACHES else None
     return Configuration.of(workload, choices | {"cache": cache, "gqa": gqa})
 
@@ -118,9 +116,9 @@ def _every_supported(device_json: str) -> dict[str, Configuration]:
     device = Device.model_validate_json(device_json)
     rows: Iterable[dict[str, str]] = product(CORE | {"heads": tuple(HEADS)})
     running = _running(rows, device)
-    for axis in ("quantization", "kv_dtype", "execution"):
+    for axis in REST:
         # One axis at a time: each of its values must go with the core before all are combined.
-        rows = (row | {axis: value} for row, _ in running for value in FACTORS[axis])
+        rows = (row | {axis: value} for row, _ in running for value in REST[axis])
         running = _running(rows, device)
     return {c.key: c for _, c in running}
 
@@ -128,8 +126,12 @@ def _every_supported(device_json: str) -> dict[str, Configuration]:
 def _running(
     rows: Iterable[dict[str, str]], device: Device
 ) -> list[tuple[dict[str, str], Configuration]]:
-    configured = ((row, configure(row, WIDE)) for row in rows)
-    return [(row, c) for row, c in configured if not unsupported_reasons(c, device)]
+    """Return what is supported, once where an axis means nothing."""
+    configured: dict[str, tuple[dict[str, str], Configuration]] = {}
+    for row in rows:
+        configuration = configure(row, WIDE)
+        configured.setdefault(configuration.key, (row, configuration))
+    return [(row, c) for row, c in configured.values() if not unsupported_reasons(c, device)]
 
 
 @dataclass(frozen=True)

@@ -1,124 +1,136 @@
-"""All axes of a configuration: what a user may pin, list or leave to the defaults."""
+"""All axes of a configuration: what a user may pin, list or leave to the defaults.
+
+A choice is an entry of its axis's registry, in a file of its own. An axis that a backend alone
+has is declared beside that backend, in `Backend.axes`, and joins the others here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
+from variants.axis import Axis, Choice, Chosen, VariantAxis
+from variants.backends import BACKENDS
+from variants.caches import CACHES
+from variants.executions import EXECUTIONS
+from variants.gqa import GQA
+from variants.kv_dtypes import KV_DTYPES
+from variants.precisions import PRECISIONS
+from variants.quantizations import QUANTIZATIONS
 from variants.registry import Registry
-from variants.score_mods import parse_score_mod
-from variants.variant import VARIANT_AXES
-from variants.workload import Phase
+from variants.score_mods import SCORE_MODS, parse_score_mod
+from variants.workload import Phase, Workload
 
-LARGEST = 2**31 - 1  # that an axis may hold; larger ones are no shapes of tensors
+__all__ = ["AXES", "VARIANT_AXES", "WORKLOAD_AXES", "Axis", "Choice", "Chosen", "VariantAxis"]
 
-Choice = int | str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """One searched dimension: of the workload (context) or of the variant (a decision)."""
-
-    name: str
-    summary: str
-    of_variant: bool
-    numeric: bool = False
-    names: Callable[[], tuple[str, ...]] | None = None  # which it may hold; None: any will do
-
-    @property
-    def known(self) -> tuple[str, ...] | None:
-        """The names that it may hold now, those of plugins included; None where any will do."""
-        return None if self.names is None else self.names()
-
-    def check(self, choice: Choice) -> Choice:
-        """Return the choice in its canonical form.
-
-        Raises:
-            ValueError: It has the wrong type, or is not a name that this axis knows.
-            UnknownChoiceError: The same, of a score_mod.
-        """
-        if self.numeric:
-            if isinstance(choice, bool) or not isinstance(choice, int) or choice < 1:
-                raise ValueError(f"{self.name} must be a positive integer, got {choice!r}")
-            if choice > LARGEST:  # and maybe too large to be printed
-                raise ValueError(f"{self.name} must be at most {LARGEST}, got more")
-            return choice
-        if not isinstance(choice, str):
-            raise ValueError(f"{self.name} must be a name, got {choice!r}")
-        if self.name == "score_mod":
-            return parse_score_mod(choice).canonical
-        if self.known is not None and choice not in self.known:
-            raise ValueError(f"{self.name} must be one of {', '.join(self.known)}; got {choice}")
-        return choice
-
-    def parse(self, text: str) -> tuple[Choice, ...]:
-        """Read `1,4,16` or `math,flash`; raises as `check` does."""
-        choices: list[Choice] = []
-        for part in (part.strip() for part in text.split(",")):
-            digits = self.numeric and part.isascii() and part.isdigit()
-            choices.append(self.check(int(part) if digits else part))
-        return tuple(dict.fromkeys(choices))
-
-
-def _searched(axis: str) -> tuple[str, ...]:
-    entries = VARIANT_AXES[axis].values()
-    return tuple(entry.name for entry in entries if getattr(entry, "searched", True))
-
-
-AXES: Mapping[str, Axis] = Registry(
+WORKLOAD_AXES: Mapping[str, Axis] = Registry(
     "axis",
     [
         Axis(
             name="phase",
             summary="what the layer does",
-            of_variant=False,
-            names=lambda: tuple(phase.value for phase in Phase),
+            names=tuple(phase.value for phase in Phase),
         ),
-        Axis(name="batch", summary="sequences", of_variant=False, numeric=True),
+        Axis(name="batch", summary="sequences", numeric=True),
         Axis(
             name="seq_len",
             summary="tokens of context: the prompt, or the filled cache",
-            of_variant=False,
             numeric=True,
         ),
         Axis(
-            name="new_tokens",
-            summary="consecutive decode steps that are measured",
-            of_variant=False,
-            numeric=True,
+            name="new_tokens", summary="consecutive decode steps that are measured", numeric=True
         ),
-        Axis(name="q_heads", summary="query heads", of_variant=False, numeric=True),
+        Axis(name="q_heads", summary="query heads", numeric=True),
         Axis(
             name="kv_heads",
             summary="key/value heads (as many as query heads if not given)",
-            of_variant=False,
             numeric=True,
         ),
-        Axis(name="head_dim", summary="elements of a head", of_variant=False, numeric=True),
+        Axis(name="head_dim", summary="elements of a head", numeric=True),
         Axis(
             name="hidden_size",
             summary="elements of a token (q_heads · head_dim if not given)",
-            of_variant=False,
             numeric=True,
         ),
-        Axis(name="layers", summary="layers of the model", of_variant=False, numeric=True),
+        Axis(name="layers", summary="layers of the model", numeric=True),
         Axis(
             name="score_mod",
             summary="what the model does to its scores: name, name:parameter, or several by +",
-            of_variant=False,
-        ),
-        *(
-            Axis(name=name, summary=summary, of_variant=True, names=partial(_searched, name))
-            for name, summary in {
-                "backend": "how softmax(QKᵀ)V is computed",
-                "precision": "of weights and activations",
-                "quantization": "of the projections",
-                "cache": "where past keys and values are kept (decode)",
-                "kv_dtype": "in which numbers a cache keeps them (decode)",
-                "gqa": "how grouped heads reach a backend",
-                "execution": "how operations are launched",
-            }.items()
+            canonical=lambda name: parse_score_mod(name).canonical,
+            registry=SCORE_MODS,
         ),
     ],
 )
+
+
+def _has_cache(workload: Workload, chosen: Chosen) -> bool:
+    cache = chosen.get("cache")
+    return workload.decodes and cache is not None and CACHES[str(cache)].reuses
+
+
+_SHARED: tuple[VariantAxis[Any], ...] = (
+    VariantAxis(
+        name="backend",
+        summary="how softmax(QKᵀ)V is computed",
+        registry=BACKENDS,
+        choosable=lambda backend: backend.searched,
+        says_default=True,
+    ),
+    VariantAxis(
+        name="precision",
+        summary="of weights and activations",
+        registry=PRECISIONS,
+        # Many CPUs emulate fp16's matrix products at a hundredth of the speed.
+        searched_on={"cpu": ("fp32", "bf16")},
+        says_default=True,
+    ),
+    VariantAxis(
+        name="quantization",
+        summary="of the projections",
+        registry=QUANTIZATIONS,
+        searched=("none",),  # 8-bit numbers cost accuracy: they are asked for by name
+    ),
+    VariantAxis(
+        name="cache",
+        summary="where past keys and values are kept (decode)",
+        registry=CACHES,
+        when=lambda workload, chosen: workload.decodes,
+        says_default=True,
+    ),
+    VariantAxis(
+        name="kv_dtype",
+        summary="in which numbers a cache keeps them (decode)",
+        registry=KV_DTYPES,
+        when=_has_cache,
+        reads=("cache",),
+        searched=("same",),
+        label="kv-{}",
+    ),
+    VariantAxis(
+        name="gqa",
+        summary="how grouped heads reach a backend",
+        registry=GQA,
+        when=lambda workload, chosen: workload.grouped,
+        searched=("native",),
+    ),
+    VariantAxis(
+        name="execution",
+        summary="how operations are launched",
+        registry=EXECUTIONS,
+        # Compiling the layer takes minutes: it is asked for by name.
+        searched_on={"cuda": ("eager", "cuda_graph"), "cpu": ("eager",)},
+    ),
+)
+
+
+def _of_backends() -> Iterator[VariantAxis[Any]]:
+    """Yield the axes that some backends alone have, each with the names of these backends."""
+    declared = {axis.name: axis for backend in BACKENDS.values() for axis in backend.axes}
+    for axis in declared.values():
+        having = (name for name, backend in BACKENDS.items() if axis in backend.axes)
+        yield replace(axis, backends=tuple(having))
+
+
+VARIANT_AXES: Mapping[str, VariantAxis[Any]] = Registry("axis", [*_SHARED, *_of_backends()])
+AXES: Mapping[str, Axis] = Registry("axis", [*WORKLOAD_AXES.values(), *VARIANT_AXES.values()])

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from variants.caches import CACHES
+from variants.axes import VARIANT_AXES, Choice, Chosen
 from variants.device import Device
-from variants.variant import VARIANT_AXES, Variant
+from variants.variant import Variant
 from variants.workload import Workload
 
-WORKLOAD_AXES = tuple(Workload.model_fields)
+
+def inactive_axes(workload: Workload, chosen: Chosen) -> frozenset[str]:
+    """Return the variant axes that mean nothing for a workload and the choices of the others."""
+    return frozenset(n for n, axis in VARIANT_AXES.items() if not axis.active(workload, chosen))
 
 
-def inactive_axes(workload: Workload, cache: object) -> frozenset[str]:
-    """Return the variant axes that mean nothing for a workload and a choice of cache.
+def activity(
+    workload: Workload, space: Mapping[str, Sequence[Choice]]
+) -> tuple[frozenset[str], ...]:
+    """Return which axes are inactive, for each choice in `space` of what decides about it.
 
-    Only decoding reads a cache; only a cache has a kv_dtype; only grouped heads can be repeated.
+    Workloads that are equal in it have the same variants.
     """
-    inactive = set()
-    if not workload.decodes:
-        inactive.add("cache")
-    if not workload.decodes or cache is None or not CACHES[str(cache)].reuses:
-        inactive.add("kv_dtype")
-    if not workload.grouped:
-        inactive.add("gqa")
-    return frozenset(inactive)
+    deciding = dict.fromkeys(name for axis in VARIANT_AXES.values() for name in axis.depends_on)
+    combinations = itertools.product(*(space.get(name, (None,)) for name in deciding))
+    return tuple(
+        inactive_axes(workload, dict(zip(deciding, chosen, strict=True)))
+        for chosen in combinations
+    )
 
 
-def active_choices(workload: Workload, choices: Mapping[str, Any]) -> dict[str, Any]:
+def active_choices(workload: Workload, choices: Chosen) -> dict[str, Any]:
     """Return variant choices without inactive axes; active ones that are missing get the simplest.
 
     Choices whose active ones are equal are of the same variant.
     """
-    inactive = inactive_axes(workload, choices.get("cache"))
     return {
-        axis: choices.get(axis) or next(iter(registry))
-        for axis, registry in VARIANT_AXES.items()
-        if axis not in inactive
+        name: choices.get(name) or axis.default
+        for name, axis in VARIANT_AXES.items()
+        if axis.active(workload, choices)
     }
 
 
@@ -57,10 +60,26 @@ class Configuration(BaseModel):
         chosen = active_choices(workload, choices)
         return cls(workload=workload, variant=Variant.model_validate(chosen))
 
+    @field_validator("variant")
+    @classmethod
+    def _axes_that_came_later(cls, variant: Variant, info: ValidationInfo) -> Variant:
+        """Put in the default of an axis that a backend got after the variant was stored."""
+        workload = info.data.get("workload")
+        if workload is None:  # it is wrong itself
+            return variant
+        chosen = variant.choices
+        missing = {
+            name: axis.default
+            for name, axis in VARIANT_AXES.items()
+            if axis.backends and chosen[name] is None and axis.active(workload, chosen)
+        }
+        return variant.model_copy(update=missing) if missing else variant
+
     @model_validator(mode="after")
     def _only_active_axes(self) -> Self:
-        inactive = inactive_axes(self.workload, self.variant.cache)
-        for axis, value in self.variant.model_dump().items():
+        chosen = self.variant.choices
+        inactive = inactive_axes(self.workload, chosen)
+        for axis, value in chosen.items():
             if axis in inactive and value is not None:
                 raise ValueError(f"{axis} must be absent for {self.workload.key}, got {value}")
             if axis not in inactive and value is None:

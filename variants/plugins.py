@@ -155,6 +155,7 @@ def _check_backend(backend: Backend) -> None:
         and all(isinstance(support, Support) for support in supports.values()),
         f"support of {backend.name} must hold a Support for each kind of device",
     )
+    _need(not backend.axes, f"axes of {backend.name} must be none: plugins cannot add axes")
     _need(callable(backend.prepare), f"prepare of {backend.name} must be callable")
     for kind in backend.support:
         _need(

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 
+from variants.axes import VARIANT_AXES
+from variants.axis import Rule
 from variants.backends import BACKENDS, Support, Takes
 from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
 from variants.executions import EXECUTIONS
-from variants.gqa import GQA
+from variants.gqa import grouped_heads
 from variants.precisions import PRECISIONS
 from variants.quantizations import QUANTIZATIONS
 from variants.variant import Variant
 from variants.workload import Workload
-
-Rule = Callable[[Configuration, Device], Iterator[str]]
 
 
 def unsupported_reasons(configuration: Configuration, device: Device) -> tuple[str, ...]:
@@ -85,9 +85,8 @@ def _backend_reasons(configuration: Configuration, device: Device) -> Iterator[s
     if _below(device, support.min_capability):
         yield _needs_capability(f"backend {name}", support.min_capability, device)
     yield from _score_mod_reasons(name, support, configuration)
-    repeats = variant.gqa is not None and GQA[variant.gqa].repeats
-    if workload.grouped and not repeats and not support.grouped_heads:
-        yield f"backend {name} needs kv_heads equal to q_heads, or gqa repeat_kv"
+    if workload.grouped:
+        yield from grouped_heads(variant.gqa).reasons(name, support)
     if workload.trains and not support.backward:
         yield f"backend {name} has no backward on {device.kind}"
     yield from _head_dim_reasons(name, support, configuration, device)
@@ -245,7 +244,7 @@ def _or(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-# Each with the axes of a variant that it reads.
+# Each with the axes of a variant that it reads; those of an axis's declaration come last.
 RULES: Mapping[Rule, tuple[str, ...]] = {
     _precision_reasons: ("precision",),
     _backend_reasons: ("backend", "precision", "cache", "gqa"),
@@ -253,4 +252,5 @@ RULES: Mapping[Rule, tuple[str, ...]] = {
     _quantized_shape_reasons: ("quantization", "cache"),
     _cache_reasons: ("cache", "backend"),
     _execution_reasons: ("execution", "cache", "backend"),
+    **{rule: reads for axis in VARIANT_AXES.values() for rule, reads in axis.rules.items()},
 }

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, create_model, field_validator
 
+from variants.axes import VARIANT_AXES
 from variants.backends import BACKENDS
-from variants.caches import CACHES
 from variants.executions import EXECUTIONS
-from variants.gqa import GQA
-from variants.kv_dtypes import KV_DTYPES
-from variants.precisions import PRECISIONS
-from variants.quantizations import QUANTIZATIONS
-from variants.registry import Registry
 
-VARIANT_AXES: Mapping[str, Registry[Any]] = {
-    "backend": BACKENDS,
-    "precision": PRECISIONS,
-    "quantization": QUANTIZATIONS,
-    "cache": CACHES,
-    "kv_dtype": KV_DTYPES,
-    "gqa": GQA,
-    "execution": EXECUTIONS,
-}
+Model = TypeVar("Model", bound=BaseModel)
 
 
+def _with_field_for_each_axis(model: type[Model]) -> type[Model]:
+    """Add the fields of the axes that some backends alone have: these read them by `Axis.of`."""
+    fields: dict[str, Any] = {
+        axis: (str | None, None) for axis in VARIANT_AXES if axis not in model.model_fields
+    }
+    return create_model(
+        model.__name__,
+        __base__=model,
+        __doc__=model.__doc__,
+        __module__=model.__module__,
+        **fields,
+    )
+
+
+@_with_field_for_each_axis
 class Variant(BaseModel):
     """One way to compute attention. Fields are names in the registries of `VARIANT_AXES`.
 
@@ -43,19 +44,32 @@ class Variant(BaseModel):
     gqa: str | None = None
     execution: str = "eager"
 
-    @field_validator(*VARIANT_AXES)
+    @field_validator("*")
     @classmethod
     def _known(cls, value: str | None, info: object) -> str | None:
         axis = getattr(info, "field_name", "")
-        if value is not None and value not in VARIANT_AXES[axis]:
-            known = ", ".join(VARIANT_AXES[axis])
-            raise ValueError(f"{axis} must be one of {known}; got {value}")
+        registry = VARIANT_AXES[axis].registry
+        if value is not None and value not in registry:
+            raise ValueError(f"{axis} must be one of {', '.join(registry)}; got {value}")
         return value
 
     @property
+    def choices(self) -> dict[str, str | None]:
+        """The choice of each axis, None where one is inactive."""
+        return dict(self)
+
+    @property
     def key(self) -> str:
-        """A readable identity without inactive axes, `flash/bf16/none/static/same/eager`."""
-        values = (getattr(self, axis) for axis in VARIANT_AXES)
+        """A readable identity without inactive axes, `flash/bf16/none/static/same/eager`.
+
+        An axis that some backends alone have is part of it where it is not at its default: what
+        was measured before there was such an axis keeps its identity.
+        """
+        values = (
+            value
+            for axis, value in self
+            if not (VARIANT_AXES[axis].backends and value == VARIANT_AXES[axis].default)
+        )
         return "/".join(value for value in values if value is not None)
 
     @property
@@ -67,6 +81,5 @@ class Variant(BaseModel):
     def rank(self) -> tuple[int, ...]:
         """Sort key from simple to elaborate; ties are given to the simpler variant."""
         return tuple(
-            0 if (value := getattr(self, axis)) is None else registry.rank(value)
-            for axis, registry in VARIANT_AXES.items()
+            0 if value is None else VARIANT_AXES[axis].registry.rank(value) for axis, value in self
         )

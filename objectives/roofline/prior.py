@@ -15,7 +15,7 @@ from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
 from variants.executions import EXECUTIONS
-from variants.gqa import GQA
+from variants.gqa import grouped_heads
 from variants.kv_dtypes import KV_DTYPES
 from variants.precisions import PRECISIONS
 from variants.quantizations import QUANTIZATIONS
@@ -51,7 +51,7 @@ def predict(configuration: Configuration, device: Device) -> Prediction:
     tokens = workload.batch * rows
     scores = workload.batch * workload.q_heads * rows * keys
     held = scores * (width + 4) if BACKENDS[variant.backend].holds_scores else 0.0
-    repeated = variant.gqa is not None and GQA[variant.gqa].repeats
+    repeated = grouped_heads(variant.gqa).copies
     decoded = variant.kv_dtype is not None and KV_DTYPES[variant.kv_dtype].bits is not None
 
     stored = token_bytes(configuration) * keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,25 +12,11 @@ import typer
 from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench
 from search.choices import UsageError, gather_choices
+from search.command_options import OptionForEachAxis, with_options
 from search.options import (
     DEFAULT_STORAGE,
-    Backend,
-    Batch,
-    Cache,
     DeviceOption,
-    Execution,
-    Gqa,
-    HeadDim,
-    HiddenSize,
-    KvDtype,
-    KvHeads,
     ModelOption,
-    Phase,
-    Precision,
-    QHeads,
-    Quantization,
-    ScoreMod,
-    SeqLen,
     Storage,
     StudyName,
 )
@@ -113,27 +100,15 @@ def table(
     console.print(f"wrote {output} ({len(frame)} rows)")
 
 
+@with_options
 def support(
+    *,
     device_profile: Annotated[
         str | None,
         typer.Option(help=f"Ask for one of {', '.join(DEVICE_PROFILES)} instead of this device."),
     ] = None,
     device: DeviceOption = "auto",
-    phase: Phase = None,
-    batch: Batch = None,
-    seq_len: SeqLen = None,
-    q_heads: QHeads = None,
-    kv_heads: KvHeads = None,
-    head_dim: HeadDim = None,
-    hidden_size: HiddenSize = None,
-    score_mod: ScoreMod = None,
-    backend: Backend = None,
-    precision: Precision = None,
-    quantization: Quantization = None,
-    cache: Cache = None,
-    kv_dtype: KvDtype = None,
-    gqa: Gqa = None,
-    execution: Execution = None,
+    axes: Annotated[Mapping[str, str | None], OptionForEachAxis(without=("new_tokens", "layers"))],
     model: ModelOption = None,
     plugin: PluginOption = None,
     check: Annotated[
@@ -147,26 +122,7 @@ def support(
     if markdown:
         sys.stdout.write(axes_markdown())
         return
-    given = gather_choices(
-        {
-            "phase": phase,
-            "batch": batch,
-            "seq_len": seq_len,
-            "q_heads": q_heads,
-            "kv_heads": kv_heads,
-            "head_dim": head_dim,
-            "hidden_size": hidden_size,
-            "score_mod": score_mod,
-            "backend": backend,
-            "precision": precision,
-            "quantization": quantization,
-            "cache": cache,
-            "kv_dtype": kv_dtype,
-            "gqa": gqa,
-            "execution": execution,
-        },
-        model=model,
-    )
+    given = gather_choices(axes, model=model)
     if device_profile is not None:
         if device_profile not in DEVICE_PROFILES:
             raise UsageError(

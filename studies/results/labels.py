@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from objectives.schema.evaluation import Evaluation
 from studies.study.verdicts import Verdict
+from variants.axes import VARIANT_AXES
 from variants.variant import Variant
 from variants.workload import Workload
 
@@ -37,12 +38,9 @@ def variant_label(variant: Variant, ran: str | None = None) -> str:
     backend = variant.backend
     if ran is not None and ran != backend:
         backend = f"{backend}→{ran}"
-    usual = {"quantization": "none", "kv_dtype": "same", "gqa": "native", "execution": "eager"}
-    parts = [backend]
-    for axis, value in variant.model_dump(exclude={"backend"}).items():
-        if value is not None and value != usual.get(axis):
-            parts.append(f"kv-{value}" if axis == "kv_dtype" else value)
-    return " ".join(parts)
+    chosen = variant.model_dump(exclude={"backend"}, exclude_none=True)
+    said = (VARIANT_AXES[axis].said(choice) for axis, choice in chosen.items())
+    return " ".join([backend, *filter(None, said)])
 
 
 def milliseconds(value: float) -> str:

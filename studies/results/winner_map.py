@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from studies.results.front import WorkloadResult
 from studies.results.results import Results
-from variants.configuration import WORKLOAD_AXES
+from variants.axes import WORKLOAD_AXES
 from variants.workload import Workload
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from objectives.schema.limits import Limits
-from variants.axes import AXES, Choice
+from variants.axes import VARIANT_AXES, Choice
 from variants.device import DeviceKind
 from variants.kv_dtypes import KV_DTYPES
 from variants.quantizations import QUANTIZATIONS
@@ -27,21 +27,7 @@ def default_max_error(choices: Mapping[str, Sequence[Choice]]) -> float:
     return EIGHT_BIT_MAX_ERROR if eight_bit else Limits().max_error
 
 
-def _decisions() -> dict[str, tuple[Choice, ...]]:
-    """Return everything that changes neither weights nor cache to fewer bits.
-
-    8-bit numbers cost accuracy, and compiling the layer costs minutes: both are asked for by name.
-    """
-    return {
-        **{name: axis.known for name, axis in AXES.items() if axis.of_variant and axis.known},
-        "quantization": ("none",),
-        "kv_dtype": ("same",),
-        "gqa": ("native",),
-        "execution": ("eager", "cuda_graph"),
-    }
-
-
-_PINNED: Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]] = {
+_WORKLOADS: Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]] = {
     "cuda": {
         "phase": ("decode",),
         "batch": (1, 4, 16),
@@ -52,8 +38,7 @@ _PINNED: Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]] = {
         "layers": (1,),
         "score_mod": _SCORE_MODS,
     },
-    # Small enough for 200 trials in about five minutes on two cores, compilation included. Without
-    # fp16, whose matrix products many CPUs emulate at a hundredth of the speed.
+    # Small enough for 200 trials in about five minutes on two cores, compilation included.
     "cpu": {
         "phase": ("decode",),
         "batch": (1, 4),
@@ -63,8 +48,6 @@ _PINNED: Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]] = {
         "head_dim": (64,),
         "layers": (1,),
         "score_mod": _SCORE_MODS,
-        "precision": ("fp32", "bf16"),
-        "execution": ("eager",),
     },
 }
 
@@ -73,13 +56,14 @@ class _DefaultAxes(Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]]):
     """By kind of device. Made when it is read: a plugin's choices are searched like ours."""
 
     def __getitem__(self, kind: DeviceKind) -> Mapping[str, tuple[Choice, ...]]:
-        return {**_decisions(), **_PINNED[kind]}
+        decisions = {n: axis.searched_unless_named(kind) for n, axis in VARIANT_AXES.items()}
+        return {**decisions, **_WORKLOADS[kind]}
 
     def __iter__(self) -> Iterator[DeviceKind]:
-        return iter(_PINNED)
+        return iter(_WORKLOADS)
 
     def __len__(self) -> int:
-        return len(_PINNED)
+        return len(_WORKLOADS)
 
 
 DEFAULT_AXES = _DefaultAxes()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from variants.axes import AXES, Choice
-from variants.configuration import Configuration, active_choices, inactive_axes
+from variants.configuration import Configuration, active_choices, activity
 from variants.device import Device
 from variants.support import reasons_by_variant, support_kind
 from variants.user_error import UserError
@@ -133,7 +133,7 @@ def survey(space: SearchSpace, device: Device) -> Survey:
     of_kind: dict[object, tuple[Variant, ...]] = {}
     divided: dict[object, tuple[tuple[Variant, ...], Counter[str]]] = {}
     for workload in workloads:
-        kind = tuple(inactive_axes(workload, cache) for cache in space.axes.get("cache", (None,)))
+        kind = activity(workload, space.axes)
         if kind not in of_kind:
             of_kind[kind] = space.variants(workload)
         what = support_kind(workload)

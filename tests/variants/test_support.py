@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.configurations import configured
+from variants.axes import VARIANT_AXES
 from variants.configuration import Configuration, default_variant
 from variants.device import DEVICE_PROFILES
 from variants.support import unsupported_reasons
-from variants.variant import VARIANT_AXES, Variant
+from variants.variant import Variant
 from variants.workload import Phase, Workload
 
 H100 = DEVICE_PROFILES["h100"].device

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from variants.axis import VariantAxis
     from variants.caches import Place
     from variants.device import DeviceKind
     from variants.kv_dtypes import KeyValue
     from variants.score_mods import BoundScoreMod
+    from variants.variant import Variant
 
 
 class Takes(IntEnum):
@@ -75,6 +77,7 @@ class Attention:
     inlined: bool  # a compiler takes the whole layer, this backend included
     dtype: torch.dtype
     device: torch.device
+    variant: Variant  # for the choices of the backend's own axes: `AXIS.of(attention.variant)`
 
     @property
     def grouped(self) -> bool:
@@ -146,6 +149,7 @@ class Backend:
     # Of torch.compile, where the whole layer is compiled.
     inductor_options: Mapping[DeviceKind, Mapping[str, Any]] = field(default_factory=dict)
     searched: bool = True  # False: a baseline, not a choice of the search
+    axes: tuple[VariantAxis[Any], ...] = ()  # that other backends do not have
 
 
 # So that a profiler sees Inductor's kernels on a CPU by name.

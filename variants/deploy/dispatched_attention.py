@@ -19,7 +19,7 @@ from variants.deploy.layer_cache import Held, LayerCache
 from variants.deploy.model_choice import ModelChoice
 from variants.device import Device
 from variants.executions import EXECUTIONS
-from variants.gqa import GQA
+from variants.gqa import GroupedHeads, grouped_heads
 from variants.kv_dtypes import KeyValue
 from variants.precisions import PRECISIONS
 from variants.score_mods import parse_score_mod
@@ -70,7 +70,7 @@ class _Way:
     configuration: Configuration
     mask: Callable[[Place], Any]  # what a call needs to know beside query, key and value
     attend: Callable[[Tensor, KeyValue, Any], Tensor]
-    repeats: int  # of keys and values, where grouped heads are repeated
+    grouped: GroupedHeads  # how grouped heads reach the backend
     whole: bool  # it takes the whole buffer of a cache
     stored: bool  # it takes keys and values as they are stored
     capacity: int
@@ -100,6 +100,7 @@ class DispatchedAttention:
         """Serve the heads of `measured`, of which there is one configuration a workload."""
         self.measured, self.model, self._device = tuple(measured), model, device
         self.workload = measured[0].workload
+        self._groups = self.workload.q_heads // self.workload.kv_heads
         self._precision = PRECISIONS[model.precision]
         self._matmul = self._precision.matmul
         self._score_mods = tuple(dict.fromkeys(of.workload.score_mod for of in measured))
@@ -208,9 +209,7 @@ class DispatchedAttention:
         codec = held.codec
         if codec is not None and codec.key_scale is not None:
             query = query * self._by_query_head(codec.key_scale)
-        if way.repeats > 1:
-            kv = KeyValue(*(part.repeat_interleave(way.repeats, dim=1) for part in kv))
-        out = way.attend(query, kv, way.mask(place))
+        out = way.attend(query, way.grouped.given(kv, self._groups), way.mask(place))
         if codec is not None and codec.value_scale is not None:
             out = out * self._by_query_head(codec.value_scale)
         return out
@@ -220,8 +219,7 @@ class DispatchedAttention:
         return held.length if held.paged else held.place.kv_len
 
     def _by_query_head(self, scale: Tensor) -> Tensor:
-        groups = self.workload.q_heads // self.workload.kv_heads
-        return scale.repeat_interleave(groups, dim=1)[:, :, None, None]
+        return scale.repeat_interleave(self._groups, dim=1)[:, :, None, None]
 
     def _only_score_mod(self) -> str:
         if len(self._score_mods) > 1:
@@ -327,8 +325,7 @@ class DispatchedAttention:
         workload, variant = configuration.workload, configuration.variant
         backend, execution = BACKENDS[variant.backend], EXECUTIONS[variant.execution]
         support = backend.support[self._device.kind]
-        groups = workload.q_heads // workload.kv_heads
-        repeats = groups if variant.gqa is not None and GQA[variant.gqa].repeats else 1
+        grouped = grouped_heads(variant.gqa)
         scores = parse_score_mod(signature.scores)
         if signature.windowed:  # what is kept is the window: nothing is left to hide
             scores = scores.without_window()
@@ -341,7 +338,7 @@ class DispatchedAttention:
                 plain=scores.plain,
                 batch=signature.batch,
                 q_heads=workload.q_heads,
-                kv_heads=workload.kv_heads * repeats,
+                kv_heads=grouped.kv_heads(workload),
                 head_dim=workload.head_dim,
                 scale=scale,
                 places=(),
@@ -353,6 +350,7 @@ class DispatchedAttention:
                 inlined=execution.compiles,
                 dtype=signature.dtype,
                 device=device,
+                variant=variant,
             )
         )
         attend: Callable[..., Tensor] = prepared.attend
@@ -368,7 +366,7 @@ class DispatchedAttention:
             configuration=configuration,
             mask=prepared.mask,
             attend=attend,
-            repeats=repeats,
+            grouped=grouped,
             whole=backend.whole_buffer and not signature.windowed,
             stored=support.reads(
                 self.model.kv_dtype, self.model.precision, self._device.capability

@@ -6,8 +6,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from variants.axes import VARIANT_AXES
 from variants.configuration import inactive_axes
-from variants.variant import VARIANT_AXES, Variant
+from variants.variant import Variant
 from variants.workload import Workload
 
 MODEL_AXES = ("precision", "quantization", "cache", "kv_dtype", "gqa")
@@ -32,7 +33,7 @@ class ModelChoice(BaseModel):
     @classmethod
     def _known(cls, value: str | None, info: object) -> str | None:
         if value is not None:
-            VARIANT_AXES[getattr(info, "field_name", "")][value]
+            VARIANT_AXES[getattr(info, "field_name", "")].registry[value]
         return value
 
     @classmethod
@@ -42,7 +43,7 @@ class ModelChoice(BaseModel):
 
     def at(self, workload: Workload) -> ModelChoice:
         """Return what is left of the choice for a workload: its active axes."""
-        inactive = inactive_axes(workload, self.cache)
+        inactive = inactive_axes(workload, dict(self))
         return self.model_copy(update={axis: None for axis in MODEL_AXES if axis in inactive})
 
     def merged(self, other: ModelChoice) -> ModelChoice | None:
@@ -64,4 +65,6 @@ class ModelChoice(BaseModel):
     def rank(self) -> tuple[int, ...]:
         """Sort key from simple to elaborate."""
         chosen = {axis: getattr(self, axis) for axis in MODEL_AXES}
-        return tuple(0 if v is None else VARIANT_AXES[a].rank(v) for a, v in chosen.items())
+        return tuple(
+            0 if v is None else VARIANT_AXES[a].registry.rank(v) for a, v in chosen.items()
+        )

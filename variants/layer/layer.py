@@ -15,7 +15,7 @@ from variants.caches import CACHES, CacheShape, KVCache, Place
 from variants.configuration import Configuration
 from variants.device import DeviceKind
 from variants.executions import EXECUTIONS
-from variants.gqa import GQA
+from variants.gqa import grouped_heads
 from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue
 from variants.layer.graph import Graph
 from variants.layer.inputs import Weights, weight_shapes
@@ -96,8 +96,7 @@ class AttentionLayer(nn.Module):
         self.kept: tuple[Tensor, Tensor] | None = None
         self._add_projections(weights)
         quantize_projections(self, PROJECTIONS, variant.quantization)
-        grouped = variant.gqa is not None and GQA[variant.gqa].repeats
-        self._repeats = workload.q_heads // workload.kv_heads if grouped else 1
+        self._grouped = grouped_heads(variant.gqa)
         backend = BACKENDS[variant.backend]
         self._whole = backend.whole_buffer or self.execution.captures
         self._plan = self._cache_plan()
@@ -218,7 +217,7 @@ class AttentionLayer(nn.Module):
             plain=scores.plain,
             batch=workload.batch,
             q_heads=workload.q_heads,
-            kv_heads=workload.kv_heads * self._repeats,
+            kv_heads=self._grouped.kv_heads(workload),
             head_dim=workload.head_dim,
             scale=workload.head_dim**-0.5,
             places=places,
@@ -232,6 +231,7 @@ class AttentionLayer(nn.Module):
             inlined=self.execution.compiles,
             dtype=self.precision.dtype,
             device=self.device,
+            variant=variant,
         )
         with self.precision.applied():
             prepared = BACKENDS[variant.backend].prepare(attention)
@@ -350,17 +350,18 @@ class AttentionLayer(nn.Module):
         codec = None if self._filled is None else self._filled.codec
         if codec is not None and codec.key_scale is not None:
             query = query * self._by_query_head(codec.key_scale)
-        if self._repeats > 1:
-            kv = KeyValue(*(part.repeat_interleave(self._repeats, dim=1) for part in kv))
-        out = self._backend.attend(query, kv, mask)
+        out = self._backend.attend(query, self._grouped.given(kv, self._groups), mask)
         if codec is not None and codec.value_scale is not None:
             out = out * self._by_query_head(codec.value_scale)
         return out
 
-    def _by_query_head(self, scale: Tensor) -> Tensor:
+    @property
+    def _groups(self) -> int:
         workload = self.configuration.workload
-        groups = workload.q_heads // workload.kv_heads
-        return scale.repeat_interleave(groups, dim=1)[:, :, None, None]
+        return workload.q_heads // workload.kv_heads
+
+    def _by_query_head(self, scale: Tensor) -> Tensor:
+        return scale.repeat_interleave(self._groups, dim=1)[:, :, None, None]
 
     def _heads(self, projected: Tensor) -> Tensor:
         """Return `(batch, heads, length, head_dim)` from `(batch, length, heads · head_dim)`."""

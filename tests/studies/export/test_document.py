@@ -20,6 +20,7 @@ from studies.results.results import read_results
 from studies.storage.files import write_atomically
 from tests.configurations import configured
 from tests.studies.session.test_session import run, session
+from variants.axes import VARIANT_AXES
 from variants.configuration import Configuration
 from variants.deploy.loading import LoadError
 from variants.deploy.model_choice import ModelChoice
@@ -27,7 +28,6 @@ from variants.detect import detect_device
 from variants.device import DEVICE_PROFILES, Device
 from variants.layer.inputs import random_hidden, random_weights
 from variants.layer.reference import reference_results
-from variants.variant import VARIANT_AXES
 from variants.workload import Workload
 
 HERE = detect_device("cpu")

@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.space import SearchSpace, SpaceError, fill_defaults, survey
-from variants.axes import AXES
+from variants.axes import AXES, VARIANT_AXES
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES
 from variants.support import unsupported_reasons
-from variants.variant import VARIANT_AXES, Variant
+from variants.variant import Variant
 from variants.workload import Workload
 
 H100 = DEVICE_PROFILES["h100"].device

@@ -45,11 +45,11 @@ from tests.fake_bench import FakeBench
 from tests.studies.report.test_report import Page
 from tests.studies.session.test_session import run, session
 from variants import support
-from variants.axes import AXES
+from variants.axes import AXES, VARIANT_AXES
 from variants.configuration import Configuration
 from variants.device import DEVICE_PROFILES, Device
 from variants.support import Rule, reasons_by_variant, support_kind, unsupported_reasons
-from variants.variant import VARIANT_AXES, Variant
+from variants.variant import Variant
 from variants.workload import Workload
 
 
