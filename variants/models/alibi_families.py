@@ -39,7 +39,7 @@ def _kv_heads_of_mpt(fields: Fields, q_heads: int) -> int:
     if kind == "grouped_query_attention":
         return attention.size("kv_n_heads")
     heads = {"multihead_attention": q_heads, "multiquery_attention": 1}
-    if kind not in heads:
+    if not isinstance(kind, str) or kind not in heads:
         raise attention.refuse(
             f"attn_type must be {', '.join(heads)} or grouped_query_attention, got {kind!r}"
         )

@@ -58,8 +58,11 @@ LLAMAS = (
            names=COMPUTED_HEAD_DIM),
     Family(("glm4v_moe_text",), q_heads=96, kv_heads=8, hidden_size=4096, layers=46),
     Family(("granite", "granitemoe", "granitemoeshared"), q_heads=32, hidden_size=4096, layers=32),
-    Family(("helium",), q_heads=20, kv_heads=20, head_dim=128, hidden_size=2560, layers=24),
-    Family(("hunyuan_v1_dense", "hunyuan_v1_moe"), q_heads=32, hidden_size=4096, layers=32),
+    Family(("helium",), q_heads=20, kv_heads=20, hidden_size=2560, layers=24,
+           names=COMPUTED_HEAD_DIM),
+    Family(("hunyuan_v1_dense", "hunyuan_v1_moe"), q_heads=32, hidden_size=4096, layers=32,
+           names=Names(head_dim=("head_dim", "attention_head_dim")),
+           ignored="cla_share_factor"),  # of use_cla, which is refused where it is true
     Family(("hy_v3",), q_heads=64, kv_heads=8, head_dim=128, hidden_size=4096, layers=80),
     Family(("hyperclovax",), q_heads=32, hidden_size=4096, layers=32),
     Family(("internlm3",), q_heads=32, kv_heads=2, head_dim=128, hidden_size=4096, layers=48),
@@ -134,7 +137,7 @@ SHARED_HEADS = (
     # The first ChatGLM sees its prompt in both directions; these fields came with the second.
     Family(
         ("chatglm",),
-        names=Names(head_dim=("kv_channels",), layers=("num_layers",)),
+        names=Names(head_dim=("kv_channels",), layers=("num_layers", "num_hidden_layers")),
         kv_rule=_of_chatglm,
     ),
 )

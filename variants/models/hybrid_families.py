@@ -120,8 +120,9 @@ OTHERS = (
     Family(("recurrent_gemma",), q_heads=10, hidden_size=2560, layers=26, window=2048,
            names=Names(head_dim=COMPUTED_HEAD_DIM.head_dim,
                        window=("attention_window_size", "sliding_window")),
-           kinds=repeated({"recurrent": Kind.OTHER, "attention": Kind.WINDOW}, "block_types",
-                          ("recurrent", "recurrent", "attention")),
+           kinds=repeated({"recurrent": Kind.OTHER, "attention": Kind.WINDOW},
+                          ("recurrent", "recurrent", "attention"), "block_types",
+                          "_block_types"),
            ignored="conv1d_width|lru_width"),
 )
 # fmt: on

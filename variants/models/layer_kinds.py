@@ -134,11 +134,30 @@ def window_from(default_first: int | None) -> LayerRule:
             return [Kind.FULL] * layers
         if default_first is None:
             raise fields.refuse("use_sliding_window must be false without layer_types, got true")
-        if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-            raise fields.refuse(f"max_window_layers must be a count of layers, got {first!r}")
-        return [Kind.WINDOW if i >= first else Kind.FULL for i in range(layers)]
+        return _windows_from(fields, first, layers)
 
     return rule
+
+
+def window_from_always(default_first: int) -> LayerRule:
+    """Layers from `max_window_layers` on have the window, where there is one: dots.llm1."""
+
+    def rule(fields: Fields, layers: int) -> list[Kind]:
+        window = fields.value("sliding_window", default=4096)
+        first = fields.value("max_window_layers", default=default_first)
+        kinds = [Kind.FULL] * layers if window is None else _windows_from(fields, first, layers)
+        if Kind.WINDOW in kinds:
+            fields.must_be("use_sliding_window", [True], "max_window_layers gives layers a window")
+        fields.given("use_sliding_window")
+        return kinds
+
+    return rule
+
+
+def _windows_from(fields: Fields, first: Any, layers: int) -> list[Kind]:
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise fields.refuse(f"max_window_layers must be a count of layers, got {first!r}")
+    return [Kind.WINDOW if i >= first else Kind.FULL for i in range(layers)]
 
 
 def listed(
@@ -167,14 +186,16 @@ def listed(
     return rule
 
 
-def repeated(names: Mapping[str, Kind], field: str, default: tuple[str, ...]) -> LayerRule:
+def repeated(names: Mapping[str, Kind], default: tuple[str, ...], *fields_of: str) -> LayerRule:
     """A few names are repeated over the layers: RecurrentGemma."""
 
     def rule(fields: Fields, layers: int) -> list[Kind]:
-        types = fields.names(field) or list(default)
-        return kinds_of(
-            fields, field, [types[i % len(types)] for i in range(layers)], names, layers
-        )
+        told = [types for types in map(fields.names, fields_of) if types is not None]
+        types = told[0] if told else list(default)
+        if not types or types != (told or [types])[-1]:
+            raise fields.refuse(f"{' and '.join(fields_of)} must name the same layers, got {told}")
+        all_types = [types[i % len(types)] for i in range(layers)]
+        return kinds_of(fields, fields_of[0], all_types, names, layers)
 
     return rule
 

@@ -12,7 +12,8 @@ _SUSPICIOUS = re.compile(
     r"|position|causal|direction|mask|local|global|sparse|index|chunk|cross|cap|clip|hidden|dim"
     r"|emb|model|width|depth|interval|period|pattern|types?($|_)|mamba|ssm|conv|recurren|linear"
     r"|share|group|compress|strid|memor|cla($|_)|encoder|decoder|sizes?$|prefix|hybrid|lambda"
-    r"|^n_|^num_",
+    r"|^n_|^num_|(^|_)(mla|nsa|dsa|moba|gla|kda|mha|mqa|gqa)(_|$)|delta|rnn"
+    r"|^(text|llm|language|thinker)_config$",
     re.IGNORECASE,
 )
 
@@ -31,26 +32,26 @@ _HARMLESS = re.compile(
             # positions that are rotated or added to embeddings
             r".*rope_(theta|scaling|parameters|interleave|interleaved|ratio|pct|type|base|traditional"
             r"|local_base_freq|freq_base|dim|scaling_layers|percent|position_dim)",
-            r"(original_|model_)?max_(position|positions|seq|sequence|model)(_.*)?|n_positions|n_ctx",
+            r"(original_|model_)?max_(position|positions|seq|sequence|model|length)(_.*)?|n_positions|n_ctx",
             r"seq_len(gth)?|max_position_embeddings_.*|layer_rope_theta|swa_rope_theta",
             r".*rotary.*|.*theta|original_rope|use_pos_enc|use_learned_position_embeddings|mrope.*",
-            r"use_dynamic_ntk|use_logn_attn|llama_4_scaling.*|pos_emb|use_mrope",
+            r"use_dynamic_ntk|use_logn_attn|llama_4_scaling.*|(learned_)?pos_emb|use_mrope",
             # scores times a number, and caps on what is not a score
             r"attention_multiplier|query_pre_attn_scalar|softmax_scale|scale_attn_.*|logit_scale",
             r"(scale_)?(attention|attn)_softmax_in_fp32|masked_softmax_fusion|reorder_and_upcast_attn",
             r"apply_query_key_layer_scaling|final_logit_softcapping|clip_qkv|key_multiplier",
-            r"logits_.*|embedding_multiplier|lm_head_multiplier|mlp_multipliers|.*router.*softcap.*",
+            r"logits_.*|num_logits_to_keep|embeddings_scale_by.*|embedding_multiplier|lm_head_multiplier|mlp_multipliers|.*router.*softcap.*",
             # feed-forward layers and experts
             r".*expert.*|moe_.*|.*_moe|.*_mlp(_.*)?|mlp_.*|.*router.*|.*intermediate.*|n_inner|ffn_.*",
             r".*_ffn(_.*)?|.*ff_dim.*|feed_forward.*|first_k_dense_replace|n_group|topk_group",
             r"decoder_sparse_step|num_dense_layers|hidden_act(ivation)?|.*activation.*|num_ln_in.*",
             r"topk_method|.*routed_scaling_factor|.*route_scale|use_gated_.*|use_parallel_.*",
-            r"parallel_attn(_mlp_res)?|scale_depth|dim_model_base|norm_topk_prob|shared_moe_mode",
+            r"num_limited_groups|parallel_attn(_mlp_res)?|scale_depth|dim_model_base|norm_topk_prob|shared_moe_mode",
             # more tokens predicted at once, by layers of their own
             r".*mtp.*|num_nextn_predict_layers|num_(extra_)?predict.*",
             # words, embeddings, heads of classifiers, generation
             r".*vocab.*|.*token(_.*)?|.*tokens(_.*)?|.*tokenizer.*|tie_.*|.*_tied?_.*|scale_emb.*",
-            r"word_embed_proj_dim|embd_layer|emb(edd)?_.*|use_embedding_sharing|normalize_embed.*",
+            r"word_embed_proj_dim|embedding_fraction|embd_layer|emb(edd)?_.*|use_embedding_sharing|normalize_embed.*",
             r"classifier_.*|summary_.*|problem_type|type_vocab_size|id2label|label2id|num_labels",
             r"return_dict|output_.*|use_cache|num_beam.*|num_return_sequences|.*_penalty|top_[kp]",
             r"(encoder_)?no_repeat_ngram_size|max_length|min_length|prefix|suffix|temperature",

@@ -15,6 +15,7 @@ from variants.models.layer_kinds import (
     global_or_local,
     listed,
     window_from,
+    window_from_always,
     window_in_every_layer,
 )
 
@@ -42,6 +43,11 @@ def _of_exaone(fields: Fields, layers: int) -> list[Kind]:
     return full_every("sliding_window_pattern", default=4)(fields, layers)
 
 
+def _of_phi(fields: Fields, layers: int) -> list[Kind]:
+    fields.must_be("full_attn_mod", [1], "the same attention in every layer")
+    return window_in_every_layer(None)(fields, layers)
+
+
 def _of_cohere(fields: Fields, layers: int) -> list[Kind]:
     fields.must_be("order_of_interleaved_layers", ["local_attn_first"], "the order that is known")
     return full_every("sliding_window_pattern", "layer_switch", default=4)(fields, layers)
@@ -56,9 +62,13 @@ _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern")
 _EVERY_OTHER = listed(
     FULL_OR_WINDOW, lambda _, layers: [Kind.FULL if i % 2 else Kind.WINDOW for i in range(layers)]
 )
-_FROM = {first: listed(FULL_OR_WINDOW, window_from(first), beside=("max_window_layers",))
-         for first in (28, 62, 80)}  # fmt: skip
-_SWITCHED_OFF = listed(FULL_OR_WINDOW, window_from(None), beside=("max_window_layers",))
+_FROM_28, _FROM_80, _SWITCHED_OFF = (
+    listed(FULL_OR_WINDOW, window_from(first), beside=("max_window_layers",))
+    for first in (28, 80, None)
+)
+_OF_DOTS = listed(
+    FULL_OR_WINDOW, window_from_always(62), beside=("max_window_layers", "use_sliding_window")
+)
 _GEMMA_2_WINDOW = Names(window=("sliding_window", "sliding_window_size"))
 
 # fmt: off
@@ -71,7 +81,7 @@ ALL_LAYERS = (
            kinds=window_in_every_layer(None)),
     Family(("voxtral_realtime_text",), q_heads=32, kv_heads=8, hidden_size=4096, layers=32,
            window=4096, kinds=window_in_every_layer(4096)),
-    Family(("phi3",), q_heads=32, hidden_size=3072, layers=32, kinds=window_in_every_layer(None)),
+    Family(("phi3",), q_heads=32, hidden_size=3072, layers=32, kinds=_of_phi),
     Family(("phimoe",), q_heads=32, kv_heads=8, hidden_size=4096, layers=32,
            kinds=window_in_every_layer(None)),
     Family(("starcoder2",), q_heads=24, kv_heads=2, hidden_size=3072, layers=30,
@@ -80,16 +90,16 @@ ALL_LAYERS = (
 
 SWITCHED = (
     Family(("qwen2",), q_heads=32, kv_heads=32, hidden_size=4096, layers=32, window=4096,
-           window_switch="use_sliding_window", kinds=_FROM[28]),
+           window_switch="use_sliding_window", kinds=_FROM_28),
     Family(("qwen2_vl_text", "qwen2_5_vl_text"), q_heads=64, kv_heads=8, hidden_size=8192,
            layers=80, window=4096, names=COMPUTED_HEAD_DIM, window_switch="use_sliding_window",
-           kinds=_FROM[80]),
+           kinds=_FROM_80),
     Family(("qwen2_5_omni_text",), q_heads=28, kv_heads=4, hidden_size=3584, layers=28,
-           window=32768, window_switch="use_sliding_window", kinds=_FROM[28]),
+           window=32768, window_switch="use_sliding_window", kinds=_FROM_28),
     Family(("qwen2_moe",), q_heads=16, kv_heads=16, hidden_size=2048, layers=24, window=4096,
            window_switch="use_sliding_window", kinds=_SWITCHED_OFF),
     Family(("qwen3",), q_heads=32, kv_heads=32, head_dim=128, hidden_size=4096, layers=32,
-           window=4096, window_switch="use_sliding_window", kinds=_FROM[28]),
+           window=4096, window_switch="use_sliding_window", kinds=_FROM_28),
     Family(("qwen3_moe",), q_heads=32, kv_heads=4, hidden_size=2048, layers=24, window=4096,
            window_switch="use_sliding_window", kinds=_SWITCHED_OFF),
     Family(("qwen3_omni_moe_text",), q_heads=28, kv_heads=4, hidden_size=2048, layers=28,
@@ -97,8 +107,10 @@ SWITCHED = (
     Family(("smollm3",), q_heads=16, kv_heads=4, hidden_size=2048, layers=36,
            window_switch="use_sliding_window", kinds=_SWITCHED_OFF,
            ignored="no_rope_layers|no_rope_layer_interval"),
+    # Its class comes with its files, which say every size.
+    Family(("mimo",), window_switch="use_sliding_window", kinds=_SWITCHED_OFF),
     Family(("dots1",), q_heads=32, kv_heads=32, hidden_size=4608, layers=62, window=4096,
-           kinds=listed(FULL_OR_WINDOW, window_from(62), beside=("max_window_layers",))),
+           kinds=_OF_DOTS),
 )
 
 SOME_LAYERS = (

@@ -42,6 +42,7 @@ _ELSEWHERE = {
     "internvl_chat": (("llm_config",), ""),
     "h2ovl_chat": (("llm_config",), ""),
     "ovis": (("llm_config",), ""),
+    "NemotronH_Nano_VL_V2": (("llm_config",), "nemotron_h"),
     "qwen2_5_omni": (("thinker_config", "text_config"), "qwen2_5_omni_text"),
     "qwen3_omni_moe": (("thinker_config", "text_config"), "qwen3_omni_moe_text"),
 }
