@@ -235,5 +235,8 @@ def _counts(
         text = "+".join(mods) or "none"
         counts[text] = counts.get(text, 0) + 1
     if not counts:
-        raise fields.refuse(f"of {len(kinds)} layers, at least one must attend, got none")
+        raise fields.refuse(
+            f"of the {len(kinds)} layers of model_type {fields.values.get('model_type')} at least "
+            "one must attend, got none"
+        )
     return counts

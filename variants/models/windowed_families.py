@@ -79,8 +79,6 @@ ALL_LAYERS = (
            kinds=window_in_every_layer(None)),
     Family(("ministral3",), q_heads=32, kv_heads=8, head_dim=128, hidden_size=4096, layers=34,
            kinds=window_in_every_layer(None)),
-    Family(("voxtral_realtime_text",), q_heads=32, kv_heads=8, hidden_size=4096, layers=32,
-           window=4096, kinds=window_in_every_layer(4096)),
     Family(("phi3",), q_heads=32, hidden_size=3072, layers=32, kinds=_of_phi),
     Family(("phimoe",), q_heads=32, kv_heads=8, hidden_size=4096, layers=32,
            kinds=window_in_every_layer(None)),

@@ -36,7 +36,6 @@ _TEXT_CONFIG = {
     "qwen3_omni_moe_text": "qwen3_omni_moe_thinker",
     "qwen3_vl_moe_text": "qwen3_vl_moe",
     "qwen3_vl_text": "qwen3_vl",
-    "voxtral_realtime_text": "voxtral_realtime",
 }
 _ELSEWHERE = {
     "internvl_chat": (("llm_config",), ""),
