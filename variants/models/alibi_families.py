@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from variants.models.family import MULTI_HEAD, Family, Names
-from variants.models.fields import Fields
+from variants.models.fields import Fields, shown
 
 _MPT = Names(
     q_heads=("n_heads", "num_attention_heads"),
@@ -41,7 +41,7 @@ def _kv_heads_of_mpt(fields: Fields, q_heads: int) -> int:
     heads = {"multihead_attention": q_heads, "multiquery_attention": 1}
     if not isinstance(kind, str) or kind not in heads:
         raise attention.refuse(
-            f"attn_type must be {', '.join(heads)} or grouped_query_attention, got {kind!r}"
+            f"attn_type must be {', '.join(heads)} or grouped_query_attention, got {shown(kind)}"
         )
     if told not in (None, heads[kind]):
         raise attention.refuse(f"kv_n_heads {told} contradicts attn_type {kind}")

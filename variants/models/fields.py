@@ -31,8 +31,8 @@ class Fields:
         self._read: set[str] = set()
 
     def refuse(self, text: str) -> ModelError:
-        """Return the error whose message names the file."""
-        return ModelError(f"{self.source}: {self.path}{text}")
+        """Return the error whose message, one line, names the file."""
+        return ModelError(f"{self.source}: {self.path}{' '.join(text.split())}")
 
     def given(self, *names: str) -> dict[str, Any]:
         """Return those of the fields that are there, and count them as read."""
@@ -77,7 +77,7 @@ class Fields:
     def _positive(self, names: tuple[str, ...], value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST:
             name = next(iter(self.given(*names)), names[0])
-            raise self.refuse(f"{name} must be a positive integer, got {_short(value)}")
+            raise self.refuse(f"{name} must be a positive integer, got {shown(value)}")
         return value
 
     def flag(self, name: str, *, default: bool) -> bool:
@@ -86,7 +86,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.refuse(f"{name} must be true or false, got {_short(value)}")
+            raise self.refuse(f"{name} must be true or false, got {shown(value)}")
         return value
 
     def names(self, name: str) -> list[str] | None:
@@ -95,7 +95,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            raise self.refuse(f"{name} must be a list of names, got {_short(value)}")
+            raise self.refuse(f"{name} must be a list of names, got {shown(value)}")
         return value
 
     def indices(self, name: str, count: int, default: Sequence[int] | None = None) -> set[int]:
@@ -106,17 +106,17 @@ class Fields:
         )
         if not whole or not all(0 <= entry < count for entry in value):
             raise self.refuse(
-                f"{name} must be a list of layers from 0 to {count - 1}, got {_short(value)}"
+                f"{name} must be a list of layers from 0 to {count - 1}, got {shown(value)}"
             )
         if len(set(value)) < len(value):
-            raise self.refuse(f"{name} must name each layer once, got {_short(value)}")
+            raise self.refuse(f"{name} must name each layer once, got {shown(value)}")
         return set(value)
 
     def inside(self, name: str) -> Fields:
         """Return the fields of an object that stands in a field; empty where there is none."""
         value = self.value(name)
         if value is not None and not isinstance(value, Mapping):
-            raise self.refuse(f"{name} must be an object, got {_short(value)}")
+            raise self.refuse(f"{name} must be an object, got {shown(value)}")
         return Fields(value or {}, self.source, f"{self.path}{name}.")
 
     def must_be(self, name: str, allowed: Sequence[Any], reason: str) -> None:
@@ -125,11 +125,12 @@ class Fields:
         if value is not None and not any(
             value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed
         ):
-            told = " or ".join(_short(one) for one in allowed)
-            raise self.refuse(f"{name} must be {told} ({reason}), got {_short(value)}")
+            told = " or ".join(shown(one) for one in allowed)
+            raise self.refuse(f"{name} must be {told} ({reason}), got {shown(value)}")
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as JSON has it, cut to what a message can hold."""
     text = {None: "null", True: "true", False: "false"}.get(value) if _plain(value) else None
     text = text or repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from variants.models.family import COMPUTED_HEAD_DIM, Family, Names
-from variants.models.fields import Fields
+from variants.models.fields import Fields, shown
 from variants.models.layer_kinds import (
     FULL_OR_CONVOLUTION,
     FULL_OR_RECURRENT,
@@ -31,7 +31,7 @@ def _blocks_of_nemotron(fields: Fields) -> list[Kind]:
     if pattern is None and blocks is None:
         raise fields.refuse("hybrid_override_pattern must be there, got none")
     if pattern is not None and not isinstance(pattern, str):
-        raise fields.refuse(f"hybrid_override_pattern must be a text, got {pattern!r}")
+        raise fields.refuse(f"hybrid_override_pattern must be a text, got {shown(pattern)}")
     told = [
         kinds_of(fields, field, list(types), names, len(types))
         for field, types, names in (

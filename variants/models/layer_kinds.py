@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
-from variants.models.fields import Fields
+from variants.models.fields import Fields, shown
 
 
 class Kind(Enum):
@@ -83,7 +83,7 @@ def attention_at_offset(fields: Fields, layers: int) -> list[Kind]:
     offset = fields.value("attn_layer_offset", default=4)
     if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset < period:
         raise fields.refuse(
-            f"attn_layer_offset must be a number below attn_layer_period {period}, got {offset!r}"
+            f"attn_layer_offset must be below attn_layer_period {period}, got {shown(offset)}"
         )
     return [Kind.FULL if i % period == offset else Kind.OTHER for i in range(layers)]
 
@@ -156,7 +156,7 @@ def window_from_always(default_first: int) -> LayerRule:
 
 def _windows_from(fields: Fields, first: Any, layers: int) -> list[Kind]:
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        raise fields.refuse(f"max_window_layers must be a count of layers, got {first!r}")
+        raise fields.refuse(f"max_window_layers must be a count of layers, got {shown(first)}")
     return [Kind.WINDOW if i >= first else Kind.FULL for i in range(layers)]
 
 
@@ -225,7 +225,9 @@ def by_numbers(field: str, numbers: Mapping[int, Kind], otherwise: LayerRule) ->
         if types is None:
             return otherwise(fields, layers)
         if not isinstance(types, list):
-            raise fields.refuse(f"{field} must be a list of {', '.join(names)}, got {types!r}")
+            raise fields.refuse(
+                f"{field} must be a list of {', '.join(names)}, got {shown(types)}"
+            )
         return kinds_of(fields, field, [str(entry) for entry in types], names, layers)
 
     return rule
@@ -250,6 +252,6 @@ def _ungrouped(fields: Fields, groups: Any, layers: int) -> list[str]:
                 types += [str(name) for name in names] * times
             case _:
                 raise fields.refuse(
-                    f"attention_types must be a list of [names, times], got {groups!r}"
+                    f"attention_types must be a list of [names, times], got {shown(groups)}"
                 )
     return types

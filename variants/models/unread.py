@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from variants.models.fields import Fields
+from variants.models.fields import Fields, shown
 
 # Names that speak of attention, of layers or of sizes.
 _SUSPICIOUS = re.compile(
@@ -89,5 +89,5 @@ def refuse_unread(fields: Fields, ignored: str | None) -> None:
             continue
         raise fields.refuse(
             f"{name} may change attention and has no meaning here for model_type "
-            f"{fields.values.get('model_type')}, got {str(value)[:60]}"
+            f"{fields.values.get('model_type')}, got {shown(value)}"
         )

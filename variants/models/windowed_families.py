@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from variants.models.family import COMPUTED_HEAD_DIM, Family, Names
-from variants.models.fields import LARGEST, Fields
+from variants.models.fields import LARGEST, Fields, shown
 from variants.models.layer_kinds import (
     FULL_OR_WINDOW,
     Kind,
@@ -28,7 +28,7 @@ def _softcap(default: int | None) -> Callable[[Fields], tuple[str, ...]]:
         number = isinstance(cap, int | float) and not isinstance(cap, bool)
         if not number or not 1 <= cap <= LARGEST or cap % 1:
             raise fields.refuse(
-                f"attn_logit_softcapping must be a positive whole number here, got {cap!r}"
+                f"attn_logit_softcapping must be a positive whole number here, got {shown(cap)}"
             )
         return (f"softcap:{int(cap)}",)
 
