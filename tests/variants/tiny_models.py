@@ -143,6 +143,10 @@ def numbers_of(config: Any) -> Numbers:
             kv_heads = 1
         case "falcon":
             kv_heads = text.num_kv_heads
+        case "dbrx":
+            kv_heads = text.attn_config.kv_n_heads
+        case "gpt_bigcode":
+            kv_heads = 1 if text.multi_query else q_heads
         case "gpt_neo":
             window = text.window_size
             types = [

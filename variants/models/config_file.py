@@ -181,11 +181,12 @@ def _kv_heads(fields: Fields, family: Family, q_heads: int) -> int:
 
 
 def _head_dim(fields: Fields, family: Family, q_heads: int, hidden_size: int) -> int:
-    names = family.names.head_dim
-    told = fields.optional_size(*(names or ("head_dim",)), default=family.head_dim)
+    computed = not family.names.head_dim
+    names = family.names.head_dim or ("head_dim",)
+    told = fields.optional_size(*names, default=family.head_dim)
     if told is None and family.head_dim is not None:
         raise fields.refuse(f"{names[0]} must be a positive integer, got null")
-    if told is not None and (names or told * q_heads == hidden_size):
+    if told is not None and (not computed or told * q_heads == hidden_size):
         return told
     if told is not None:
         raise fields.refuse(

@@ -81,10 +81,10 @@ class Fields:
         return value
 
     def flag(self, name: str, *, default: bool) -> bool:
-        """Return true or false; null is the default."""
+        """Return true or false; null is false, as it is where a class asks for its truth."""
         value = self.value(name, default=default)
         if value is None:
-            return default
+            return False
         if not isinstance(value, bool):
             raise self.refuse(f"{name} must be true or false, got {shown(value)}")
         return value
@@ -98,10 +98,11 @@ class Fields:
             raise self.refuse(f"{name} must be a list of names, got {shown(value)}")
         return value
 
-    def indices(self, name: str, count: int, default: Sequence[int] | None = None) -> set[int]:
-        """Return the layers that a list names, of `count` layers; none where it is null."""
-        value = self.value(name, default=default) or []
-        whole = isinstance(value, list | tuple) and all(
+    def indices(self, name: str, count: int, default: Sequence[int] = ()) -> set[int]:
+        """Return the layers that a list names, of `count` layers; the default where it is null."""
+        value = self.value(name)
+        value = default if value is None else value
+        whole = isinstance(value, list | tuple | range) and all(
             isinstance(entry, int) and not isinstance(entry, bool) for entry in value
         )
         if not whole or not all(0 <= entry < count for entry in value):

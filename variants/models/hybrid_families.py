@@ -63,6 +63,13 @@ def _must_be_listed(fields: Fields, layers: int) -> list[Kind]:
     raise fields.refuse("layer_types must be there, got none")
 
 
+_OF_MINIMAX = listed(
+    FULL_OR_RECURRENT,
+    by_numbers("attn_type_list", {0: Kind.OTHER, 1: Kind.FULL}, _must_be_listed),
+    beside=("attn_type_list",),
+)
+_MINIMAX = r"(full|linear)_attn_(alpha|beta)_factor|block_size|shared_moe_mode"
+
 # fmt: off
 DELTA_NETS = (
     Family(("qwen3_next",), q_heads=16, kv_heads=2, head_dim=256, hidden_size=2048, layers=48,
@@ -112,11 +119,10 @@ OTHERS = (
            window=256,
            kinds=listed(FULL_OR_CONVOLUTION | FULL_OR_WINDOW, _must_be_listed),
            ignored=r".*conv.*|use_attention_gate"),
-    Family(("minimax", "minimax_text_01", "MiniMaxText01", "minimax_m1", "MiniMaxM1"),
-           kinds=listed(FULL_OR_RECURRENT,
-                        by_numbers("attn_type_list", {0: Kind.OTHER, 1: Kind.FULL},
-                                   _must_be_listed)),
-           ignored=r"(full|linear)_attn_(alpha|beta)_factor|block_size|shared_moe_mode"),
+    Family(("minimax",), q_heads=32, kv_heads=8, hidden_size=4096, layers=32,
+           kinds=_OF_MINIMAX, ignored=_MINIMAX),
+    Family(("minimax_text_01", "MiniMaxText01", "minimax_m1", "MiniMaxM1"), kinds=_OF_MINIMAX,
+           ignored=_MINIMAX),
     Family(("recurrent_gemma",), q_heads=10, hidden_size=2560, layers=26, window=2048,
            names=Names(head_dim=COMPUTED_HEAD_DIM.head_dim,
                        window=("attention_window_size", "sliding_window")),

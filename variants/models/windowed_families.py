@@ -100,8 +100,6 @@ SWITCHED = (
            window=4096, window_switch="use_sliding_window", kinds=_FROM_28),
     Family(("qwen3_moe",), q_heads=32, kv_heads=4, hidden_size=2048, layers=24, window=4096,
            window_switch="use_sliding_window", kinds=_SWITCHED_OFF),
-    Family(("qwen3_omni_moe_text",), q_heads=28, kv_heads=4, hidden_size=2048, layers=28,
-           window_switch="use_sliding_window", kinds=_SWITCHED_OFF),
     Family(("smollm3",), q_heads=16, kv_heads=4, hidden_size=2048, layers=36,
            window_switch="use_sliding_window", kinds=_SWITCHED_OFF,
            ignored="no_rope_layers|no_rope_layer_interval"),
