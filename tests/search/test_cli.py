@@ -174,6 +174,9 @@ BAD: list[tuple[str, str]] = [
     ("run --model lama", "--model: model must be one of gpt2, .*; got lama"),
     ("run --model ./absent.json", "--model: model must be a file that can be read, got absent"),
     ("run --model broken.json", "--model: broken.json: num_key_value_heads must divide"),
+    ("run --model typeless.json --dry-run", "--model: typeless.json: model_type must be there"),
+    ("run --model sinks.json --dry-run", "--model: sinks.json: model_type gpt_oss cannot be"),
+    ("run --model sparse.json --dry-run", "--model: sparse.json: sparse_attention may change"),
     (
         "run --model gemma-2-9b --score-mod alibi",
         "--model: score_mod of gemma-2-9b must be one of softcap:50.*; got alibi",
@@ -195,8 +198,10 @@ FILES = {
     "type.toml": "[axes]\nbatch = [1, 1.5]",
     "table.toml": "[axis]\nbatch = 1",
     "empty.toml": "[axes]\nbatch = []",
-    "broken.json": '{"num_attention_heads": 32, "num_key_value_heads": 5, "hidden_size": 4096, '
-    '"num_hidden_layers": 2}',
+    "broken.json": '{"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 5}',
+    "typeless.json": '{"num_attention_heads": 32, "hidden_size": 4096, "num_hidden_layers": 2}',
+    "sinks.json": '{"model_type": "gpt_oss", "num_attention_heads": 64}',
+    "sparse.json": '{"model_type": "llama", "sparse_attention": "by\\nblocks"}',
 }
 
 
