@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
-from search import cli
+from search import cli, profile_command
 from search import run_command as run
+from search.views import views
 from tests.fake_bench import FakeBench
 
 
@@ -19,13 +22,22 @@ class CommandBench(FakeBench):
         self, limits: object, *, seed: int, device: object, placement: object, ahead: object
     ) -> None:
         super().__init__()
-        self.worker = SimpleNamespace(start_seconds=[0.0])
+        self.process = SimpleNamespace(start_seconds=[0.0])
 
 
-def main() -> int:
+@contextmanager
+def fake_devices() -> Iterator[pytest.MonkeyPatch]:
+    """Give every command that would measure a bench that makes its numbers up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "DeviceBench", CommandBench)
         patch.setattr(run, "foreign_gpu_processes", lambda indices: [])
+        for command in (profile_command, views):
+            patch.setattr(command, "DeviceBench", lambda *args, **kwargs: FakeBench())
+        yield patch
+
+
+def main() -> int:
+    with fake_devices():
         return cli.main()
 
 
