@@ -78,9 +78,9 @@ class BufferSets:
 
     def forget(self) -> None:
         """Drop all that was captured, and the memory that no cache uses."""
-        self._free.clear()
         for step in self.steps():
             step.forget()
+        self._free.clear()
 
     def steps(self) -> list[CapturedStep]:
         """Return all steps, those of caches in use included."""

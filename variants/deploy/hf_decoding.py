@@ -211,7 +211,7 @@ class CapturedDecoding:
         ids, positions = given["input_ids"], given.get("position_ids")
         if positions is None:
             positions = torch.full_like(ids, cache.length)
-        step.cache.state.pad(given.get("attention_mask"))
+        step.cache.pad(given.get("attention_mask"))
         logits = step.replay(ids, positions.expand_as(ids))
         return self._output(logits=logits, past_key_values=cache)
 

@@ -248,6 +248,14 @@ class ModelCache:
         device = self.state.position.device
         return torch.arange(self.length, self.length + tokens, device=device)
 
+    def pad(self, mask: Tensor | None) -> None:
+        """Hide padding from steps; a prompt's own mask goes to its attention.
+
+        Args:
+            mask: `(batch, tokens)`, zero where a token is padding; None where there is none.
+        """
+        self.state.pad(mask)
+
     def advance(self) -> None:
         """Count a token that a step has stored."""
         for layer in self._layers:

@@ -84,6 +84,9 @@ class StepState:
                 # Heads change scores, never what is visible.
                 bound = parse_score_mod(score_mod).bind(1, self.position.device)
                 self._rules[score_mod] = bound.visible
-            seen = self._rules[score_mod](self.position[:, None], self._columns[: self.keys])
-            self._seen[score_mod] = (seen & self._valid[:, : self.keys])[:, None, None, :]
+            columns = self._columns[: self.keys]
+            seen = self._rules[score_mod](self.position[:, None], columns)
+            # Whatever a score_mod sees ahead, as prefix_lm does, is not there yet.
+            seen = seen & (columns <= self.position) & self._valid[:, : self.keys]
+            self._seen[score_mod] = seen[:, None, None, :]
         return self._seen[score_mod]
