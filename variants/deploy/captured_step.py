@@ -144,7 +144,7 @@ class CapturedStep:
         if device.type != "cuda":
             return functools.partial(self._run, keys)
         try:
-            with torch.cuda.device(device), torch.inference_mode(False):
+            with torch.cuda.device(device), torch.inference_mode(False), torch.no_grad():
                 return self._captured(keys, length, _stream(device))
         except BaseException:
             self.cache.state.stand_unknown()
