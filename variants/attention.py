@@ -186,7 +186,6 @@ class DispatchedAttention:
             self._check(query, held)
             decision = self._decisions[found] = self._decide(_Signature(*found))
         length = held.length
-        # A fixed step has a length of a whole range.
         if not held.fixed and not decision.shortest <= length <= decision.longest:
             self._say_outside(_Signature(*found).phase, decision, length)
         index = bisect_right(decision.bounds, length)

@@ -26,7 +26,8 @@ class Held:
     codec: Codec | None = None  # its scales come back on queries and outputs
     windowed = False  # a window of keys is all that there is, in no order
     paged = False  # keys are found through a table
-    fixed = False  # one row at a position that only the device knows: see `visible`
+    # One row at a position that only the device knows: `length` is the end of its range.
+    fixed = False
 
     def __init__(self, place: Place, kv: KeyValue) -> None:
         """Take keys and values; `kv_len` of `place` counts them."""
