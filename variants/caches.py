@@ -41,6 +41,15 @@ class Place(NamedTuple):
     # Which keys each row sees, where a caller says it instead of the score_mod: of booleans,
     # `(batch or 1, 1, q_len, keys in order)`.
     visible: torch.Tensor | None = None
+    # Of one row whose position only the device knows, `(1,)`; `position` says nothing then.
+    at: torch.Tensor | None = None
+
+    def rows(self, device: torch.device) -> torch.Tensor:
+        """Return the positions of the query rows, `(q_len, 1)`."""
+        import torch
+
+        first = self.position if self.at is None else self.at
+        return torch.arange(self.q_len, device=device)[:, None] + first
 
 
 class CacheShape(NamedTuple):

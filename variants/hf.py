@@ -3,6 +3,11 @@
     deployment = variants.load("best.json")
     name = hf.register(deployment)
     model = AutoModelForCausalLM.from_pretrained(..., attn_implementation=name)
+    hf.capture_decoding(model, deployment, capacity=8192)
+    model.generate(...)
+
+or, with kernels launched one by one,
+
     model.generate(..., past_key_values=hf.past_key_values(deployment, model.config, capacity))
 
 Their attention is called with queries, keys and values after the cache, and with a mask that is
@@ -29,6 +34,9 @@ try:
 except ImportError as error:  # the rest of the product does without
     raise ImportError("variants.hf needs transformers: pip install '.[hf]'") from error
 
+from variants.deploy.hf_cache import HELD
+from variants.deploy.hf_decoding import CapturedDecoding
+
 if TYPE_CHECKING:
     from variants.deploy.deployment import Deployment
 
@@ -47,7 +55,6 @@ _OF_NO_MEANING = frozenset(
 )
 # Names that transformers takes for a kernel of the hub, or checks against a kernel's demands.
 _UNSAFE = re.compile(r"/|flash|sdpa|flex|paged|eager")
-_HELD = "goldilocks_held"
 _NOT_SAID: Any = object()
 
 
@@ -57,12 +64,39 @@ def register(deployment: Deployment) -> str:
     Raises:
         ValueError: The deployment's name would be taken for something else.
     """
-    name = f"goldilocks_{deployment.name}"
+    name = _implementation(deployment)
     if _UNSAFE.search(name):
         raise ValueError(f"name must hold none of {_UNSAFE.pattern}, got {name}")
     AttentionInterface.register(name, _attention_of(deployment))
     AttentionMaskInterface.register(name, _mask)
     return name
+
+
+def _implementation(deployment: Deployment) -> str:
+    return f"goldilocks_{deployment.name}"
+
+
+def capture_decoding(model: Any, deployment: Deployment, *, capacity: int) -> CapturedDecoding:
+    """Have the decode steps of `model.generate(...)` replay a captured step of the whole model.
+
+    `generate` is called as ever; it then uses the deployment's cache. Steps are captured for each
+    batch and range of lengths when they are first needed, and kept. Their memory is one pool.
+
+    Args:
+        model: Has the deployment's attention (`register`), and is where it will run.
+        deployment: Has chosen attention and cache.
+        capacity: Tokens of a sequence, prompt and answer together. Memory is allocated for all
+            of them; time is that of those that are there.
+
+    Returns:
+        What takes it back: `remove()`, or the end of a `with` block.
+
+    Raises:
+        ValueError: The model has another attention, is captured already, or has layers of a kind
+            that the deployment cannot serve.
+    """
+    layers = _windows(model.config.get_text_config(decoder=True))
+    return CapturedDecoding(model, deployment, _implementation(deployment), len(layers), capacity)
 
 
 def past_key_values(deployment: Deployment, config: Any, capacity: int) -> Any:
@@ -133,7 +167,7 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
             batch, heads, _, head_dim = key_states.shape
             shape = (batch, heads, self.cache.kept(held.length), head_dim)
             key = value = torch.empty(shape, dtype=key_states.dtype, device="meta")
-        setattr(key, _HELD, held)
+        setattr(key, HELD, held)
         return key, value
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -183,7 +217,7 @@ def _attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
         if sliding_window is _NOT_SAID:
             sliding_window = None
             _check_no_window(module)
-        held: Held | None = getattr(key, _HELD, None)
+        held: Held | None = getattr(key, HELD, None)
         if held is None:
             if attention_mask is None and query.shape[2] > 1:
                 # A prompt, in a buffer that has room for more: see `sdpa_attention_forward`.

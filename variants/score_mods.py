@@ -413,16 +413,16 @@ def visible_bias(
     mod: BoundScoreMod,
     *,
     heads: int,
-    position: int,
+    rows: torch.Tensor,
     visible: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """Return what to add to scores where a caller says what each row sees.
 
-    `visible` is `(batch or 1, 1, q_len, kv_len)`, the first row at `position`; the bias has its
-    shape, with `heads` heads where the score_mod needs them. Hidden pairs get half of the type's
-    lowest number: a row of padding that sees nothing then has a mean instead of NaN, which would
-    pass into every row through the next layer's values.
+    `visible` is `(batch or 1, 1, q_len, kv_len)`, its rows at the positions `rows`, `(q_len, 1)`;
+    the bias has its shape, with `heads` heads where the score_mod needs them. Hidden pairs get
+    half of the type's lowest number: a row of padding that sees nothing then has a mean instead
+    of NaN, which would pass into every row through the next layer's values.
     """
     import torch
 
@@ -432,9 +432,8 @@ def visible_bias(
     device = visible.device
     values = torch.zeros((), device=device)
     if score is not None:
-        q_idx = torch.arange(position, position + q_len, device=device)[:, None]
         head = torch.arange(heads, device=device)[:, None, None]
-        values = score(values, head, q_idx, torch.arange(kv_len, device=device))
+        values = score(values, head, rows, torch.arange(kv_len, device=device))
     bias = torch.empty(shape, dtype=dtype, device=device)[..., :kv_len]
     bias.copy_(values)
     return bias.masked_fill_(~visible, torch.finfo(dtype).min / 2)

@@ -214,7 +214,7 @@ class AdditiveBias:
                 bias = visible_bias(
                     self._attention.mod,
                     heads=self._attention.q_heads,
-                    position=place.position,
+                    rows=place.rows(self._attention.device),
                     visible=place.visible,
                     dtype=self._attention.dtype,
                 )
@@ -230,4 +230,5 @@ class AdditiveBias:
 
 def _same(one: Place, other: Place) -> bool:
     """Tell whether two calls have the same bias. Masks are compared by identity."""
-    return one[:3] == other[:3] and one.visible is other.visible
+    # Masks first: where only the device knows a position, it is not to be asked for it.
+    return one.visible is other.visible and one[:3] == other[:3]

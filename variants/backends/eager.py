@@ -47,12 +47,7 @@ class EagerAttention(Prepared):
         return self._bias.nbytes
 
     def mask(self, place: Place) -> EagerMask:
-        import torch
-
-        q_idx = None
-        if self._score is not None:
-            stop = place.position + place.q_len
-            q_idx = torch.arange(place.position, stop, device=self._head.device)[:, None]
+        q_idx = None if self._score is None else place.rows(self._head.device)
         return EagerMask(self._bias.of(place), q_idx)
 
     def mask_at(self, position: torch.Tensor) -> EagerMask:

@@ -233,6 +233,7 @@ class FlexAttention(Prepared):
 
     def _visible_mask(self, place: Place, visible: torch.Tensor) -> FlexMask:
         """Take a mask of booleans. That of the last call is kept: a model's layers share it."""
+        import torch
         import torch.nn.functional as F
 
         if self._last is None or self._last[0] is not visible:
@@ -244,8 +245,10 @@ class FlexAttention(Prepared):
             counts = blocks.sum(dim=(2, 4))
             full = counts == BLOCK * BLOCK
             seen = self._fixed(padded[:, 0].expand(self._attention.batch, -1, -1))
+            at = place.at
+            offset = self._offsets[place.position] if at is None else at.to(torch.int32)[0]
             mask = self._masked(
-                self._offsets[place.position],
+                offset,
                 Blocks(*_ordered((counts > 0) & ~full), *_ordered(full)),
                 (place.q_len, place.kv_len),
                 sees=lambda sequence, row, position: seen[sequence, row, position],

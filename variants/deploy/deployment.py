@@ -11,6 +11,7 @@ from torch import nn
 from variants.configuration import Configuration
 from variants.deploy.dispatched_attention import DispatchedAttention
 from variants.deploy.layer_cache import LayerCache
+from variants.deploy.model_cache import ModelCache
 from variants.deploy.model_choice import ModelChoice
 from variants.device import Device
 from variants.layer.inputs import Weights, random_weights
@@ -62,6 +63,28 @@ class Deployment:
             ValueError: The choice keeps no cache, or one that only windows can have.
         """
         return LayerCache(self.model, capacity=capacity, window=window)
+
+    def model_cache(
+        self, *, layers: int, batch: int, capacity: int, device: torch.device | str | None = None
+    ) -> ModelCache:
+        """Return an empty cache of all layers of a model, for steps that are captured.
+
+        Args:
+            layers: Of the model; `cache[layer]` is what attention takes.
+            batch: Sequences.
+            capacity: Tokens of a sequence, prompt and answer together.
+            device: Where the model is; the deployment's own kind if not given.
+
+        Raises:
+            ValueError: The choice has no cache that can be written where only the device knows.
+        """
+        return ModelCache(
+            self.model,
+            layers=layers,
+            batch=batch,
+            capacity=capacity,
+            device=torch.device(self.device.kind if device is None else device),
+        )
 
     def quantize(self, module: nn.Module, names: tuple[str, ...] = PROJECTIONS) -> int:
         """Quantize the projections of every attention layer in `module`, in place, as chosen.

@@ -15,7 +15,7 @@ from variants.backends import BACKENDS, Attention, Takes
 from variants.caches import Place
 from variants.configuration import Configuration, default_variant
 from variants.deploy.dispatch import Route
-from variants.deploy.layer_cache import Held, LayerCache
+from variants.deploy.layer_cache import Held, KeepsKeys
 from variants.deploy.model_choice import ModelChoice
 from variants.device import Device
 from variants.executions import EXECUTIONS
@@ -48,6 +48,7 @@ class _Signature(NamedTuple):
     masked: bool
     windowed: bool
     paged: bool
+    fixed: bool  # one row at a position that only the device knows
 
     @property
     def phase(self) -> Phase:
@@ -113,7 +114,7 @@ class DispatchedAttention:
         key: Tensor,
         value: Tensor,
         *,
-        cache: LayerCache | None = None,
+        cache: KeepsKeys | None = None,
         mask: Tensor | None = None,
         score_mod: str | None = None,
         scale: float | None = None,
@@ -147,6 +148,8 @@ class DispatchedAttention:
         scale: float | None = None,
     ) -> Tensor:
         """Attend to what a cache holds; the rest as in a call."""
+        if held.fixed:
+            mask = held.visible(score_mod or self._only_score_mod(), mask)
         way = self.way(query, held, mask is not None, score_mod, scale)
         wanted = self._matmul
         if wanted is None or torch.get_float32_matmul_precision() == wanted:
@@ -177,13 +180,14 @@ class DispatchedAttention:
             masked,
             held.windowed,
             held.paged,
+            held.fixed,
         )
         decision = self._decisions.get(found)
         if decision is None:
             self._check(query, held)
             decision = self._decisions[found] = self._decide(_Signature(*found))
         length = held.length
-        if not decision.shortest <= length <= decision.longest:
+        if not held.fixed and not decision.shortest <= length <= decision.longest:
             self._say_outside(_Signature(*found).phase, decision, length)
         index = bisect_right(decision.bounds, length)
         way = decision.ways[index]
@@ -290,9 +294,14 @@ class DispatchedAttention:
             instead = (
                 taken[0].variant.backend if taken else self._default(signature).variant.backend
             )
+            why, where = (
+                ("a mask hides what a captured step has not reached", "in captured steps")
+                if signature.fixed
+                else ("padding needs one", "for padded batches")
+            )
             self._say(
-                f"{what}: backend {', '.join(refusing)} takes no mask, and padding needs one: "
-                f"{instead} is used for padded batches"
+                f"{what}: backend {', '.join(refusing)} takes no mask, and {why}: {instead} is "
+                f"used {where}"
             )
         return taken
 
@@ -357,7 +366,7 @@ class DispatchedAttention:
         if execution.compiles:
             options = dict(backend.inductor_options.get(self._device.kind, {}))
             attend = torch.compile(attend, fullgraph=True, dynamic=True, options=options)
-        if execution.captures:
+        if execution.captures and not signature.fixed:
             self._say(
                 f"execution {execution.name} captures a whole step, which attention alone cannot: "
                 f"its kernels are launched one by one here (Deployment.layer captures)"

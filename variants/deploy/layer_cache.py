@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,8 @@ class Held:
     codec: Codec | None = None  # its scales come back on queries and outputs
     windowed = False  # a window of keys is all that there is, in no order
     paged = False  # keys are found through a table
+    # One row at a position that only the device knows: `length` is the end of its range.
+    fixed = False
 
     def __init__(self, place: Place, kv: KeyValue) -> None:
         """Take keys and values; `kv_len` of `place` counts them."""
@@ -51,6 +55,17 @@ class Held:
     def in_order(self, visible: Tensor) -> Tensor:
         """Return a mask over the last tokens in the order in which keys are kept."""
         return visible
+
+    def visible(self, score_mod: str, given: Tensor | None) -> Tensor | None:
+        """Return which keys the rows see: what a caller has given, but for a fixed step."""
+        return given
+
+
+class KeepsKeys(Protocol):
+    """What attention needs of a cache."""
+
+    def append(self, key: Tensor, value: Tensor) -> Held:
+        """Store new tokens and return all to attend to."""
 
 
 class HeldByCache(Held):

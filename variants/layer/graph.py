@@ -24,7 +24,7 @@ def capture_stream() -> torch.cuda.Stream:
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Keep the garbage collector from running: to free another graph ends a capture in error."""
     enabled = gc.isenabled()
     gc.disable()
@@ -81,7 +81,7 @@ class Graph:
         # A capture that fails leaves its stream current; the outermost context does not.
         with (
             torch.cuda.stream(torch.cuda.current_stream()),
-            _without_collection(),
+            without_collection(),
             torch.cuda.graph(self._graph, stream=stream),
         ):
             self._out = step(self._hidden, self._position)
@@ -100,7 +100,7 @@ class Graph:
         graph, stream = torch.cuda.CUDAGraph(), capture_stream()
         stream.wait_stream(torch.cuda.current_stream())
         # Not `torch.cuda.graph`, which empties the allocator's cache: others live from it.
-        with torch.cuda.stream(stream), _without_collection():
+        with torch.cuda.stream(stream), without_collection():
             graph.capture_begin(pool=self._graph.pool())
             try:
                 hidden = empty_behind(nbytes, self._hidden)
