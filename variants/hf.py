@@ -242,8 +242,25 @@ def _mask(*, local_size: int | None = None, config: Any = None, **sizes: Any) ->
         and getattr(config, "attention_chunk_size", None) is None
     ):
         local_size = None
+    if local_size is None and _sees_all(**sizes):
+        return None
     mask: Tensor | None = sdpa_mask(local_size=local_size, config=config, **sizes)
     return mask
+
+
+def _sees_all(
+    *,
+    q_length: int,
+    attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    **_: object,
+) -> bool:
+    """Tell whether the row of one new token sees all keys.
+
+    `sdpa_mask` says so, too, but not of a step that is captured: some versions of transformers
+    make a mask whenever a stream captures.
+    """
+    return q_length == 1 and attention_mask is None and allow_is_causal_skip
 
 
 def _refuse_others(dropout: float, is_causal: bool | None, others: dict[str, object]) -> None:
