@@ -51,7 +51,7 @@ _HARMLESS = re.compile(
             r".*mtp.*|num_nextn_predict_layers|num_(extra_)?predict.*",
             # words, embeddings, heads of classifiers, generation
             r".*vocab.*|.*token(_.*)?|.*tokens(_.*)?|.*tokenizer.*|tie_.*|.*_tied?_.*|scale_emb.*",
-            r"word_embed_proj_dim|embedding_fraction|mask_init_id|embd_layer|emb(edd)?_.*|use_embedding_sharing|normalize_embed.*",
+            r"word_embed_proj_dim|embedding_fraction|mask_init_id|pool_type|embd_layer|emb(edd)?_.*|use_embedding_sharing|normalize_embed.*",
             r"classifier_.*|summary_.*|problem_type|type_vocab_size|id2label|label2id|num_labels",
             r"return_dict|output_.*|use_cache|num_beam.*|num_return_sequences|.*_penalty|top_[kp]",
             r"(encoder_)?no_repeat_ngram_size|max_length|min_length|prefix|suffix|temperature",
