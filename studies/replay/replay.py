@@ -18,7 +18,7 @@ from studies.numerics.hypervolume import hypervolume
 from studies.replay.table import RecordedTable
 from studies.samplers.samplers import make_sampler
 from studies.space.catalogue import expected
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.trials import ask, tell
 from variants.device import Device
 
@@ -118,7 +118,7 @@ def replay(
             index = catalogue.find(trial.params)
             assert index is not None
             found.append(table.evaluations[index])
-            tell(study, trial, found[-1], Baseline(1.0, 1.0, True))
+            tell(study, trial, found[-1], WorkloadBaseline(1.0, 1.0, True))
         yield scorer.score(found, asking / len(found))
 
 

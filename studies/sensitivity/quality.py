@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from studies.numerics.arrays import evenly_spaced
+from studies.numerics.interval import Interval
 from studies.sensitivity.posterior import Field, Posterior
 
 LEAST_PROBES = 16
@@ -26,15 +27,6 @@ FOLDS = 5
 # about as long as the effects of a space of some ten thousand configurations.
 MOST_LEARNT = 1_200
 RESAMPLES = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from studies.space.presets import preset_path
 from studies.space.space import SearchSpace, SpaceExhausted, Survey, fill_defaults, survey
 from studies.storage.owner import this_process
 from studies.study.attributes import ABANDONED, EVALUATION, OWNER, StudyError
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.opening import open_study
 from studies.study.plan import Plan
 from studies.study.trials import abandon, ask, finished_trials, tell
@@ -175,7 +175,7 @@ def asked_ahead(
 
 def finish(of: Session, trial: Trial) -> None:
     found = FakeBench().evaluate(of.plan.space.configuration(trial.params))
-    tell(of.study, trial, found, Baseline(1.0, 1.0, True))
+    tell(of.study, trial, found, WorkloadBaseline(1.0, 1.0, True))
 
 
 def test_a_proposal_that_was_made_ahead_is_the_next_one(
@@ -449,12 +449,12 @@ def test_a_trial_that_is_told_while_it_is_given_up_is_one_of_the_two(
             return
         # The reason why it was given up is written, and the state is not.
         if told_first:
-            tell(study, trial, evaluation, Baseline(1.0, 1.0, True))
+            tell(study, trial, evaluation, WorkloadBaseline(1.0, 1.0, True))
             own()
             return
         givings_up.append(own)
         with pytest.raises(UpdateFinishedTrialError):
-            tell(study, trial, evaluation, Baseline(1.0, 1.0, True))
+            tell(study, trial, evaluation, WorkloadBaseline(1.0, 1.0, True))
 
     monkeypatch.setattr(optuna.Study, "tell", finish)
     with pytest.raises(UpdateFinishedTrialError) if told_first else nullcontext():
