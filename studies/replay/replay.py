@@ -44,7 +44,6 @@ class Scorer:
     """Knows what an exhaustive search finds in a table."""
 
     def __init__(self, table: RecordedTable) -> None:
-        """Compute every workload's hypervolume."""
         self._table = table
         found = [e for e in table.evaluations if e.outcome is Outcome.MEASURED]
         self._by_workload = _by_workload(found)

@@ -73,7 +73,7 @@ def analyse(
     Of a space of more than `most` configurations, effects are averages over a part.
     """
     # Thousands of products of small matrices: threads that wait for each other on a busy machine
-    # cost more than they gain, severalfold.
+    # cost more than they gain.
     with one_thread():
         return _analyse(evidence, by_workload, most)
 

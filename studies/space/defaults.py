@@ -12,7 +12,8 @@ from variants.quantizations import QUANTIZATIONS
 
 _SCORE_MODS = ("none", "alibi", "softcap:50", "sliding_window:256")
 ZONE_TOLERANCE = 0.1  # how far behind a front point the zone of `sensitivity` goes
-# Both factors of a float8 product have three bits of mantissa: 0.075 was measured.
+# Both factors of a float8 product have three bits of mantissa. Above the `relative_error` that
+# `python -m search run --quantization fp8_dynamic` measures.
 EIGHT_BIT_MAX_ERROR = 0.1
 
 
@@ -30,7 +31,7 @@ def default_max_error(choices: Mapping[str, Sequence[Choice]]) -> float:
 def _decisions() -> dict[str, tuple[Choice, ...]]:
     """Return everything that changes neither weights nor cache to fewer bits.
 
-    8-bit numbers cost accuracy, and compiling the layer costs minutes: both are asked for by name.
+    8-bit numbers cost accuracy, and compiling the layer costs time: both are asked for by name.
     """
     return {
         **{name: axis.known for name, axis in AXES.items() if axis.of_variant and axis.known},
@@ -52,8 +53,8 @@ _PINNED: Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]] = {
         "layers": (1,),
         "score_mod": _SCORE_MODS,
     },
-    # Small enough for 200 trials in about five minutes on two cores, compilation included. Without
-    # fp16, whose matrix products many CPUs emulate at a hundredth of the speed.
+    # Small enough for 200 trials in minutes on two cores, compilation included. Without fp16,
+    # whose matrix products many CPUs emulate, far slower.
     "cpu": {
         "phase": ("decode",),
         "batch": (1, 4),
