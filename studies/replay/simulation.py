@@ -77,8 +77,7 @@ def replay_in_virtual_time(
         workers: How many measure at once.
         trials: Of all workers, at most; the table may hold fewer.
         device: That of the prior; None for no prior.
-        clock: Read before and after each ask. With one that is not the machine's, the search is
-            a function of the seed.
+        clock: Read before and after each ask; with a made-up one, the seed decides everything.
     """
     study = study_of(table, sampler, seed, device)
     assert isinstance(study.sampler, CatalogueSampler)
