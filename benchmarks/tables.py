@@ -14,7 +14,7 @@ from studies.replay.table import RecordedTable
 from studies.samplers.base import CatalogueSampler
 from studies.samplers.samplers import OWN, make_sampler
 from studies.space.catalogue import expected
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.trials import ask, tell
 from variants.device import DEVICE_PROFILES
 
@@ -41,5 +41,5 @@ def searched(
         trial = ask(study)
         index = table.catalogue.find(trial.params)
         assert index is not None
-        tell(study, trial, table.evaluations[index], Baseline(1.0, 1.0, True))
+        tell(study, trial, table.evaluations[index], WorkloadBaseline(1.0, 1.0, True))
     return study, made

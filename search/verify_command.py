@@ -24,11 +24,11 @@ from studies.export.document import Export, ExportedWorkload
 from studies.export.verification import (
     CheckedConfiguration,
     Claim,
-    Span,
     check,
     choices_of,
     configurations_of,
 )
+from studies.numerics.interval import Interval
 from studies.results.labels import variant_label, workload_label
 from studies.study.finalists import judge_finalists
 from variants.plugins import missing_plugins
@@ -161,7 +161,7 @@ def _latency(evaluation: Evaluation | None) -> str:
     if evaluation.measurements is None:
         return evaluation.outcome.value
     latency = evaluation.measurements.latency
-    return _span(Span(latency.latency_ms, latency.low_ms, latency.high_ms))
+    return _span(Interval(latency.latency_ms, latency.low_ms, latency.high_ms))
 
 
 def _add(table: Table, checked: CheckedConfiguration) -> None:
@@ -180,7 +180,7 @@ def _state(claim: Claim) -> str | Text:
     return "holds" if claim.new is not None else "not checked"
 
 
-def _span(span: Span) -> str:
+def _span(span: Interval) -> str:
     if span.low == span.high:
         return f"{span.value:.4g}"
     return f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"

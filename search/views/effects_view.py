@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from search.views.layout import NONE, make_table, print_note
+from studies.numerics.interval import Interval
 from studies.results.labels import workload_label
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, Objective
 from studies.sensitivity.effects import LEAST_SHARE, Share
 from studies.sensitivity.importances import MOST_TRIALS
-from studies.sensitivity.quality import FLOOR, LEAST_PROBES, Interval
+from studies.sensitivity.quality import FLOOR, LEAST_PROBES
 from studies.sensitivity.report import SensitivityReport
 
 LABELS = {MEMORY: "memory", LATENCY: "latency", FAILURE: "failure"}

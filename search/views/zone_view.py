@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from search.views.layout import make_table, print_note
+from studies.numerics.interval import Interval
 from studies.results.labels import workload_label
-from studies.sensitivity.quality import Interval
 from studies.sensitivity.report import SensitivityReport
 from studies.sensitivity.zone import ZonePart
 

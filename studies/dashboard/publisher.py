@@ -27,7 +27,6 @@ class Publisher:
     """Publishes a running study, between trials and rarely: it must not disturb measurements."""
 
     def __init__(self, study: optuna.Study) -> None:
-        """Publish nothing yet."""
         import optuna_dashboard  # noqa: F401 (takes seconds: now, not between two trials)
 
         self._study = study

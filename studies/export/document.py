@@ -19,7 +19,7 @@ from studies.export.single import best_single
 from studies.results.front import PREFERENCES, Candidate, WorkloadResult, front, strict, winners
 from studies.results.results import Results
 from studies.study.attributes import StudyError
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.finalists import FinalistTimings
 from variants.deploy.loading_schema import (
     SCHEMA_VERSION,
@@ -225,7 +225,7 @@ def _workload(result: WorkloadResult) -> ExportedWorkload:
 
 
 def _choice(
-    candidate: Candidate, baseline: Baseline, ties: tuple[Candidate, ...] = ()
+    candidate: Candidate, baseline: WorkloadBaseline, ties: tuple[Candidate, ...] = ()
 ) -> ExportedChoice:
     return ExportedChoice(
         configuration=candidate.evaluation.configuration,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from objectives.schema.evaluation import Evaluation, Latency, Outcome
 from objectives.schema.limits import Limits
 from studies.export.document import Export, ExportedChoice, ExportedWorkload
+from studies.numerics.interval import Interval
 from studies.study.finalists import FinalistTimings
 from studies.study.verdicts import MARGIN
 from variants.configuration import Configuration
@@ -18,21 +19,12 @@ MEMORY_MARGIN = 1e-3  # the allocator is exact; another version of it may round 
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A number with its 95 % interval; the three are equal where it is exact."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class Claim:
     """One number of one exported choice, as it was and as it is."""
 
     what: str
-    old: Span
-    new: Span | None  # None: it could not be measured again
+    old: Interval
+    new: Interval | None  # None: it could not be measured again
     broken: str  # why it no longer holds; empty where it does
 
 
@@ -111,38 +103,38 @@ def _speed(
         why = turns.missing.get(choice.configuration.variant.key, "it was not timed")
         # Not a claim that fails: nothing was found against it.
         return Claim(f"{what} (not checked: {why})", old, None, "")
-    new = Span(finalist.latency.ratio, finalist.latency.low, finalist.latency.high)
+    new = Interval(finalist.latency.ratio, finalist.latency.low, finalist.latency.high)
     return Claim(what, old, new, _slower(choice, old, new))
 
 
 def _latency_claim(choice: ExportedChoice, again: Evaluation) -> Claim:
     """Return the claim on latency itself, where the default failed and nothing is its share."""
-    what, old = "latency ms", _span(choice.measurements.latency)
+    what, old = "latency ms", _interval(choice.measurements.latency)
     latency = _latency(again)
     if again.outcome is not Outcome.MEASURED or latency is None:
         return Claim(what, old, None, f"{again.outcome.value}: {again.reason}")
-    new = _span(latency)
+    new = _interval(latency)
     return Claim(what, old, new, _slower(choice, old, new))
 
 
-def _slower(choice: ExportedChoice, old: Span, new: Span) -> str:
+def _slower(choice: ExportedChoice, old: Interval, new: Interval) -> str:
     margin = MARGIN if choice.measurements.latency.bound == "gpu" else HOST_MARGIN
     if new.low <= old.high * (1 + margin):
         return ""
     return f"{new.low / old.high - 1:.0%} above what was claimed, at least"
 
 
-def _span(latency: Latency) -> Span:
-    return Span(latency.latency_ms, latency.low_ms, latency.high_ms)
+def _interval(latency: Latency) -> Interval:
+    return Interval(latency.latency_ms, latency.low_ms, latency.high_ms)
 
 
-def _claimed_ratio(workload: ExportedWorkload, choice: ExportedChoice) -> Span:
+def _claimed_ratio(workload: ExportedWorkload, choice: ExportedChoice) -> Interval:
     """Return the exported share, from turns with the default where there were such."""
     finals = workload.finals
     if finals is not None and finals.reference == workload.default.configuration.variant.key:
         finalist = finals.of(choice.configuration.variant.key)
         if finalist is not None:
-            return Span(finalist.latency.ratio, finalist.latency.low, finalist.latency.high)
+            return Interval(finalist.latency.ratio, finalist.latency.low, finalist.latency.high)
     value = choice.latency_vs_default
     ours = choice.measurements.latency
     low, high = ours.low_ms / ours.latency_ms, ours.high_ms / ours.latency_ms
@@ -150,7 +142,7 @@ def _claimed_ratio(workload: ExportedWorkload, choice: ExportedChoice) -> Span:
     if default is not None:
         low *= default.latency_ms / default.high_ms
         high *= default.latency_ms / default.low_ms
-    return Span(value, value * low, value * high)
+    return Interval(value, value * low, value * high)
 
 
 def _latency(evaluation: Evaluation) -> Latency | None:
@@ -180,5 +172,5 @@ def _error(choice: ExportedChoice, again: Evaluation, max_error: float) -> Claim
     return Claim(what, _exact(old), _exact(new), broken)
 
 
-def _exact(value: float) -> Span:
-    return Span(value, value, value)
+def _exact(value: float) -> Interval:
+    return Interval(value, value, value)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from studies.replay.table import FIRST_STEP, RecordedTable, TableError
 
 # Of a trial whose stages were not recorded, beside its first step: build, check, memory, kernels,
-# 0.4 s of latency samples, and what is freed and sent. An H100 takes 33 s for 60 such trials.
+# latency samples, and what is freed and sent. Measured by `python -m benchmarks.overhead`.
 REST_S = 0.55
 # Of the same: three passes over 8 lengths, and as many samples as the median needs at least. That
 # is little beside the rest unless a step is slow.

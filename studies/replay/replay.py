@@ -18,7 +18,7 @@ from studies.numerics.hypervolume import hypervolume
 from studies.replay.table import RecordedTable
 from studies.samplers.samplers import make_sampler
 from studies.space.catalogue import expected
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.trials import ask, tell
 from variants.device import Device
 
@@ -44,7 +44,6 @@ class Scorer:
     """Knows what an exhaustive search finds in a table."""
 
     def __init__(self, table: RecordedTable) -> None:
-        """Compute every workload's hypervolume."""
         self._table = table
         found = [e for e in table.evaluations if e.outcome is Outcome.MEASURED]
         self._by_workload = _by_workload(found)
@@ -118,7 +117,7 @@ def replay(
             index = catalogue.find(trial.params)
             assert index is not None
             found.append(table.evaluations[index])
-            tell(study, trial, found[-1], Baseline(1.0, 1.0, True))
+            tell(study, trial, found[-1], WorkloadBaseline(1.0, 1.0, True))
         yield scorer.score(found, asking / len(found))
 
 

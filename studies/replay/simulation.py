@@ -22,7 +22,7 @@ from studies.replay.durations import Durations
 from studies.replay.replay import study_of
 from studies.replay.table import RecordedTable
 from studies.samplers.base import CatalogueSampler
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.trials import ask, tell
 from variants.device import Device
 
@@ -77,8 +77,7 @@ def replay_in_virtual_time(
         workers: How many measure at once.
         trials: Of all workers, at most; the table may hold fewer.
         device: That of the prior; None for no prior.
-        clock: Read before and after each ask. With one that is not the machine's, the search is
-            a function of the seed.
+        clock: Read before and after each ask; with a made-up one, the seed decides everything.
     """
     study = study_of(table, sampler, seed, device)
     assert isinstance(study.sampler, CatalogueSampler)
@@ -90,7 +89,7 @@ def replay_in_virtual_time(
     def tell_next() -> SimulatedTrial:
         done = heapq.heappop(running)
         evaluation = table.evaluations[done.index]
-        tell(study, done.trial, evaluation, Baseline(1.0, 1.0, True))
+        tell(study, done.trial, evaluation, WorkloadBaseline(1.0, 1.0, True))
         idle.append(done.ended)
         return SimulatedTrial(evaluation, done.asked, done.begun, done.freed, done.ended)
 

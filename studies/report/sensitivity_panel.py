@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from studies.numerics.interval import Interval
 from studies.report.panel import Panel, PanelTable
 from studies.sensitivity.analysis import LATENCY, MEMORY
 from studies.sensitivity.figures import figures
-from studies.sensitivity.quality import Interval, Quality
+from studies.sensitivity.quality import Quality
 from studies.sensitivity.report import SensitivityReport
 
 NAMES = {MEMORY: "memory", LATENCY: "latency"}

@@ -9,7 +9,7 @@ from typing import Literal
 
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome
 from objectives.schema.limits import Limits
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.finalists import Finalist, FinalistTimings
 from variants.workload import Workload
 
@@ -66,7 +66,7 @@ class WorkloadResult:
 
     workload: Workload
     default: Evaluation
-    baseline: Baseline
+    baseline: WorkloadBaseline
     measured: tuple[Candidate, ...]  # the default among them, if it was
     front: tuple[Candidate, ...]  # by rising memory
     winners: dict[Preference, Winner]  # empty when nothing was measured
@@ -115,7 +115,9 @@ def strict(measured: Sequence[Candidate], limits: Limits) -> list[Candidate]:
 
 
 def winners(
-    measured: Sequence[Candidate], baseline: Baseline, finals: FinalistTimings | None = None
+    measured: Sequence[Candidate],
+    baseline: WorkloadBaseline,
+    finals: FinalistTimings | None = None,
 ) -> dict[Preference, Winner]:
     """Choose the lowest latency, the lowest memory and the best balance of both.
 

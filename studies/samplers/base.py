@@ -34,13 +34,12 @@ _Found = tuple[int, tuple[float, float] | None, bool]
 
 
 class CatalogueSampler(BaseSampler):
-    """Proposes in `sample_relative` alone, among what a catalogue holds.
+    """An Optuna sampler that proposes configurations of a catalogue, all parameters at once.
 
     Parameters that are not the catalogue's are drawn at random, as Optuna's samplers do.
     """
 
     def __init__(self, catalogue: Catalogue, seed: int) -> None:
-        """Take everything that can be proposed."""
         self.catalogue, self.seed = catalogue, seed
         self.probe_order: NDArray[np.int64] = probe_order(catalogue.sizes, seed)
         self.distributions: dict[str, BaseDistribution] = {
@@ -50,7 +49,7 @@ class CatalogueSampler(BaseSampler):
         self._read: dict[int, _Found | None] = {}  # by number, of trials that are not settled
         # Of running trials by number: how many parameters they had, and which one they are.
         self._running: dict[int, tuple[int, int | None]] = {}
-        self._settled, self._of_settled = TrialCursor(), Observations({}, frozenset())
+        self._cursor, self._of_settled = TrialCursor(), Observations({}, frozenset())
         self._threads = threading.Lock()
 
     @abstractmethod
@@ -60,8 +59,8 @@ class CatalogueSampler(BaseSampler):
     def propose_ahead(self, study: optuna.Study) -> None:
         """Prepare the next proposal from what is known now, if that takes long.
 
-        It is kept for who asks next, unless others have asked meanwhile. What is told until then
-        counts as what was expected of it. May be called beside whatever else the sampler does.
+        It is kept for who asks next, unless others have asked meanwhile. Of what is running now,
+        the proposal knows the predicted values. May be called from any thread.
         """
 
     def probes_due(self, observations: Observations) -> int:
@@ -133,9 +132,9 @@ class CatalogueSampler(BaseSampler):
         self._elsewhere.reseed_rng()
 
     def observations(self, study: optuna.Study, *, but: int = -1) -> Observations:
-        """Return what all trials say, but the abandoned ones and the one of that number."""
+        """Return what all trials showed, but the abandoned ones and the one numbered `but`."""
         with self._threads:
-            settled, others = self._settled.read(study)
+            settled, others = self._cursor.read(study)
             if settled:
                 self._of_settled = self._with(self._of_settled, settled)
                 for trial in settled:
@@ -143,7 +142,7 @@ class CatalogueSampler(BaseSampler):
             return self._with(self._of_settled, [one for one in others if one.number != but])
 
     def _with(self, observations: Observations, trials: Sequence[FrozenTrial]) -> Observations:
-        """Return what is told with some more trials."""
+        """Return the observations with those of some more trials."""
         values, failed, running = dict(observations.values), set(observations.failed), set()
         for trial in trials:
             if trial.state == TrialState.FAIL:

@@ -1,4 +1,4 @@
-"""The `goldilocks` sampler: workload and variant are chosen together, by what both have shown."""
+"""The `goldilocks` sampler: the largest expected hypervolume improvement over the catalogue."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PROBE_EVERY = 8
 
 
 class GoldilocksSampler(CatalogueSampler):
-    """Proposes the configuration with the largest expected gain among all that are possible."""
+    """Proposes the possible configuration with the largest acquisition value, and some probes."""
 
     def __init__(self, catalogue: Catalogue, prior: Matrix | None, seed: int) -> None:
-        """Take what is expected of each configuration, `(n, 2)`; None for no prior."""
+        """`prior`: log10 memory and latency expected of each configuration, `(n, 2)`, or None."""
         super().__init__(catalogue, seed)
         self.acquisition = HypervolumeAcquisition(candidates_of(catalogue, prior), seed)
         self._proposing = threading.Lock()
@@ -37,18 +37,18 @@ class GoldilocksSampler(CatalogueSampler):
         self._proposed: tuple[frozenset[int], Proposal | None] = frozenset(), None
 
     def probes_due(self, observations: Observations) -> int:
-        """Return one for every so many trials, after as many as there are workloads."""
+        """Return one of `PROBE_EVERY` trials, not counting the first of each workload."""
         return max(0, (len(observations.tried) - len(self.catalogue.sizes)) // PROBE_EVERY)
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, observations: Observations) -> int:
-        """Return the best, and note what was expected of it."""
+        """Return the best candidate, and store with the trial what was expected of it."""
         proposal = self._propose(observations)
         assert proposal is not None
         set_system_attribute(study, trial, EXPECTED_GAIN, proposal.expected_gain)
         return proposal.index
 
     def propose_ahead(self, study: optuna.Study) -> None:
-        """Propose, and keep it."""
+        """Make the next proposal and keep it for `choose`."""
         observations = self.observations(study)
         if len(observations.tried) < len(self.catalogue):
             self._propose(observations)

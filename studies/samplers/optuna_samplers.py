@@ -21,7 +21,7 @@ from studies.samplers.observations import Observations
 from studies.space.catalogue import Catalogue
 from studies.storage.optuna_internals import set_system_attribute
 
-# Proposals of the stock sampler that may fall on something impossible or tried, before one of
+# Proposals of Optuna's sampler that may fall on something impossible or tried, before one of
 # the remaining variants is drawn at random.
 ATTEMPTS = 16
 
@@ -34,8 +34,8 @@ def _nsga2(seed: int) -> BaseSampler:
     return optuna.samplers.NSGAIISampler(population_size=30, seed=seed)
 
 
-# Not GPSampler: with two objectives it takes seconds for a proposal, of which several may be
-# impossible or tried, and gets slower with each trial.
+# Not GPSampler: with two objectives its proposals are slow, several of them may be impossible or
+# tried, and they get slower with each trial.
 # A new sampler is made for every proposal, seeded by its place in the study: what is proposed
 # depends on the seed and on what was told, not on how often the run was interrupted.
 OPTUNA_SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "nsga2": _nsga2}
@@ -45,18 +45,18 @@ class OptunaSampler(CatalogueSampler):
     """Draws the next untried configuration of the least-tried workload."""
 
     def __init__(self, catalogue: Catalogue, sampler: str, seed: int) -> None:
-        """Name the stock sampler that chooses variants, one of `OPTUNA_SAMPLERS`."""
+        """`sampler` names the one of `OPTUNA_SAMPLERS` that chooses variants."""
         super().__init__(catalogue, seed)
         self._make = OPTUNA_SAMPLERS[sampler]
-        # The told trials, in memory: a stock sampler is asked several times for one proposal and
-        # reads and writes its study each time, which a database answers a hundred times slower.
-        self._told = optuna.create_study(
+        # The finished trials, in memory: Optuna's sampler is asked several times for a proposal
+        # and reads and writes its study each time, which a database answers far slower.
+        self._copy = optuna.create_study(
             directions=["minimize", "minimize"], storage=optuna.storages.InMemoryStorage()
         )
-        self._copied: set[int] = set()
+        self._copied: set[int] = set()  # numbers of trials that are in it
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, observations: Observations) -> int:
-        """Return what the stock sampler proposes, or an untried variant at random."""
+        """Return what Optuna's sampler proposes, or an untried variant at random."""
         tried = observations.tried
         rng = random.Random(_seed_of(self.seed, len(tried), 0))
         counts = Counter(int(self.catalogue.workloads[index]) for index in tried)
@@ -68,7 +68,7 @@ class OptunaSampler(CatalogueSampler):
         found = self._propose(study, trial, untried, len(tried))
         return rng.choice(untried) if found is None else found
 
-    def _copy_told(self, study: optuna.Study) -> None:
+    def _copy_finished(self, study: optuna.Study) -> None:
         for trial in study.get_trials(
             deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
         ):
@@ -76,11 +76,11 @@ class OptunaSampler(CatalogueSampler):
                 self._copied.add(trial.number)
                 if self.catalogue.find(trial.params) is None or len(trial.values or (0, 0)) != 2:
                     continue  # somebody else's
-                # Stock samplers pass over trials that lack a parameter: an axis that was inactive
-                # gets its first choice.
+                # Optuna's samplers pass over trials that lack a parameter: an axis that was
+                # inactive gets its first choice.
                 choices = self.catalogue.choices
                 params = {n: trial.params.get(n, known[0]) for n, known in choices.items()}
-                self._told.add_trial(
+                self._copy.add_trial(
                     optuna.trial.create_trial(
                         state=trial.state,
                         params=params,
@@ -93,7 +93,7 @@ class OptunaSampler(CatalogueSampler):
     def _propose(
         self, study: optuna.Study, trial: FrozenTrial, untried: Sequence[int], index: int
     ) -> int | None:
-        """Ask the stock sampler until it names an untried variant, a limited number of times."""
+        """Ask Optuna's sampler until it names an untried variant, a limited number of times."""
         context = self.catalogue.params(untried[0])
         named = {name for one in untried for name in self.catalogue.params(one)}
         space: dict[str, BaseDistribution] = {
@@ -103,17 +103,17 @@ class OptunaSampler(CatalogueSampler):
         }
         if not space or len(untried) == 1:
             return None
-        self._copy_told(study)
+        self._copy_finished(study)
         wanted = set(untried)
         for attempt in range(1, ATTEMPTS + 1):
-            stock = self._make(_seed_of(self.seed, index, attempt))
-            # A trial of the copy, failed at once: stock samplers ignore failed trials.
-            asked = self._told.ask()
-            current = self._told.get_trials(deepcopy=False)[asked.number]
-            params = stock.sample_relative(self._told, current, space)
-            self._told.tell(asked, state=TrialState.FAIL)
+            fresh = self._make(_seed_of(self.seed, index, attempt))
+            # A trial of the copy, failed at once: Optuna's samplers ignore failed trials.
+            asked = self._copy.ask()
+            current = self._copy.get_trials(deepcopy=False)[asked.number]
+            params = fresh.sample_relative(self._copy, current, space)
+            self._copy.tell(asked, state=TrialState.FAIL)
             # Read again: what the sampler noted is not in the trial that it was given.
-            current = self._told.get_trials(deepcopy=False)[asked.number]
+            current = self._copy.get_trials(deepcopy=False)[asked.number]
             if len(params) < len(space):
                 # It wants a start at random, and to know later that this was one.
                 self._keep_bookkeeping(study, trial, current)
@@ -127,7 +127,7 @@ class OptunaSampler(CatalogueSampler):
     def _keep_bookkeeping(
         self, study: optuna.Study, trial: FrozenTrial, current: FrozenTrial
     ) -> None:
-        """Store what the stock sampler noted of its trial (NSGA-II, its generation)."""
+        """Store what Optuna's sampler noted of its trial (NSGA-II, its generation)."""
         for name, value in current.system_attrs.items():
             set_system_attribute(study, trial, name, value)
 

@@ -1,4 +1,4 @@
-"""Samplers that learn nothing: they take all configurations in an order fixed beforehand."""
+"""Samplers that take all configurations in an order fixed beforehand, whatever was observed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class OrderedSampler(CatalogueSampler):
     """Takes the next untried configuration of an order."""
 
     def __init__(self, catalogue: Catalogue, order: str, seed: int) -> None:
-        """Name the order, one of `ORDERS`."""
+        """`order` is one of `ORDERS`."""
         super().__init__(catalogue, seed)
         self._order: list[int] = ORDERS[order](catalogue, seed).tolist()
 

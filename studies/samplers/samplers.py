@@ -1,4 +1,4 @@
-"""The samplers by name."""
+"""The samplers by the names that `--sampler` takes."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from studies.numerics.arrays import Matrix
 from studies.numerics.gp import Axes
+from studies.numerics.interval import Interval
 from studies.numerics.threads import one_thread
 from studies.sensitivity.changes import ChoiceEffect, Level, changes_of, levels_of
 from studies.sensitivity.effects import (
@@ -26,7 +27,7 @@ from studies.sensitivity.evidence import Evidence
 from studies.sensitivity.extent import MOST_CONFIGURATIONS, Extent, extent_of
 from studies.sensitivity.population import Population
 from studies.sensitivity.posterior import Field, Grid, Posterior
-from studies.sensitivity.quality import Interval, Quality, surrogate_quality, training_mask
+from studies.sensitivity.quality import Quality, surrogate_quality, training_mask
 
 DRAWS = 64
 MEMORY, LATENCY, FAILURE = QUANTITIES = ("peak_memory_mib", "latency_ms", "failure")
@@ -72,7 +73,7 @@ def analyse(
     Of a space of more than `most` configurations, effects are averages over a part.
     """
     # Thousands of products of small matrices: threads that wait for each other on a busy machine
-    # cost more than they gain, severalfold.
+    # cost more than they gain.
     with one_thread():
         return _analyse(evidence, by_workload, most)
 

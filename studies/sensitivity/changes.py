@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.numerics.interval import Interval
 from studies.sensitivity.effects import Known
 from studies.sensitivity.evidence import Evidence
 from studies.sensitivity.population import Contrast, Population
-from studies.sensitivity.quality import Interval
 from variants.axes import Choice
 
 TENTHS = (0.1, 0.9)

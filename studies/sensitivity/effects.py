@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.numerics.arrays import Matrix
+from studies.numerics.interval import Interval
 from studies.sensitivity.population import Population
-from studies.sensitivity.quality import Interval
 
 TAILS = (0.025, 0.975)
 # Shares below cannot be told from none: the process believes that no axis is quite without effect.

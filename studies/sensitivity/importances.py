@@ -20,8 +20,8 @@ from studies.numerics.arrays import evenly_spaced
 from studies.sensitivity.analysis import LATENCY, MEMORY
 
 LEAST_TRIALS = 20  # usable ones
-MOST_TRIALS = 300  # fANOVA takes minutes with some thousand
-TREES = 16  # of fANOVA; Optuna's 64 take four times as long, most of the whole answer's time
+MOST_TRIALS = 300  # an even part of more: fANOVA's time grows faster than their number
+TREES = 16  # of fANOVA, whose time grows with them; with Optuna's 64 it is most of the answer's
 ANSWERS: Mapping[str, str] = {
     "fANOVA": "share of the variance over all combinations of choices, impossible ones too, as a "
     "random forest fitted to the trials predicts it",

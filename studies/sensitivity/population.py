@@ -52,7 +52,7 @@ class Population:
     """
 
     def __init__(self, codes: NDArray[np.integer]) -> None:
-        """Take `(configurations, axes)` codes of choices from 1, or `INACTIVE`."""
+        """`codes`, `(configurations, axes)`: of choices, from 1, or `INACTIVE`."""
         self.count, axes = codes.shape
         self.axes = range(axes)
         rows, owners, parts = [], [], []
@@ -194,7 +194,7 @@ def _distinct(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return each pair of numbers once, sorted; the second ones are below `count`.
 
-    As one number each: sorting pairs takes a hundred times longer.
+    As one number each: sorting pairs is far slower.
     """
     one, other = np.divmod(np.unique(first * count + second), count)
     return one, other

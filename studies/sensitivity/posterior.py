@@ -30,7 +30,7 @@ class Grid:
     """Points as cells of a product of sides; a side is one axis, or several together."""
 
     def __init__(self, points: Matrix, axes: Axes, together: NDArray[np.bool_]) -> None:
-        """Take `(n, axes)` points; the axes that `together` marks make one side."""
+        """`points` are `(n, axes)`; the axes that `together` marks make one side."""
         sides = [np.flatnonzero(together)] if together.any() else []
         self._columns = [*sides, *np.flatnonzero(~together)[:, None]]
         self._axes = axes

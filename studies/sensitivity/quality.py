@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from studies.numerics.arrays import evenly_spaced
+from studies.numerics.interval import Interval
 from studies.sensitivity.posterior import Field, Posterior
 
 LEAST_PROBES = 16
-# Of the variance of probes. Of a recorded table of 2 276 configurations, axes ranked by what 200
-# trials tell had a rank correlation with the truth of 0.93 and more with the prior or by probes
-# alone; without either, where this is seldom reached, of 0.82 and more.
+# R² on held-out probes. Where it is reached, axes are ranked about as the whole space ranks them:
+# `python -m benchmarks.effects_of_table` measures that on a recorded table.
 FLOOR = 0.7
 LEAST_OF_EACH = 5  # probes that failed, and that did not, for a probability to be learnt
 FOLDS = 5
@@ -26,15 +26,6 @@ FOLDS = 5
 # about as long as the effects of a space of some ten thousand configurations.
 MOST_LEARNT = 1_200
 RESAMPLES = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
+from studies.numerics.interval import Interval
 from studies.sensitivity.analysis import FAILURE, Objective, Sensitivity
 from studies.sensitivity.effects import Share
 from studies.sensitivity.evidence import Evidence
 from studies.sensitivity.importances import Importances
-from studies.sensitivity.quality import FLOOR, LEAST_PROBES, Interval
+from studies.sensitivity.quality import FLOOR, LEAST_PROBES
 from studies.sensitivity.zone import Zone
 
 VERSION = 1

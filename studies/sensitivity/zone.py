@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from studies.numerics.arrays import Matrix
 from studies.numerics.hypervolume import pareto_front
+from studies.numerics.interval import Interval
 from studies.samplers.acquisition import HypervolumeAcquisition
 from studies.samplers.goldilocks import candidates_of
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, Sensitivity
 from studies.sensitivity.effects import TAILS
 from studies.sensitivity.evidence import Evidence
-from studies.sensitivity.quality import Interval
 from variants.axes import Choice
 
 SHOWN = 5  # proposals
@@ -67,7 +67,7 @@ class WorkloadZone:
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class ZoneProposal:
     """An untried configuration, and what measuring it is expected to add."""
 
     workload: str
@@ -83,7 +83,7 @@ class Zone:
     part: ZonePart
     choices: tuple[ZoneChoice, ...]
     workloads: tuple[WorkloadZone, ...]
-    proposals: tuple[Proposal, ...]  # the best of each of the most promising workloads
+    proposals: tuple[ZoneProposal, ...]  # the best of each of the most promising workloads
 
 
 def find_zone(evidence: Evidence, sensitivity: Sensitivity, tolerance: float) -> Zone:
@@ -178,17 +178,17 @@ def _success(evidence: Evidence, sensitivity: Sensitivity) -> NDArray[np.float64
     return np.full(count, 1 - len(observations.failed) / max(1, len(observations.tried)))
 
 
-def _proposals(evidence: Evidence) -> tuple[Proposal, ...]:
+def _proposals(evidence: Evidence) -> tuple[ZoneProposal, ...]:
     """Return what the default sampler thinks most of, one configuration a workload."""
     candidates = candidates_of(evidence.catalogue, evidence.prior)
     pool, gain = HypervolumeAcquisition(candidates, evidence.seed).rank(evidence.observations)
-    found: dict[int, Proposal] = {}
+    found: dict[int, ZoneProposal] = {}
     for place in np.argsort(-gain, kind="stable").tolist():
         index = int(pool[place])
         number = int(evidence.catalogue.workloads[index])
         if number not in found:
             configuration = evidence.configurations[index]
-            found[number] = Proposal(
+            found[number] = ZoneProposal(
                 configuration.workload.key, configuration.variant.key, float(gain[place])
             )
         if len(found) == SHOWN:

@@ -1,12 +1,12 @@
-"""How long a run will take, from what trials took on machines like this one."""
+"""How long a run will take, from what trials took elsewhere."""
 
 from __future__ import annotations
 
 from studies.space.space import Survey
 from variants.device import DeviceKind
 
-# Seconds a trial, compiled backend or not, seen on an H100 (decode, up to 8k tokens) and on two
-# cores of a CPU (decode, up to 1k). Larger shapes take longer: this is an order of magnitude.
+# Seconds a trial, of a backend that does not compile and of one that does. Orders of magnitude of
+# small decode shapes, as `python -m search run` prints them at its end: larger shapes take longer.
 SECONDS_A_TRIAL: dict[DeviceKind, tuple[float, float]] = {"cuda": (0.3, 4.0), "cpu": (0.6, 3.5)}
 START_S = 8.0
 

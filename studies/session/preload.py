@@ -1,4 +1,4 @@
-"""What takes seconds to import and is needed once a run has begun to measure."""
+"""Imports, while devices start, what is slow to import and needed once trials begin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 def preload_in_background() -> None:
-    """Import it in a thread, while the devices start. Whoever needs it sooner waits for it."""
+    """Import optuna-dashboard and the surrogate in a thread; who needs them sooner waits."""
     threading.Thread(target=_import, name="imports").start()
 
 

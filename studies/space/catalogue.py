@@ -1,4 +1,4 @@
-"""Everything that can be proposed, as a table of codes: a row for each configuration."""
+"""The catalogue: all possible configurations of a study as a table of codes, a row for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Catalogue:
     """All configurations of a study, workload by workload."""
 
     choices: Mapping[str, tuple[Choice, ...]]  # of the axes that vary: the parameters of trials
-    decided: frozenset[str]  # those of them that belong to the variant
+    decided: frozenset[str]  # those of them that belong to the variant, not to the workload
     codes: NDArray[
         np.int16
     ]  # (n, axes): place of the choice, from 1; 0 where the axis is inactive

@@ -151,7 +151,7 @@ def _free_what_the_paused_hold(engine: sqlalchemy.Engine) -> None:
     """Have the server end a transaction that is silent for the grace period after it wrote.
 
     It may hold the row of the study, and a process that is stopped keeps its connection: nobody
-    could ask again. Who only reads holds nothing, and of 100,000 trials reads for minutes.
+    could ask again. Who only reads holds nothing, and may read a large study for minutes.
     """
     limit = f"SET LOCAL idle_in_transaction_session_timeout = {int(GRACE_PERIOD_S * 1000)}"
 

@@ -24,7 +24,7 @@ from studies.storage.database import is_disconnect, retry_on_disconnect
 from studies.storage.optuna_internals import engine_of, storage_of, study_id_of
 
 T = TypeVar("T")
-WAIT_S = 60.0  # that a holder may be silent; an ask takes a few seconds in the largest spaces
+WAIT_S = 60.0  # that a holder may be silent: longer than an ask in the largest spaces
 _LEAST_WAIT_S = 0.1  # between two looks at a holder; 0 would wait for ever
 _LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code for lock_timeout
 _SPACE = 0x676F6C64  # of our advisory locks, by study
@@ -54,7 +54,6 @@ class StudyLock:
     """Held by one thread of one process of all that work on a study."""
 
     def __init__(self, study: optuna.Study) -> None:
-        """Name the study."""
         self._study_id = study_id_of(study)
         self._engine = engine_of(storage_of(study))
         self._threads = threading.RLock()

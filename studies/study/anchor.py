@@ -21,14 +21,14 @@ from variants.support import unsupported_reasons
 from variants.workload import Workload
 
 EVERY = 25  # trials
-# What is beyond noise. GPU time repeated within 3 % in any order and process on an H100; a CPU
-# shares its caches and cores with everything else that runs.
+# What is beyond noise: more than GPU time differs between orders and processes, as
+# `python -m benchmarks.repeats` measures it. A CPU shares its caches and cores with all that runs.
 DRIFT: dict[DeviceKind, float] = {"cuda": 0.05, "cpu": 0.25}
 # By how much the devices of one study may differ: what is measured on any stands for all.
 AGREE: dict[DeviceKind, float] = {"cuda": 0.02, "cpu": 0.25}
 NEWEST = 3  # anchors of a device, whose median is compared with others'
 _WORKLOADS: dict[DeviceKind, Workload] = {
-    # Large enough that where its buffers lie does not show: 256 MiB of keys and values.
+    # Large enough that where its buffers lie does not show (`python -m benchmarks.places`).
     "cuda": Workload(batch=16, seq_len=4096, q_heads=16, head_dim=64),
     "cpu": Workload(batch=1, seq_len=256, new_tokens=4, q_heads=4, head_dim=64),
 }
@@ -126,7 +126,6 @@ class DriftMarks:
     """Which trials a drift may have touched: those on both sides of an anchor that drifted."""
 
     def __init__(self, points: Sequence[AnchorPoint], found: Sequence[Drift]) -> None:
-        """Take all anchors, and which of them drifted."""
         self._places = {
             device: sorted({point.before_trial for point in its})
             for device, its in _by_device(points).items()

@@ -16,7 +16,7 @@ from variants.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
+class WorkloadBaseline:
     """What a workload's numbers are divided by."""
 
     peak_memory_mib: float
@@ -24,21 +24,21 @@ class Baseline:
     measured: bool  # False: the default failed, and its roofline stands in
 
 
-def objective_baseline(plan: Plan, default: Evaluation, device: Device) -> Baseline:
+def objective_baseline(plan: Plan, default: Evaluation, device: Device) -> WorkloadBaseline:
     """Return what a workload's objectives are divided by; see `objective_names`."""
     if objective_names(plan.space) == RAW_OBJECTIVES:
-        return Baseline(1.0, 1.0, True)
+        return WorkloadBaseline(1.0, 1.0, True)
     return baseline_of(default, device)
 
 
-def baseline_of(default: Evaluation, device: Device) -> Baseline:
+def baseline_of(default: Evaluation, device: Device) -> WorkloadBaseline:
     """Return the default's numbers, or its roofline where it has none."""
     if default.measurements is not None:
-        return Baseline(
+        return WorkloadBaseline(
             default.measurements.memory.peak_mib, default.measurements.latency.latency_ms, True
         )
     least = bound(default.configuration, device)
-    return Baseline(least.memory_mib, least.latency_ms, False)
+    return WorkloadBaseline(least.memory_mib, least.latency_ms, False)
 
 
 def set_default(study: optuna.Study, evaluation: Evaluation) -> None:

@@ -1,4 +1,4 @@
-"""Follows the trials of a study: whoever asks often need not look at all of them each time.
+"""Reads the trials of a study again and again, without looking at all of them each time.
 
 The finished trials at a study's beginning, up to the first one that is not, never change again.
 """
@@ -13,11 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 class TrialCursor:
-    """Hands out each settled trial once, and all others every time."""
+    """Hands out each settled trial once, and all others every time.
+
+    Settled is a finished trial before which all trials are finished.
+    """
 
     def __init__(self) -> None:
-        """Start before the first trial."""
-        self._count = 0
+        self._count = 0  # of settled trials that were handed out
 
     def read(self, study: optuna.Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         """Return the trials that were settled since the last call, and those that are not."""
@@ -32,28 +34,27 @@ class TrialCursor:
 
 @dataclass(frozen=True, slots=True)
 class TrialCount:
-    """How far a study is."""
+    """How many trials of a study are finished, and which are running."""
 
-    finished: int  # told; abandoned trials are not
+    finished: int  # abandoned trials are not counted
     running: tuple[FrozenTrial, ...]
 
 
 class TrialCounter:
-    """Counts a study's trials."""
+    """Counts the finished trials of a study; may be asked by several threads."""
 
     def __init__(self, study: optuna.Study) -> None:
-        """Start at nothing."""
-        self._study, self._settled, self._finished = study, TrialCursor(), 0
+        self._study, self._cursor, self._finished = study, TrialCursor(), 0
         self._threads = threading.Lock()
 
     def read(self) -> TrialCount:
-        """Return what there is now."""
+        """Return the present count."""
         with self._threads:
-            settled, others = self._settled.read(self._study)
-            self._finished += sum(map(_was_told, settled))
+            settled, others = self._cursor.read(self._study)
+            self._finished += sum(map(_counts, settled))
             running = tuple(trial for trial in others if trial.state is TrialState.RUNNING)
-            return TrialCount(self._finished + sum(map(_was_told, others)), running)
+            return TrialCount(self._finished + sum(map(_counts, others)), running)
 
 
-def _was_told(trial: FrozenTrial) -> bool:
+def _counts(trial: FrozenTrial) -> bool:
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)

@@ -1,4 +1,4 @@
-"""What a study holds beside its trials, read once for many questions."""
+"""The attributes of a study, read once for many questions."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import optuna
 
 
 class StudyAttributes(Protocol):
-    """Where what a study holds is read from: the study itself, or a `Snapshot`."""
+    """What has the attributes of a study: the study itself, or a `Snapshot` of it."""
 
     @property
     def study_name(self) -> str:
-        """Its name."""
+        """The name of the study."""
 
     @property
     def user_attrs(self) -> dict[str, Any]:
-        """All that is stored of it beside its trials."""
+        """All user attributes of the study."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a study held at one moment. Of Optuna's, each reading reads and copies all of it."""
+    """The attributes of a study at one moment.
+
+    `Study.user_attrs` reads and copies all of them each time that it is asked.
+    """
 
     study_name: str
     user_attrs: dict[str, Any]
 
     @classmethod
     def of(cls, study: optuna.Study) -> Snapshot:
-        """Read it."""
+        """Read the attributes of a study."""
         return cls(study.study_name, study.user_attrs)

@@ -37,7 +37,7 @@ from studies.study.attributes import (
     StudyError,
     read_stored,
 )
-from studies.study.baseline import Baseline, default_of, objective_baseline
+from studies.study.baseline import WorkloadBaseline, default_of, objective_baseline
 from studies.study.plan import environment_of, plan_of
 
 
@@ -77,7 +77,9 @@ def ask(study: optuna.Study, measured_on: str = "", environment: int = 1) -> Tri
     return trial
 
 
-def tell(study: optuna.Study, trial: Trial, evaluation: Evaluation, baseline: Baseline) -> None:
+def tell(
+    study: optuna.Study, trial: Trial, evaluation: Evaluation, baseline: WorkloadBaseline
+) -> None:
     """Store an evaluation and finish its trial; `baseline` is what its objectives are divided by.
 
     The evaluation is written first, and alone holds everything: a process that dies between two

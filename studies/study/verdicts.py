@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from objectives.schema.comparison import MIN_ROUNDS
 from objectives.schema.evaluation import Positive
 
-# Equivalence: two times within 2 % of each other are the same to anyone who has to choose. The GPU
-# time of one configuration repeats within 1 to 3 % on an H100 when built again at another place
-# in memory, so nothing smaller could be called different with a good conscience.
+# Equivalence: two times this close to each other are the same to anyone who has to choose. The GPU
+# time of one configuration differs by about as much when it is built again at another place in
+# memory (`python -m benchmarks.same_twice`), so nothing smaller is called different.
 MARGIN = 0.02
 RESAMPLES = 1000
 FEWEST_OF_BOOTSTRAP = 8  # of fewer it is too sure of itself

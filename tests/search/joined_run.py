@@ -26,10 +26,10 @@ SPACE: dict[str, tuple[Choice, ...]] = {
 LOST = "lost"
 
 
-def measure(url: str, log: Path, trials: int, lease_s: int, begun: Barrier) -> None:
+def measure(url: str, log: Path, trials: int, grace_s: int, begun: Barrier) -> None:
     """Join the study, wait for the others to join, and measure until all trials are told."""
-    studies.storage.lock.WAIT_S = float(lease_s)
-    studies.storage.database.GRACE_PERIOD_S, studies.storage.database.HEARTBEAT_S = lease_s, 1
+    studies.storage.lock.WAIT_S = float(grace_s)
+    studies.storage.database.GRACE_PERIOD_S, studies.storage.database.HEARTBEAT_S = grace_s, 1
     try:
         of = session(open_storage(url), FakeBench(pause_s=0.005), axes=SPACE, sampler="random")
     except BaseException:

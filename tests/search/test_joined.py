@@ -35,7 +35,7 @@ class Size(NamedTuple):
     """How long a test is."""
 
     trials: int
-    lease_s: int  # longer than an ask takes, whatever else the machine does
+    grace_s: int  # longer than an ask takes, whatever else the machine does
 
 
 def lines_of(log: Path) -> list[str]:
@@ -55,7 +55,7 @@ def wait_for(condition: Callable[[], bool], running: list[ForkServerProcess]) ->
 def stop_some(
     log: Path, size: Size, running: list[ForkServerProcess], *, others_go_on: bool
 ) -> list[int]:
-    """Kill three and pause one past its lease, at random moments; returns the killed ones."""
+    """Kill three and pause one past its grace period, at random moments; returns the killed ones."""
     rng = random.Random(os.urandom(8))
     *killed, paused = rng.sample([process.pid or 0 for process in running], 4)
     wait_for(lambda: len(pids_in(log)) == PROCESSES, running)
@@ -66,7 +66,7 @@ def stop_some(
         wait_for(partial(lambda least: len(lines_of(log)) >= least, moment), running)
         time.sleep(rng.random() * 0.1)
         os.kill(pid, signal.SIGSTOP if pid == paused else signal.SIGKILL)
-    time.sleep(2 * size.lease_s)
+    time.sleep(2 * size.grace_s)
     if others_go_on:
         # They tell one more, or have told all: a line may be missing, of one that was stopped
         # between telling and writing it.
@@ -86,7 +86,7 @@ def check_that_nothing_is_lost_or_tried_twice(
     """Have eight processes measure while some of them are killed and paused."""
     log, begun = folder / "told.txt", CONTEXT.Barrier(PROCESSES)
     running = [
-        CONTEXT.Process(target=measure, args=(url, log, size.trials, size.lease_s, begun))
+        CONTEXT.Process(target=measure, args=(url, log, size.trials, size.grace_s, begun))
         for _ in range(PROCESSES)
     ]
     began = time.monotonic()

@@ -153,7 +153,7 @@ def test_no_password_is_seen(
     assert postgres.password[-16:] not in said
 
 
-def test_storages_of_postgresql_keep_leases(postgres_url: str) -> None:
+def test_storages_of_postgresql_take_heartbeats(postgres_url: str) -> None:
     storage = open_storage(postgres_url.replace("postgresql:", "postgres:"))
     assert isinstance(storage, optuna.storages._CachedStorage)
     assert storage.get_heartbeat_interval() == HEARTBEAT_S

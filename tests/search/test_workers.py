@@ -141,7 +141,7 @@ def test_ctrl_c_while_devices_start_ends_them(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.timeout(300)
-def test_posts_share_defaults_and_trials_at_the_same_time() -> None:
+def test_workers_share_defaults_and_trials_at_the_same_time() -> None:
     meeting = threading.Barrier(2)
     benches = [MeetingBench(meeting), MeetingBench(meeting)]
     of = begun(benches)

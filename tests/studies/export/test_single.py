@@ -16,14 +16,14 @@ from studies.export.single import best_single, cost
 from studies.results.front import PREFERENCES, Candidate, WorkloadResult, front, strict, winners
 from studies.results.results import read_results
 from studies.study.attributes import StudyError
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from tests.configurations import configured
 from tests.fake_bench import measurements
 from tests.studies.session.test_session import run, session
 from variants.deploy.model_choice import ModelChoice
 from variants.workload import Workload
 
-BASELINE = Baseline(peak_memory_mib=1.0, latency_ms=1.0, measured=True)
+BASELINE = WorkloadBaseline(peak_memory_mib=1.0, latency_ms=1.0, measured=True)
 
 
 def result(workload: Workload, measured: dict[str, tuple[float, float]]) -> WorkloadResult:

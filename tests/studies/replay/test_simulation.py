@@ -26,7 +26,7 @@ from studies.samplers.observations import Observations
 from studies.samplers.ordered import OrderedSampler
 from studies.samplers.samplers import SAMPLERS
 from studies.space.catalogue import Catalogue
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.trials import ask, tell
 from tests.recorded_tables import with_columns
 from variants.device import DEVICE_PROFILES
@@ -74,7 +74,7 @@ def test_one_worker_is_the_search_as_it_was(table: Path, sampler: str) -> None:
         index = recorded.catalogue.find(trial.params)
         assert index is not None
         assert recorded.evaluations[index] is one.evaluation
-        tell(study, trial, one.evaluation, Baseline(1.0, 1.0, True))
+        tell(study, trial, one.evaluation, WorkloadBaseline(1.0, 1.0, True))
     scores = Scorer(recorded).history(one.evaluation for one in finished)
     for score in replay(recorded, sampler, 0, (1, 10, 30), H100):
         assert scores[score.trials - 1] == score.dispatch

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from objectives.schema.evaluation import Evaluation, Outcome
 from studies.results.front import Candidate, candidates, front, winners
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from tests.configurations import configured
 from tests.fake_bench import measurements
 from variants.workload import Workload
@@ -51,7 +51,7 @@ def test_front_is_what_brute_force_finds(pool: list[Candidate]) -> None:
 
 @given(POOLS)
 def test_winners_are_the_best_of_their_kind(pool: list[Candidate]) -> None:
-    won = winners(pool, Baseline(1.0, 1.0, True))
+    won = winners(pool, WorkloadBaseline(1.0, 1.0, True))
     assert won["lowest_latency"].candidate.latency == min(c.latency for c in pool)
     assert won["lowest_memory"].candidate.memory == min(c.memory for c in pool)
     balanced = won["balanced"].candidate
@@ -62,7 +62,7 @@ def test_of_latencies_that_cannot_be_told_apart_the_simplest_wins() -> None:
     fast = candidate(1.00, 5, "flex", spread=0.05)
     simple = candidate(1.04, 5, "math", spread=0.05)
     slow = candidate(2.0, 5, "eager", spread=0.05)
-    won = winners([fast, slow, simple], Baseline(1.0, 1.0, True))["lowest_latency"]
+    won = winners([fast, slow, simple], WorkloadBaseline(1.0, 1.0, True))["lowest_latency"]
     assert won.candidate is simple
     assert won.ties == (fast,)
 
@@ -70,7 +70,7 @@ def test_of_latencies_that_cannot_be_told_apart_the_simplest_wins() -> None:
 def test_of_such_latencies_the_one_with_least_memory_wins_first() -> None:
     simple = candidate(1.00, 6, "eager", spread=0.05)
     small = candidate(1.04, 5, "flex", spread=0.05)
-    won = winners([simple, small], Baseline(1.0, 1.0, True))["lowest_latency"]
+    won = winners([simple, small], WorkloadBaseline(1.0, 1.0, True))["lowest_latency"]
     assert won.candidate is small
     assert won.ties == (simple,)
 
@@ -82,5 +82,5 @@ def test_only_measured_ones_are_candidates() -> None:
 
 
 def test_nothing_measured_has_no_winner() -> None:
-    assert winners([], Baseline(1.0, 1.0, True)) == {}
+    assert winners([], WorkloadBaseline(1.0, 1.0, True)) == {}
     assert front([]) == ()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from studies.sensitivity.quality import FLOOR, LEAST_PROBES, Interval, Quality
+from studies.numerics.interval import Interval
+from studies.sensitivity.quality import FLOOR, LEAST_PROBES, Quality
 from tests.studies.sensitivity.known_answers import CASES, search
 
 

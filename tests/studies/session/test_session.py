@@ -34,7 +34,7 @@ from studies.space.presets import preset_path
 from studies.space.space import SearchSpace, SpaceExhausted, Survey, fill_defaults, survey
 from studies.storage.owner import this_process
 from studies.study.attributes import ABANDONED, EVALUATION, OWNER, StudyError
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.opening import open_study
 from studies.study.plan import Plan
 from studies.study.trials import abandon, ask, finished_trials, tell
@@ -175,7 +175,7 @@ def asked_ahead(
 
 def finish(of: Session, trial: Trial) -> None:
     found = FakeBench().evaluate(of.plan.space.configuration(trial.params))
-    tell(of.study, trial, found, Baseline(1.0, 1.0, True))
+    tell(of.study, trial, found, WorkloadBaseline(1.0, 1.0, True))
 
 
 def test_a_proposal_that_was_made_ahead_is_the_next_one(
@@ -220,7 +220,7 @@ def test_nothing_is_next_proposal_ahead_where_nothing_is_left(memory: BaseStorag
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_several_posts_have_the_next_proposal_made_while_they_measure(
+def test_several_workers_have_the_next_proposal_made_while_they_measure(
     memory: BaseStorage, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = session(memory, sampler=OWN)
@@ -228,7 +228,7 @@ def test_several_posts_have_the_next_proposal_made_while_they_measure(
     of.workers += [Worker(FakeBench(), f"gpu{number}") for number in range(1, workers)]
     made = counted(of, monkeypatch)
     during: list[int] = []
-    evaluate = of.bench.evaluate
+    evaluate = of.workers[0].bench.evaluate
 
     def slowly(configuration: Configuration) -> Evaluation:
         end = time.monotonic() + 20
@@ -238,7 +238,7 @@ def test_several_posts_have_the_next_proposal_made_while_they_measure(
         during.append(len(made))
         return evaluate(configuration)
 
-    monkeypatch.setattr(of.bench, "evaluate", slowly)
+    monkeypatch.setattr(of.workers[0].bench, "evaluate", slowly)
     of.trial()
     assert during == [workers]  # its own, and the next
     of.trial()
@@ -420,7 +420,7 @@ def test_an_evaluation_that_was_stored_but_not_told_is_told(storage: BaseStorage
     of = session(storage)
     run(of, 3)
     trial = ask(of.study)
-    evaluation = of.bench.evaluate(of.plan.space.configuration(trial.params))
+    evaluation = of.workers[0].bench.evaluate(of.plan.space.configuration(trial.params))
     trial.set_user_attr(EVALUATION, evaluation.model_dump(mode="json"))
     trial.set_user_attr(OWNER, dead_owner())
     assert session(storage).abandoned == 0
@@ -435,7 +435,7 @@ def test_a_trial_that_is_told_while_it_is_given_up_is_one_of_the_two(
     of = session(memory)
     list(of.baselines.measure_missing())
     trial = ask(of.study)
-    evaluation = of.bench.evaluate(of.plan.space.configuration(trial.params))
+    evaluation = of.workers[0].bench.evaluate(of.plan.space.configuration(trial.params))
     whole: Callable[..., object] = optuna.Study.tell
     givings_up: list[Callable[[], object]] = []
 
@@ -449,12 +449,12 @@ def test_a_trial_that_is_told_while_it_is_given_up_is_one_of_the_two(
             return
         # The reason why it was given up is written, and the state is not.
         if told_first:
-            tell(study, trial, evaluation, Baseline(1.0, 1.0, True))
+            tell(study, trial, evaluation, WorkloadBaseline(1.0, 1.0, True))
             own()
             return
         givings_up.append(own)
         with pytest.raises(UpdateFinishedTrialError):
-            tell(study, trial, evaluation, Baseline(1.0, 1.0, True))
+            tell(study, trial, evaluation, WorkloadBaseline(1.0, 1.0, True))
 
     monkeypatch.setattr(optuna.Study, "tell", finish)
     with pytest.raises(UpdateFinishedTrialError) if told_first else nullcontext():

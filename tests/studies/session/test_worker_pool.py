@@ -1,4 +1,4 @@
-"""Posts at work at once: all is heard, one that fails ends alone, leaving early ends all."""
+"""Workers at work at once: all is heard, one that fails ends alone, leaving early ends all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def workers(count: int) -> list[Worker]:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.timeout(30)
-def test_everything_that_posts_find_is_heard_even_nothing(count: int) -> None:
+def test_everything_that_workers_find_is_heard_even_nothing(count: int) -> None:
     team = workers(count)
 
     def work(worker: Worker) -> Iterator[int | None]:

@@ -149,15 +149,15 @@ def test_who_loses_its_connection_while_it_waits_waits_over_another(
     assert taken.result(30) == "taken"
 
 
-@pytest.mark.parametrize(("lease_s", "why"), [(60, PAUSED), (SILENCE_S, "its process died")])
+@pytest.mark.parametrize(("grace_s", "why"), [(60, PAUSED), (SILENCE_S, "its process died")])
 def test_who_loses_the_lock_while_it_asks_asks_again(
-    lease_s: int,
+    grace_s: int,
     why: str,
     url: str,
     others: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(studies.storage.database, "GRACE_PERIOD_S", lease_s)
+    monkeypatch.setattr(studies.storage.database, "GRACE_PERIOD_S", grace_s)
     paused, other = joins(url), joins(url)
     list(paused.baselines.measure_missing())
     pauses = [lambda: others.submit(other.trial).result(60)]
@@ -218,7 +218,7 @@ def test_what_is_held_in_a_transaction_is_freed_where_its_process_is_silent(url:
     assert other.tried() == 1
 
 
-def test_who_only_reads_may_take_longer_than_the_lease(url: str) -> None:
+def test_who_only_reads_may_take_longer_than_the_grace_period(url: str) -> None:
     # As what is read of 100,000 trials does, between two rows.
     of = joins(url)
     list(of.baselines.measure_missing())

@@ -283,7 +283,7 @@ def test_what_another_host_left_is_taken_over_on_request(storage: BaseStorage) -
     keys = run(of, 2)
     of.study.ask().set_user_attr(OWNER, ELSEWHERE)
     told_there, alive = ask(of.study), of.study.ask()
-    evaluation = of.bench.evaluate(of.plan.space.configuration(told_there.params))
+    evaluation = of.workers[0].bench.evaluate(of.plan.space.configuration(told_there.params))
     told_there.set_user_attr(EVALUATION, evaluation.model_dump(mode="json"))
     told_there.set_user_attr(OWNER, ELSEWHERE)
     alive.set_user_attr(OWNER, this_process().model_dump())
@@ -295,7 +295,7 @@ def test_what_another_host_left_is_taken_over_on_request(storage: BaseStorage) -
     session(storage, sampler="random")  # it is once and for all
 
 
-def test_in_postgresql_other_hosts_are_welcome_and_leases_settle_it(postgres_url: str) -> None:
+def test_in_postgresql_other_hosts_are_welcome_and_heartbeats_settle_it(postgres_url: str) -> None:
     opened = open_storage(postgres_url)
     of = session(opened, sampler="random")
     run(of, 1)

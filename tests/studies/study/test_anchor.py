@@ -154,7 +154,7 @@ def test_a_run_anchors_at_first_every_so_often_and_at_last(budget: int, stop: in
     assert len(found) == 2 * EVERY + 5
     assert [point.before_trial for point in anchors_of(of.study)] == [0, 25, 50, 55]
     assert of.calibration.measure_if_due(last=True) is None  # nothing came between
-    anchor = anchor_configuration(of.bench.device()).key
+    anchor = anchor_configuration(of.workers[0].bench.device()).key
     assert bench.calls.count(anchor) == 4
     assert read_results(of.study).drifts == []
     # A later run begins with an anchor of its own.

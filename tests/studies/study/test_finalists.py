@@ -18,7 +18,7 @@ from studies.report.rows import workload_sections
 from studies.results.front import MOST_FINALISTS, Candidate, finalists, winners
 from studies.results.labels import factor
 from studies.results.results import read_results
-from studies.study.baseline import Baseline
+from studies.study.baseline import WorkloadBaseline
 from studies.study.finalists import FinalistTimings, judge_finalists
 from tests.configurations import configured
 from tests.fake_bench import FakeBench
@@ -27,7 +27,7 @@ from tests.studies.session.test_session import run, session
 from variants.configuration import Configuration
 from variants.workload import Workload
 
-UNIT = Baseline(1.0, 1.0, True)
+UNIT = WorkloadBaseline(1.0, 1.0, True)
 ONE = {"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}
 
 
