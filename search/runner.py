@@ -37,7 +37,6 @@ class Interrupt:
     """Ctrl-C: the first finishes the trial in flight, the second abandons it."""
 
     def __init__(self, console: Console) -> None:
-        """Say on `console` what was asked for."""
         self.asked = False
         self._console = console
 
@@ -71,7 +70,7 @@ def _handled_by(
             signal.signal(number, earlier)
 
 
-Found = TypeVar("Found")
+_Answer = TypeVar("_Answer")
 # What ends the work of one device, while others go on.
 OF_ONE_POST = (WorkerError, DeviceMissingError, StudyError)
 LITTLE = 1e-3  # of the hypervolume: no gain to wait for
@@ -92,11 +91,7 @@ class Runner:
     def __init__(
         self, console: Console, session: Session, *, keep_all_posts: bool = False
     ) -> None:
-        """Prepare to show `session` on `console`.
-
-        With `keep_all_posts`, devices that disagree with the study's others stay.
-        """
-        self.keep_all_posts = keep_all_posts
+        self.keep_all_posts = keep_all_posts  # those, too, that disagree with the study's anchor
         self._console, self.session = console, session
         self._varying = set(session.plan.space.searched)
         self._outcomes: Counter[Outcome] = Counter()
@@ -125,8 +120,8 @@ class Runner:
             self.wall_s = time.monotonic() - begin
 
     def _heard(
-        self, progress: Progress, work: Callable[[Post], Iterator[Found]]
-    ) -> Iterator[tuple[Post, Found]]:
+        self, progress: Progress, work: Callable[[Post], Iterator[_Answer]]
+    ) -> Iterator[tuple[Post, _Answer]]:
         """Have all posts do some work, and yield what they find; one that fails is left out.
 
         Raises:
