@@ -21,8 +21,8 @@ from benchmarks.made_up import HOST, MadeUpBench, fill, made_up_plan
 from search.export_command import export as export_command
 from search.report_command import report as report_command
 from search.sensitivity_command import sensitivity as sensitivity_command
-from search.views.views import show as show_command
-from search.views.views import table as table_command
+from search.show_commands import show as show_command
+from search.show_commands import table as table_command
 from studies.dashboard.publisher import publish
 from studies.dashboard.serving import application
 from studies.session.session import Session

@@ -13,8 +13,8 @@ from variants.axes import AXES, Choice
 from variants.models import read_model
 from variants.user_error import UserError
 
-Given = TypeVar("Given")
-Found = TypeVar("Found")
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
 
 
 class UsageError(UserError):
@@ -93,7 +93,7 @@ def gather_choices(
     return choices | own
 
 
-def _named(option: str, find: Callable[[Given], Found], given: Given) -> Found:
+def _named(option: str, find: Callable[[_Given], _Found], given: _Given) -> _Found:
     try:
         return find(given)
     except ValueError as error:

@@ -17,8 +17,8 @@ from search.replay_command import replay
 from search.report_command import report
 from search.run_command import run
 from search.sensitivity_command import sensitivity
+from search.show_commands import dashboard, show, support, table
 from search.verify_command import verify
-from search.views.views import dashboard, show, support, table
 from studies.storage.database import STORAGE_FAILURES, StorageLostError, failure_text
 from variants.user_error import UserError
 

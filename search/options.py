@@ -19,7 +19,7 @@ STORAGE_VARIABLE = "GOLDILOCKS_STORAGE"
 
 
 def without_password(context: typer.Context, parameter: typer.CallbackParam, storage: str) -> str:
-    """Let a password through where the environment gave it, and nowhere else.
+    """Return the storage's URL; a password may stand in it where the environment gave it.
 
     Raises:
         UsageError: It stands on the command line, for all users of the host and the history.
@@ -34,7 +34,7 @@ def without_password(context: typer.Context, parameter: typer.CallbackParam, sto
 
 
 def storage_words(storage: str) -> str:
-    """Return what names a storage in a command to type; nothing where it is found without."""
+    """Return the `--storage` option that a printed command needs; nothing where it needs none."""
     known = os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE
     return (
         "" if storage == known or has_password(storage) else f" --storage {shlex.quote(storage)}"

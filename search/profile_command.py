@@ -190,7 +190,7 @@ def profile_one(
 
 def print_profile(evaluation: Evaluation, found: Profile, peaks: Peaks | None) -> None:
     """Print the summary and the tables."""
-    for line in summary(evaluation, found, peaks):
+    for line in profile_summary(evaluation, found, peaks):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     steps = "" if found.steps == 1 else f" of {found.steps} steps"
     _print(
@@ -230,7 +230,7 @@ def print_profile(evaluation: Evaluation, found: Profile, peaks: Peaks | None) -
     )
 
 
-def summary(evaluation: Evaluation, found: Profile, peaks: Peaks | None) -> list[str]:
+def profile_summary(evaluation: Evaluation, found: Profile, peaks: Peaks | None) -> list[str]:
     """Return what binds the configuration, in a few lines."""
     measured = evaluation.measurements
     assert measured is not None

@@ -16,7 +16,13 @@ from rich.table import Table
 
 from search.choices import UsageError
 from search.views.terminal import make_console
-from search.views.workers_view import Courses, document_of, page_of, print_workers, run_workers
+from search.views.workers_view import (
+    Courses,
+    page_of,
+    print_workers,
+    run_workers,
+    workers_document,
+)
 from studies.replay.durations import Durations, durations_of
 from studies.replay.replay import Score, comparison
 from studies.replay.replay import replay as replay_search
@@ -76,7 +82,7 @@ def replay(
             "samplers": {name: _summary(runs, budgets) for name, runs in scores.items()},
         }
         if durations is not None:
-            document["workers"] = document_of(courses, durations)
+            document["workers"] = workers_document(courses, durations)
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
     size, workloads = len(recorded.catalogue), len(recorded.catalogue.sizes)

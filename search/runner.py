@@ -36,7 +36,6 @@ class Interrupt:
     """Ctrl-C: the first finishes the trial in flight, the second abandons it."""
 
     def __init__(self, console: Console) -> None:
-        """Say on `console` what was asked for."""
         self.asked = False
         self._console = console
 
@@ -70,7 +69,7 @@ def _handled_by(
             signal.signal(number, earlier)
 
 
-Found = TypeVar("Found")
+_Answer = TypeVar("_Answer")
 # What ends the work of one device, while others go on.
 OF_ONE_WORKER = (ProcessError, DeviceMissingError, StudyError)
 LITTLE = 1e-3  # of the hypervolume: no gain to wait for
@@ -91,10 +90,7 @@ class Runner:
     def __init__(
         self, console: Console, session: Session, *, keep_all_workers: bool = False
     ) -> None:
-        """Prepare to show `session` on `console`.
-
-        With `keep_all_workers`, devices that disagree with the study's others stay.
-        """
+        # Those, too, that disagree with the study's anchor.
         self.keep_all_workers = keep_all_workers
         self._console, self.session = console, session
         self._varying = set(session.plan.space.searched)
@@ -124,8 +120,8 @@ class Runner:
             self.wall_s = time.monotonic() - begin
 
     def _heard(
-        self, progress: Progress, work: Callable[[Worker], Iterator[Found]]
-    ) -> Iterator[tuple[Worker, Found]]:
+        self, progress: Progress, work: Callable[[Worker], Iterator[_Answer]]
+    ) -> Iterator[tuple[Worker, _Answer]]:
         """Have all workers do some work, and yield what they find; one that fails is left out.
 
         Raises:

@@ -81,7 +81,7 @@ _SHARED: tuple[VariantAxis[Any], ...] = (
         name="precision",
         summary="of weights and activations",
         registry=PRECISIONS,
-        # Many CPUs emulate fp16's matrix products at a hundredth of the speed.
+        # Many CPUs have no fp16 matrix products and emulate them, many times slower.
         searched_on={"cpu": ("fp32", "bf16")},
         says_default=True,
     ),

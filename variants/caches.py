@@ -27,7 +27,7 @@ class CacheOverflowError(RuntimeError):
 
 
 class Place(NamedTuple):
-    """Where a step stands."""
+    """Which rows and keys a step has, counted in tokens, and where its new token is written."""
 
     position: int  # of the first query row among the keys that the backend is given
     q_len: int
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
 
 class CacheShape(NamedTuple):
-    """What a cache is built for."""
+    """The sizes that a cache is built for."""
 
     batch: int
     kv_heads: int

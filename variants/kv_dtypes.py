@@ -42,7 +42,6 @@ class Codec(ABC):
     def __init__(
         self, batch: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """Prepare for keys and values of `dtype`."""
         self._head_dim, self._dtype = head_dim, dtype
 
     @abstractmethod
@@ -66,7 +65,7 @@ class Codec(ABC):
 
     @property
     def nbytes(self) -> int:
-        """Bytes beside the planes."""
+        """Bytes of what it keeps beside the planes: scales of whole sequences."""
         scales = (self.key_scale, self.value_scale)
         return sum(scale.nbytes for scale in scales if scale is not None)
 

@@ -42,7 +42,7 @@ class Plugin(BaseModel):
 
     @property
     def label(self) -> str:
-        """Path and the beginning of the hash."""
+        """Path and the beginning of the hash, for messages."""
         return f"{self.path} (sha256 {self.sha256[:8]})"
 
 
@@ -53,7 +53,7 @@ class PluginSource(Plugin):
 
     @property
     def plugin(self) -> Plugin:
-        """What is stored of it."""
+        """What is stored of it in a study: its path and hash, not its content."""
         return Plugin(path=self.path, sha256=self.sha256)
 
 

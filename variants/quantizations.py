@@ -99,7 +99,7 @@ def _bytes(tensor: Any) -> int:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what torchao says about parts that are not used here off the terminal."""
+    """Hide torchao's warnings about kernels and types that are not used here."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

@@ -71,7 +71,7 @@ class ScoreMod:
         return f"{self.name}:{self.default if parameter is None else parameter}"
 
 
-class Part(NamedTuple):
+class ScoreModTerm(NamedTuple):
     """A score_mod and the number behind its colon."""
 
     entry: ScoreMod
@@ -82,7 +82,7 @@ class Part(NamedTuple):
 class ScoreModChain:
     """What a workload does to its scores: one score_mod, or several in order."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[ScoreModTerm, ...]
 
     @property
     def canonical(self) -> str:
@@ -361,16 +361,16 @@ def parse_score_mod(text: str) -> ScoreModChain:
     return ScoreModChain(parts)
 
 
-def _parse_part(text: str) -> Part:
+def _parse_part(text: str) -> ScoreModTerm:
     name, colon, number = text.partition(":")
     entry = SCORE_MODS[name]
     if not colon:
-        return Part(entry, entry.default)
+        return ScoreModTerm(entry, entry.default)
     if entry.parameter is None:
         raise ValueError(f"score_mod {name} takes no parameter, got {text}")
     if not (number.isascii() and number.isdigit() and 0 < int(number) < 2**31):
         raise ValueError(f"{entry.parameter} of {name} must be a positive integer, got {number!r}")
-    return Part(entry, int(number))
+    return ScoreModTerm(entry, int(number))
 
 
 def dense_bias(

@@ -10,10 +10,10 @@ from variants.axes import VARIANT_AXES
 from variants.backends import BACKENDS
 from variants.executions import EXECUTIONS
 
-Model = TypeVar("Model", bound=BaseModel)
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _with_field_for_each_axis(model: type[Model]) -> type[Model]:
+def _with_field_for_each_axis(model: type[_Model]) -> type[_Model]:
     """Add the fields of the axes that some backends alone have: these read them by `Axis.of`."""
     fields: dict[str, Any] = {
         axis: (str | None, None) for axis in VARIANT_AXES if axis not in model.model_fields

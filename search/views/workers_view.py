@@ -58,7 +58,7 @@ def run_workers(
     return courses
 
 
-def document_of(courses: Courses, durations: Durations) -> Mapping[str, Any]:
+def workers_document(courses: Courses, durations: Durations) -> Mapping[str, Any]:
     """Return what `--json` says of it: lists by number of workers."""
     return {
         "durations": durations.words,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import search.profile_command
-import search.views.views
+import search.show_commands
 from search.cli import main
 from studies.storage.files import write_atomically
 from studies.study.study import open_storage
@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("tempfile.tempdir", str(folder / "temporary"))
     monkeypatch.chdir(folder)
     monkeypatch.setattr(search.profile_command, "DeviceBench", lambda *args, **kwargs: FakeBench())
-    monkeypatch.setattr(search.views.views, "serve", lambda *args: None)
+    monkeypatch.setattr(search.show_commands, "serve", lambda *args: None)
     return folder
 
 

@@ -16,7 +16,7 @@ from objectives.roofline.bound import DATASHEET, under_roofline
 from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.timing.host_scaling import STEEPNESS
 from search.cli import main
-from search.profile_command import one_configuration, summary
+from search.profile_command import one_configuration, profile_summary
 from search.views.terminal import make_console
 from studies.storage.artifacts import artifact_folder
 from studies.study.study import load_study
@@ -128,7 +128,7 @@ def test_the_summary_says_what_binds_and_what_launching_costs(tmp_path: Path) ->
     )
     peaks = DATASHEET["NVIDIA H100"].__class__(1979, 989, 494, 67, 3350, launch_us=4.0)
     found = FakeBench().profile(of, tmp_path, "").model_copy(update={"steps": 2, "launches": 30})
-    text = "\n".join(summary(under_roofline(evaluation, H100, peaks), found, peaks))
+    text = "\n".join(profile_summary(under_roofline(evaluation, H100, peaks), found, peaks))
     assert "bound by the host: GPU 0.100 ms, host 0.400 ms a step; the GPU idles 75% of it" in text
     assert "15 kernels, copies and fills a step" in text
     assert "launching so many operations takes 0.060 ms" in text

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from objectives.schema.evaluation import Outcome
-from search.support_listing import axes_markdown, check_support, core_cells, other_cells
+from search.views.support_listing import axes_markdown, check_support, core_cells, other_cells
 from tests.fake_bench import FakeBench
 from variants.axes import AXES
 from variants.configuration import Configuration

@@ -48,7 +48,7 @@ def main() -> None:
 
     from search.choices import gather_choices
     from search.command_options import axis_option
-    from search.support_listing import axes_markdown, other_cells
+    from search.views.support_listing import axes_markdown, other_cells
     from studies.results.labels import variant_label
     from studies.space.catalogue import catalogue_of
     from studies.space.defaults import DEFAULT_AXES

@@ -33,7 +33,6 @@ class EagerAttention(Prepared):
     """Holds the score matrix. Grouped heads become extra query rows, so K and V are not copied."""
 
     def __init__(self, attention: Attention) -> None:
-        """Build the dense bias."""
         import torch
 
         self._bias = AdditiveBias(attention)

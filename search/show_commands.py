@@ -21,7 +21,7 @@ from search.options import (
     StudyName,
 )
 from search.plugin_option import PluginOption
-from search.support_listing import axes_markdown, check_support, print_support
+from search.views.support_listing import axes_markdown, check_support, print_support
 from search.views.terminal import make_console
 from search.views.verdict import print_front, print_outcomes, print_verdict
 from studies.dashboard.publisher import publish

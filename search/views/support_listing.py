@@ -27,7 +27,7 @@ _CORE = ("backend", "precision")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One place of a table, and the combinations that it stands for."""
+    """One cell of a support table, and the configurations that it stands for."""
 
     row: tuple[str, str]
     column: str
@@ -162,7 +162,7 @@ def _mark(cell: Cell) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedSupport:
     """What came of a combination that was tried."""
 
     configuration: Configuration
@@ -191,7 +191,7 @@ def check_support(
 ) -> bool:
     """Try a combination of each place of the tables. Returns whether all are as declared."""
     device = bench.device()
-    tried: dict[str, Checked] = {}
+    tried: dict[str, CheckedSupport] = {}
     told = {"score_mod": tuple(entry.told for entry in SCORE_MODS.values())} | dict(given)
     cells = (*core_cells(device, told), *other_cells(device, told))
     with console.status("checking") as status:
@@ -203,7 +203,7 @@ def check_support(
             status.update(f"checking {number} of {len(cells)}: {configuration.key}")
             found = bench.evaluate(configuration)
             accepts = bench.accepted_by_pytorch(configuration)
-            tried[configuration.key] = Checked(
+            tried[configuration.key] = CheckedSupport(
                 configuration, reasons, found.outcome, found.reason, accepts
             )
     wrong = [checked for checked in tried.values() if checked.disagreement]
