@@ -197,8 +197,15 @@ def test_a_cache_that_others_cannot_read_has_no_data_for_them() -> None:
     cache = hf.past_key_values(loaded, model.config, capacity=40)
     with torch.no_grad():
         model(**prompt(), past_key_values=cache)
-        with pytest.raises(Exception, match="meta"):
+        with pytest.raises(ValueError, match="was not called for the tokens before: the model"):
             model(input_ids=torch.full((2, 1), 5), past_key_values=cache)
+        key, value = torch.zeros(2, 2, 2, 1, 32)
+        hf._last_call.clear()  # as if it had been
+        key, value = cache.layers[0].update(key, value)
+        assert key.shape == value.shape == (2, 2, 25, 32)
+        assert key.dtype is torch.float32
+        with pytest.raises(ValueError, match=r"^matmul of keys or values that a cache keeps in"):
+            torch.matmul(torch.zeros(2, 2, 1, 32), key.transpose(2, 3))
 
 
 def test_what_it_cannot_do_raises() -> None:

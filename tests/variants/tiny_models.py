@@ -1,0 +1,104 @@
+"""Every decoder that transformers generates text with, tiny and randomly initialised."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+WINDOW = 12
+MAX_PARAMETERS = 4_000_000
+# By the names that configurations use, wherever a class has such a field.
+SMALL: dict[str, Any] = {
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "audio_vocab_size"), 128),
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embed_dim", "emb_dim", "dim"), 64),
+    **dict.fromkeys(("word_embed_proj_dim", "embedding_size", "dim_model"), 64),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim"), 96),
+    **dict.fromkeys(("ffn_hidden_size", "dff", "n_inner", "dim_ff", "shared_intermediate_size"), 96),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("encoder_layers", "num_layers", "num_decoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
+    **dict.fromkeys(("head_dim", "kv_channels", "swa_head_dim"), 16),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 256),
+    **dict.fromkeys(("max_target_positions", "max_source_positions"), 256),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts"), 2),
+    **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size", "expert_ffn_size"), 32),
+    **dict.fromkeys(("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"), 32),
+    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts"), 1),
+    **dict.fromkeys(("q_lora_rank", "o_lora_rank", "index_head_dim"), 16),
+    **dict.fromkeys(("kv_lora_rank", "qk_nope_head_dim", "v_head_dim"), 16),
+    "qk_rope_head_dim": 8,
+    "qk_head_dim": 24,
+    "index_n_heads": 2,
+    "index_topk": 8,
+    "sliding_window": WINDOW,
+    "attention_chunk_size": WINDOW,
+    "attention_window_size": WINDOW,
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "n_mamba_heads"), 4),
+    **dict.fromkeys(("mamba_d_head", "mamba_head_dim", "mamba_headdim"), 32),
+    **dict.fromkeys(("mamba_d_state", "ssm_state_size", "state_size"), 8),
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 16),
+    **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 8),
+    "mamba_n_groups": 1,
+    "mamba_d_ssm": 128,
+    "lru_width": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "initializer_range": 0.2,  # so that the next token is no toss-up
+    "init_std": 0.2,
+    "tie_word_embeddings": False,
+    "is_decoder": True,
+    "attn_logit_softcapping": 20.0,
+}
+# What a class needs beside, or in place of it.
+OWN: dict[str, dict[str, Any]] = {}
+
+
+def architectures() -> list[str]:
+    """Return the model types of all decoders, one for each class."""
+    first: dict[str, str] = {}
+    for model_type, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        first.setdefault(name, model_type)
+    return list(first.values())
+
+
+def tiny_config(model_type: str) -> Any:
+    """Return the smallest configuration that still has all kinds of layers."""
+    config_class = model_class(model_type).config_class or CONFIG_MAPPING[model_type]
+    return _small(config_class, OWN.get(model_type, {}))
+
+
+def model_class(model_type: str) -> Any:
+    """Return the class that generates text."""
+    return getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])
+
+
+def tiny_model(model_type: str, implementation: str) -> Any:
+    """Return a model with random weights: the same at each call."""
+    config = tiny_config(model_type)
+    config._attn_implementation = implementation
+    torch.manual_seed(0)
+    model = model_class(model_type)(config).eval()
+    parameters = sum(each.numel() for each in model.parameters())
+    assert parameters < MAX_PARAMETERS, f"{parameters:,} parameters"
+    return model
+
+
+def _small(config_class: Any, own: dict[str, Any]) -> Any:
+    fields = {each.name for each in dataclasses.fields(config_class)}
+    given = {name: value for name, value in SMALL.items() if name in fields}
+    for name, part in config_class.sub_configs.items():
+        if dataclasses.is_dataclass(part):
+            given[name] = _small(part, own.get(name, {}))
+    parts = config_class.sub_configs
+    given |= {name: value for name, value in own.items() if name not in parts}
+    return config_class(**given)
