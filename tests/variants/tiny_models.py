@@ -59,8 +59,40 @@ SMALL: dict[str, Any] = {
     "is_decoder": True,
     "attn_logit_softcapping": 20.0,
 }
+# Latent attention: one head of positions, that all share.
+_LATENT = {"num_key_value_heads": 4, "head_dim": 8}
+_HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+_WINDOWED = {"use_sliding_window": True, "max_window_layers": 1}
 # What a class needs beside, or in place of it.
-OWN: dict[str, dict[str, Any]] = {}
+OWN: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32"), _LATENT),
+    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "minicpm3", "youtu", "dots3_note"), _LATENT),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen4_exp", "lfm3"), _HYBRID),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), _WINDOWED),
+    "bailing_hybrid": _LATENT | _HYBRID,
+    "kimi_linear": _LATENT | _HYBRID | {"linear_head_dim": 16, "linear_num_heads": 2},
+    "longcat_flash": {"num_key_value_heads": 4, "head_dim": 8, "zero_expert_num": 2},
+    "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 8},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "nemotron_h": {"layers_block_type": ["mamba", "attention", "moe"], "n_groups": 1},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "zamba": {"layers_block_type": ["mamba", "hybrid"], "mamba_dt_rank": 8},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"]},
+    "mamba2": {"num_heads": 4, "head_dim": 32, "n_groups": 1},
+    "codegen": {"rotary_dim": 8},
+    "gptj": {"rotary_dim": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "zaya": {"num_experts_per_tok": 1},
+    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
+    "reformer": {"axial_pos_embds_dim": [32, 32], "axial_pos_shape": [8, 32]},
+    "roc_bert": {"shape_vocab_size": 128, "pronunciation_vocab_size": 128},
+    "musicgen": {"num_codebooks": 1},
+    "musicgen_melody": {"num_codebooks": 1},
+}
 
 
 def architectures() -> list[str]:
