@@ -146,7 +146,7 @@ class _Unreadable(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name == "__get__" or name in ("size", "dim"):  # shape, dtype, device
+        if name in ("__get__", "size", "dim", "numel"):  # shape, dtype, device
             return super().__torch_function__(func, types, args, kwargs)
         raise ValueError(
             f"{name} of keys or values that a cache keeps in its own way (8 bits, pages, a ring): "
@@ -190,6 +190,9 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
                 f"the model does not use attn_implementation={_named(self._name)}"
             )
         held = self.cache.append(key_states, value_states)
+        if not self.is_initialized:
+            # Some models look whether a layer holds any; what it holds is not for them.
+            self.keys = self.values = _unreadable(key_states, key_states.shape[2])
         self.is_initialized, self._call = True, call
         # Aliases: what is held must not hold what carries it.
         if not isinstance(held, HeldByCache):
@@ -222,7 +225,7 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
     def reset(self) -> None:
         """Forget all tokens."""
         self.cache.reset()
-        self.is_initialized = False
+        self.is_initialized, self.keys, self.values = False, None, None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Refuse beam search."""

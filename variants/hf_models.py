@@ -43,9 +43,12 @@ def check_class(model: Any, name: str) -> None:
             raise ValueError(f"{type(model).__name__} holds no attention that could be {name}")
         return  # its parts are checked on their own
     if not asks.by_name:
+        instead = "load it without"
+        if model.config.sub_configs:
+            instead += f", or name it for the part that does: {{'text_config': '{name}'}}"
         raise ValueError(
             f"{type(model).__name__} does not ask for its attention by name (transformers' "
-            f"AttentionInterface) and would compute its own in place of {name}: load it without"
+            f"AttentionInterface) and would compute its own in place of {name}: {instead}"
         )
     _known.setdefault(type(model.config), asks)
 
@@ -125,7 +128,9 @@ def _is_module(of: type) -> bool:
 
 
 def _of_modules(names: tuple[str, ...]) -> Asks | None:
-    sources = [source for name in names if _OWN.search(source := _source(name))]
+    sources = [
+        source for name in names if _OWN.search(source := _source(name)) or _ASKS.search(source)
+    ]
     if not sources:
         return None
     return Asks(
