@@ -8,6 +8,7 @@ each token sees all that come after it. So a class is looked at before it takes 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import re
 import sys
@@ -144,8 +145,7 @@ def _of_modules(names: tuple[str, ...]) -> Asks | None:
 
 @functools.cache
 def _source(name: str) -> str:
-    module = sys.modules.get(name)
     try:
-        return "" if module is None else inspect.getsource(module)
-    except (OSError, TypeError):
+        return inspect.getsource(importlib.import_module(name))
+    except (ImportError, OSError, TypeError):  # none, or made without a file
         return ""

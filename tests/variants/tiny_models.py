@@ -78,8 +78,10 @@ _VISION = {
 # What a class needs beside, or in place of it.
 OWN: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32"), _LATENT),
-    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "minicpm3", "youtu", "dots3_note"), _LATENT),
-    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_next", "olmo_hybrid"), _HYBRID),
+    **dict.fromkeys(
+        ("glm4_moe_lite", "glm_moe_dsa", "minicpm3", "youtu", "dots3_note_text"), _LATENT
+    ),
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "olmo_hybrid"), _HYBRID),
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), _WINDOWED),
     "bailing_hybrid": _LATENT | _HYBRID,
     "kimi_linear": _LATENT | _HYBRID | {"linear_head_dim": 16, "linear_num_heads": 2},
@@ -114,7 +116,7 @@ OWN: dict[str, dict[str, Any]] = {
         | {"model_type": "gemma4_text"}
         | {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
     },
-    "qwen4_exp": _HYBRID
+    "qwen4_exp_text": _HYBRID
     | {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16}
     | {"indexer_budget": 8, "indexer_compress_ratio": 2, "ple_embed_dim": 16}
     | {"hc_lowrank": 8, "ngram_vocab_size_base": 64, "split_ngram_parts": 1},
@@ -131,10 +133,12 @@ OWN: dict[str, dict[str, Any]] = {
 
 def architectures() -> list[str]:
     """Return the model types of all decoders, one for each class."""
-    first: dict[str, str] = {}
+    found: dict[str, str] = {}
     for model_type, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
-        first.setdefault(name, model_type)
-    return list(first.values())
+        config_class = model_class(model_type).config_class
+        if name not in found or getattr(config_class, "model_type", None) == model_type:
+            found[name] = model_type
+    return list(found.values())
 
 
 def tiny_config(model_type: str) -> Any:
