@@ -147,7 +147,7 @@ class _Unreadable(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in ("__get__", "size", "dim", "numel"):  # shape, dtype, device
-            return super().__torch_function__(func, types, args, kwargs)
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
         raise ValueError(
             f"{name} of keys or values that a cache keeps in its own way (8 bits, pages, a ring): "
             f"the model changes them behind its cache, or its attention is not the deployment's. "
@@ -169,6 +169,9 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
         # Whether the mask has to be cut to the keys that are left.
         self.is_sliding = cache.kind.windowed
         self.sliding_window = window
+        self.is_initialized = False
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
         self._name = name
         self._call: object = None
 
@@ -302,7 +305,7 @@ def _attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
             sliding_window = None
             _check_no_window(module)
         _last_call[own] = object()
-        held: Held | None = getattr(key, _HELD, None)
+        held: Any = getattr(key, _HELD, None)
         if held is None or getattr(value, _HELD, None) is not held:
             # Of no cache of ours, or changed since: what is given counts.
             if attention_mask is None and query.shape[2] > 1:

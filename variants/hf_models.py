@@ -38,7 +38,8 @@ def check_class(model: Any, name: str) -> None:
     Raises:
         ValueError: Its class has an attention of its own, or none.
     """
-    asks = _of_class(type(model))
+    of: Any = type(model)
+    asks = _of_class(of)
     if asks is None:
         if not model.config.sub_configs:
             raise ValueError(f"{type(model).__name__} holds no attention that could be {name}")

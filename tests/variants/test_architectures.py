@@ -19,9 +19,10 @@ pytest.importorskip("transformers", reason="needs transformers: pip install '.[h
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from transformers import AttentionInterface, DynamicCache
+    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    from tests.variants.tiny_models import architectures, tiny_model
+    from tests.variants.tiny_models import WINDOW, architectures, tiny_config, tiny_model
     from variants import hf
 
 from tests.configurations import configured
@@ -243,3 +244,21 @@ def test_a_cache_of_8_bits_behind_which_keys_are_changed_is_refused() -> None:
         Refusal, match=r"^repeat of keys or values that a cache keeps in its own way"
     ):
         ours("jetmoe", loaded, own_cache=True)
+
+
+@pytest.mark.parametrize("model_type", ["jamba", "lfm2", "nemotron_h", "qwen3_next", "falcon_h1"])
+def test_layers_without_keys_keep_what_transformers_gives_them(model_type: str) -> None:
+    """Also where a configuration has a sliding_window that none of them uses."""
+    config = tiny_config(model_type)
+    config.sliding_window = WINDOW
+    workload = Workload.model_validate(
+        {"batch": 2, "q_heads": 4, "kv_heads": 2, "head_dim": 16, "seq_len": PROMPT}
+    )
+    of = configured(workload, "eager fp32 static")
+    loaded = Deployment([of], ModelChoice.of(of.variant), HERE, "beside")
+    theirs = DynamicCache(config=config).layers
+    ours = hf.past_key_values(loaded, config, capacity=PROMPT).layers
+    for one, other in zip(ours, theirs, strict=True):
+        keeps_keys = isinstance(other, DynamicLayer)
+        assert isinstance(one, hf._CacheLayer) == keeps_keys
+        assert isinstance(one, LinearAttentionLayer) == isinstance(other, LinearAttentionLayer)
