@@ -12,7 +12,9 @@ or, with kernels launched one by one,
 
 Their attention is called with queries, keys and values after the cache, and with a mask that is
 made once for all layers; so two functions and a kind of cache layer are all that is needed. A
-name is not saved with a model: register before loading one.
+name is not saved with a model: register before loading one. A class that does not call its
+attention by name is refused when it is loaded (`variants.hf_models`); of a model with parts, name
+it for its decoder alone: `attn_implementation={"text_config": name}`.
 """
 
 from __future__ import annotations
@@ -22,19 +24,29 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from variants.deploy.layer_cache import Held, HeldByCache, LayerCache
 
 try:
     from transformers import AttentionInterface
-    from transformers.cache_utils import Cache, CacheLayerMixin
+    from transformers.cache_utils import (
+        Cache,
+        CacheLayerMixin,
+        DynamicCache,
+        DynamicLayer,
+        DynamicSlidingWindowLayer,
+        LinearAttentionAndFullAttentionLayer,
+        LinearAttentionAndSlidingWindowAttentionLayer,
+        LinearAttentionLayer,
+    )
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    from variants.hf_models import asks_of, watch
 except ImportError as error:  # the rest of the product does without
     raise ImportError("variants.hf needs transformers: pip install '.[hf]'") from error
 
-from variants.deploy.hf_cache import HELD
+from variants.deploy.hf_cache import HELD, unreadable
 from variants.deploy.hf_decoding import CapturedDecoding
 
 if TYPE_CHECKING:
@@ -64,16 +76,13 @@ def register(deployment: Deployment) -> str:
     Raises:
         ValueError: The deployment's name would be taken for something else.
     """
-    name = _implementation(deployment)
+    name = _named(deployment.name)
     if _UNSAFE.search(name):
         raise ValueError(f"name must hold none of {_UNSAFE.pattern}, got {name}")
     AttentionInterface.register(name, _attention_of(deployment))
     AttentionMaskInterface.register(name, _mask)
+    watch(name)
     return name
-
-
-def _implementation(deployment: Deployment) -> str:
-    return f"goldilocks_{deployment.name}"
 
 
 def capture_decoding(model: Any, deployment: Deployment, *, capacity: int) -> CapturedDecoding:
@@ -95,8 +104,12 @@ def capture_decoding(model: Any, deployment: Deployment, *, capacity: int) -> Ca
         ValueError: The model has another attention, is captured already, or has layers of a kind
             that the deployment cannot serve.
     """
-    layers = _windows(model.config.get_text_config(decoder=True))
-    return CapturedDecoding(model, deployment, _implementation(deployment), len(layers), capacity)
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    others = {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}
+    if others:
+        names = ", ".join(sorted(kind.__name__ for kind in others))
+        raise ValueError(f"layers must be of full or sliding attention, got some with {names}")
+    return CapturedDecoding(model, deployment, _named(deployment.name), len(layers), capacity)
 
 
 def past_key_values(deployment: Deployment, config: Any, capacity: int) -> Any:
@@ -115,23 +128,49 @@ def past_key_values(deployment: Deployment, config: Any, capacity: int) -> Any:
             is of a kind that it cannot serve.
     """
     config = config.get_text_config(decoder=True)
+    theirs = DynamicCache(config=config).layers
     return Cache(
         layers=[
-            _CacheLayer(deployment.cache(capacity, window=window), window)
-            for window in _windows(config)
+            _in_place_of(layer, deployment, config, capacity, index)
+            for index, layer in enumerate(theirs)
         ]
     )
 
 
-def _windows(config: Any) -> list[int | None]:
-    """Return the window of each layer; None where it sees all tokens."""
-    window = getattr(config, "sliding_window", None)
-    usual = "full_attention" if window is None else "sliding_attention"
-    types = getattr(config, "layer_types", None) or [usual] * config.num_hidden_layers
-    unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
-    if unknown:
-        raise ValueError(f"layers must be of full or sliding attention, got {', '.join(unknown)}")
-    return [window if kind == "sliding_attention" else None for kind in types]
+def _in_place_of(
+    theirs: Any, deployment: Deployment, config: Any, capacity: int, index: int
+) -> Any:
+    """Return our layer in place of one of theirs that keeps keys and values; else theirs.
+
+    States of linear attention and convolutions, and layers without any, stay with transformers.
+    """
+    kind = type(theirs)
+    if kind in (DynamicLayer, LinearAttentionAndFullAttentionLayer):
+        window = None
+    elif kind in (DynamicSlidingWindowLayer, LinearAttentionAndSlidingWindowAttentionLayer):
+        window = _window(config, index)
+    elif not issubclass(kind, DynamicLayer) and hasattr(theirs, "get_max_length"):
+        return theirs
+    else:
+        raise ValueError(
+            f"layers must be of full, sliding or linear attention, got one with {kind.__name__}"
+        )
+    cache = deployment.cache(capacity, window=window)
+    if isinstance(theirs, LinearAttentionLayer):
+        return _HybridLayer(cache, window, deployment.name, theirs.number_of_states)
+    return _CacheLayer(cache, window, deployment.name)
+
+
+def _window(config: Any, index: int) -> int | None:
+    """Return the window of a layer; None where it sees all tokens, or chunks of them.
+
+    A sliding_window that no mask is made of is only a number (Moshi).
+    """
+    types = getattr(config, "layer_types", None)
+    window: int | None = getattr(config, "sliding_window", None)
+    if types is not None:
+        return window if "sliding" in types[index] else None
+    return window if asks_of(config).window_masked else None
 
 
 class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without types
@@ -141,33 +180,52 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
     is_croppable = False
     supports_early_init = False
 
-    def __init__(self, cache: LayerCache, window: int | None) -> None:
-        super().__init__()
+    def __init__(self, cache: LayerCache, window: int | None, name: str) -> None:
+        """Wrap a layer's cache, of the deployment `name`."""
+        CacheLayerMixin.__init__(self)
         self.cache = cache
         # Whether the mask has to be cut to the keys that are left.
         self.is_sliding = cache.kind.windowed
-        self.is_initialized = True  # by its first tokens
         self.sliding_window = window
+        self.is_initialized = False
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self._name = name
+        self._call: object = None
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the first tokens bring all that has to be known."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Append new tokens and return what `_attention_of` attends to."""
+        """Append new tokens and return what `_attention_of` attends to.
+
+        Raises:
+            ValueError: The model has computed an attention of its own since the tokens before.
+        """
+        call = _last_call.get(self._name)
+        if self.is_initialized and call is self._call:
+            raise ValueError(
+                f"the attention of deployment {self._name} was not called for the tokens before: "
+                f"the model does not use attn_implementation={_named(self._name)}"
+            )
         held = self.cache.append(key_states, value_states)
+        if not self.is_initialized:
+            # Some models look whether a layer holds any; what it holds is not for them.
+            self.keys = self.values = unreadable(key_states, key_states.shape[2])
+        self.is_initialized, self._call = True, call
+        # Aliases: what is held must not hold what carries it.
         if not isinstance(held, HeldByCache):
-            return key_states, value_states
-        if self.cache.readable:
-            # Aliases: what is held must not hold what carries it.
+            key, value = key_states.view_as(key_states), value_states.view_as(value_states)
+        elif self.cache.readable:
             key, value = (part.view_as(part) for part in held.read(stored=False))
         else:
-            # Planes that no other attention would understand: without data, so that none tries.
-            batch, heads, _, head_dim = key_states.shape
-            shape = (batch, heads, self.cache.kept(held.length), head_dim)
-            key = value = torch.empty(shape, dtype=key_states.dtype, device="meta")
+            kept = self.cache.kept(held.length)
+            key, value = (unreadable(part, kept) for part in (key_states, value_states))
+        # Both, so that it is seen where a model changes one of them before it attends.
         setattr(key, HELD, held)
+        setattr(value, HELD, held)
         return key, value
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -188,14 +246,54 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
     def reset(self) -> None:
         """Forget all tokens."""
         self.cache.reset()
+        self.is_initialized, self.keys, self.values = False, None, None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Refuse beam search."""
         raise NotImplementedError("this cache does not change the order of its sequences")
 
+    batch_repeat_interleave = batch_select_indices = reorder_cache
+
+    def activate_past_recording(self) -> None:
+        """Refuse what proposes tokens and takes some of them back, before it starts."""
+        raise ValueError(
+            "assisted generation (prompt_lookup_num_tokens, assistant_model) is not supported "
+            "with a deployment's cache, which takes no tokens back: leave past_key_values out"
+        )
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse to take tokens back."""
+        self.activate_past_recording()
+
+
+class _HybridLayer(_CacheLayer, LinearAttentionAndFullAttentionLayer):  # type: ignore[misc]
+    """Beside the keys and values, states of linear attention, which transformers keeps."""
+
+    def __init__(self, cache: LayerCache, window: int | None, name: str, states: int) -> None:
+        """Wrap a layer's cache, with so many states beside it."""
+        LinearAttentionLayer.__init__(self, number_of_states=states)
+        _CacheLayer.__init__(self, cache, window, name)
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Prepare the states."""
+        LinearAttentionLayer.lazy_initialization(self, *args, **kwargs)
+
+    def reset(self) -> None:
+        """Forget all tokens and states."""
+        LinearAttentionLayer.reset(self)
+        _CacheLayer.reset(self)
+
+
+# By deployment, what stands for its latest call: whether there was one since is all that counts.
+_last_call: dict[str, object] = {}
+
+
+def _named(deployment: str) -> str:
+    return f"goldilocks_{deployment}"
+
 
 def _attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
-    attention = deployment.attention
+    attention, own = deployment.attention, deployment.name
 
     def forward(
         module: nn.Module,
@@ -217,8 +315,10 @@ def _attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
         if sliding_window is _NOT_SAID:
             sliding_window = None
             _check_no_window(module)
-        held: Held | None = getattr(key, HELD, None)
-        if held is None:
+        _last_call[own] = object()
+        held: Any = getattr(key, HELD, None)
+        if held is None or getattr(value, HELD, None) is not held:
+            # Of no cache of ours, or changed since: what is given counts.
             if attention_mask is None and query.shape[2] > 1:
                 # A prompt, in a buffer that has room for more: see `sdpa_attention_forward`.
                 key, value = (part[:, :, : query.shape[2]] for part in (key, value))
@@ -233,15 +333,18 @@ def _attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
 def _mask(*, local_size: int | None = None, config: Any = None, **sizes: Any) -> Tensor | None:
     """Return which keys each row sees, or None where score_mod and causality say it.
 
-    transformers leaves out a mask where causality says all. Here a window needs none either: the
-    attention is told of it.
+    transformers leaves out a mask where causality says all. Here a window needs none either where
+    the attention is told of it.
     """
+    asks = asks_of(config)
     if (
         local_size is not None
+        and asks.window_told
         and getattr(config, "sliding_window", None) == local_size
         and getattr(config, "attention_chunk_size", None) is None
     ):
         local_size = None
+        _left_to_attention.add(type(config))
     if local_size is None and _sees_all(**sizes):
         return None
     mask: Tensor | None = sdpa_mask(local_size=local_size, config=config, **sizes)
@@ -263,6 +366,10 @@ def _sees_all(
     return q_length == 1 and attention_mask is None and allow_is_causal_skip
 
 
+# Configurations of models that were given masks without their windows.
+_left_to_attention: set[type] = set()
+
+
 def _refuse_others(dropout: float, is_causal: bool | None, others: dict[str, object]) -> None:
     if dropout:
         raise ValueError(f"dropout must be 0, got {dropout}")
@@ -275,12 +382,12 @@ def _refuse_others(dropout: float, is_causal: bool | None, others: dict[str, obj
 
 def _check_no_window(module: nn.Module) -> None:
     """Refuse a layer that has a window and does not say so: nothing would mask it."""
-    config = getattr(module, "config", None)
-    if getattr(config, "sliding_window", None) is None:
+    config: Any = getattr(module, "config", None)
+    window = getattr(config, "sliding_window", None)
+    if window is None or type(config) not in _left_to_attention:
         return
-    windows = _windows(config)
-    index = getattr(module, "layer_idx", None)
-    if any(windows) if index is None else windows[index] is not None:
+    types, index = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
+    if types is None or index is None or types[index] == "sliding_attention":
         raise ValueError(f"{type(module).__name__} does not tell its attention its sliding_window")
 
 

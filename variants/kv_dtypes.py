@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class KeyValue(NamedTuple):
-    """What queries attend to: `(batch, kv_heads, kv_len, head_dim)` each."""
+    """What queries attend to: `(batch, kv_heads, kv_len, head_dim)` each.
+
+    A cache keeps values of another width than keys, too.
+    """
 
     key: torch.Tensor
     value: torch.Tensor
@@ -40,9 +43,18 @@ class Codec(ABC):
     value_scale: torch.Tensor | None = None
 
     def __init__(
-        self, batch: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        batch: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        value_dim: int | None = None,
     ) -> None:
-        self._head_dim, self._dtype = head_dim, dtype
+        """Prepare for keys and values of `dtype`; values are as wide as keys if not said."""
+        self.head_dim, self._dtype = head_dim, dtype
+        self.value_dim = head_dim if value_dim is None else value_dim
 
     @abstractmethod
     def planes(self) -> tuple[PlaneSpec, ...]:
@@ -74,7 +86,10 @@ class SameCodec(Codec):
     """Keeps keys and values as they are."""
 
     def planes(self) -> tuple[PlaneSpec, ...]:
-        return (PlaneSpec(self._dtype, self._head_dim),) * 2
+        return (
+            PlaneSpec(self._dtype, self.head_dim),
+            PlaneSpec(self._dtype, self.value_dim),
+        )
 
     def encode(
         self, key: torch.Tensor, value: torch.Tensor, sequence: int | None = None
@@ -95,7 +110,13 @@ class Int8Codec(Codec):
     def planes(self) -> tuple[PlaneSpec, ...]:
         import torch
 
-        return (PlaneSpec(torch.int8, self._head_dim), PlaneSpec(self._dtype, 1)) * 2
+        scale = PlaneSpec(self._dtype, 1)
+        return (
+            PlaneSpec(torch.int8, self.head_dim),
+            scale,
+            PlaneSpec(torch.int8, self.value_dim),
+            scale,
+        )
 
     def encode(
         self, key: torch.Tensor, value: torch.Tensor, sequence: int | None = None
@@ -129,19 +150,27 @@ class Fp8Codec(Codec):
     """
 
     def __init__(
-        self, batch: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        batch: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        value_dim: int | None = None,
     ) -> None:
         """Prepare for keys and values of `dtype`; `calibrate` sets the scales."""
         import torch
 
-        super().__init__(batch, kv_heads, head_dim, dtype, device)
+        super().__init__(batch, kv_heads, head_dim, dtype, device, value_dim=value_dim)
         self.key_scale = torch.ones(batch, kv_heads, dtype=dtype, device=device)
         self.value_scale = torch.ones_like(self.key_scale)
 
     def planes(self) -> tuple[PlaneSpec, ...]:
         import torch
 
-        return (PlaneSpec(torch.float8_e4m3fn, self._head_dim),) * 2
+        kind = torch.float8_e4m3fn
+        return (PlaneSpec(kind, self.head_dim), PlaneSpec(kind, self.value_dim))
 
     def calibrate(self, sequence: int, key: torch.Tensor, value: torch.Tensor) -> None:
         import torch

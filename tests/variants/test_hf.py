@@ -8,18 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 pytest.importorskip("transformers", reason="needs transformers: pip install '.[hf]'")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from transformers import (
+        BloomConfig,
+        BloomForCausalLM,
+        DiffLlamaConfig,
+        DiffLlamaForCausalLM,
+        FalconConfig,
+        FalconForCausalLM,
         Gemma2Config,
         Gemma2ForCausalLM,
         LlamaConfig,
         LlamaForCausalLM,
         MistralConfig,
         MistralForCausalLM,
+        MoshiConfig,
     )
 
     from variants import hf
@@ -197,8 +204,17 @@ def test_a_cache_that_others_cannot_read_has_no_data_for_them() -> None:
     cache = hf.past_key_values(loaded, model.config, capacity=40)
     with torch.no_grad():
         model(**prompt(), past_key_values=cache)
-        with pytest.raises(Exception, match="meta"):
+        with pytest.raises(ValueError, match="was not called for the tokens before: the model"):
             model(input_ids=torch.full((2, 1), 5), past_key_values=cache)
+        key, value = torch.zeros(2, 2, 2, 1, 32)
+        hf._last_call[loaded.name] = object()  # as if it had been
+        key, value = cache.layers[0].update(key, value)
+        assert key.shape == value.shape == (2, 2, 25, 32)
+        assert key.dtype is torch.float32
+        with pytest.raises(
+            ValueError, match=r"^transpose of keys or values that a cache keeps in"
+        ):
+            torch.matmul(torch.zeros(2, 2, 1, 32), key.transpose(2, 3))
 
 
 def test_what_it_cannot_do_raises() -> None:
@@ -220,8 +236,17 @@ def test_what_it_cannot_do_raises() -> None:
         forward(attention, query, key, key, None, is_causal=False)
     with pytest.raises(ValueError, match=r"softcap must be a whole number, got 1.5"):
         forward(attention, query, key, key, None, softcap=1.5)
+    mistral = tiny("mistral", name)
+    hf._mask(
+        config=mistral.config,
+        local_size=WINDOW,
+        batch_size=1,
+        q_length=4,
+        kv_length=4,
+        device="cpu",
+    )
     with pytest.raises(ValueError, match="does not tell its attention its sliding_window"):
-        forward(tiny("mistral").model.layers[0].self_attn, query, key, key, None)
+        forward(mistral.model.layers[0].self_attn, query, key, key, None)
     with pytest.raises(ValueError, match="name must hold none of"):
         hf.register(deployment("llama", "math fp32 static", name="flash"))
     gemma = deployment("gemma2", "eager fp32 ring")
@@ -239,3 +264,113 @@ def test_quantized_projections_in_a_model() -> None:
         logits = model(**inputs).logits
     seen = inputs["attention_mask"].bool()
     assert 1e-4 < float((logits - expected)[seen].norm() / expected[seen].norm()) < 0.1
+
+
+class OwnAttention(nn.Module):
+    """As in a model of a user's own: it computes, and takes the mask alone from transformers."""
+
+
+class OwnLlama(LlamaForCausalLM):  # type: ignore[misc]
+    """Asks as its base does, but stands in a module that has an attention of its own."""
+
+
+def test_a_class_that_keeps_its_own_attention_is_refused_when_it_is_loaded() -> None:
+    name = hf.register(deployment("llama", "math fp32 static"))
+    own = "does not ask for its attention by name"
+    for of_class, of_config in (
+        (BloomForCausalLM, BloomConfig),
+        (FalconForCausalLM, FalconConfig),
+        (OwnLlama, LlamaConfig),
+    ):
+        config = of_config(hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
+        config._attn_implementation = name
+        with pytest.raises(ValueError, match=f"{of_class.__name__} {own}"):
+            of_class(config)
+        config._attn_implementation = "eager"
+        model = of_class(config)
+        for asked in (name, {"": name}):
+            with pytest.raises(ValueError, match=f"{of_class.__name__} {own}"):
+                model.set_attn_implementation(asked)
+        assert model.config._attn_implementation == "eager"
+
+
+def test_a_mask_is_never_made_for_an_attention_that_is_not_ours() -> None:
+    """The name is put into a configuration behind the back of all checks."""
+    name = hf.register(deployment("llama", "math fp32 static"))
+    config = BloomConfig(hidden_size=64, n_layer=1, n_head=4, vocab_size=128)
+    config._attn_implementation = "eager"
+    model = BloomForCausalLM(config).eval()
+    model.config._attn_implementation = name
+    with pytest.raises(ValueError, match="the model of BloomConfig is not known to ask"):
+        model(input_ids=torch.full((1, 4), 5))
+
+
+def test_a_cache_says_that_the_attention_was_never_called() -> None:
+    loaded = deployment("llama", "math fp32 static")
+    hf.register(loaded)
+    config = FalconConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=128
+    )
+    config._attn_implementation = "eager"
+    model = FalconForCausalLM(config).eval()
+    cache = hf.past_key_values(loaded, model.config, capacity=40)
+    with pytest.raises(ValueError, match="attention of deployment 0123abcd was not called for"):
+        model.generate(**prompt(), past_key_values=cache, max_new_tokens=4)
+
+
+@pytest.mark.parametrize("kv_dtype", ["same", "int8"])
+def test_values_that_a_model_changes_after_the_cache_count(kv_dtype: str) -> None:
+    shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    workload = Workload.model_validate(
+        {"batch": 2, "q_heads": 4, "kv_heads": 2, "head_dim": 16, "seq_len": 24, "new_tokens": 16}
+    )
+    of = configured(workload, "math fp32 static", kv_dtype=kv_dtype)
+    loaded = Deployment([of], ModelChoice.of(of.variant), HERE, "diff")
+
+    def model(implementation: str) -> Any:
+        torch.manual_seed(0)
+        config = DiffLlamaConfig(**(TINY | shape))
+        config._attn_implementation = implementation
+        return DiffLlamaForCausalLM(config).eval()
+
+    expected = generate(model("eager"), prompt())
+    ours = model(hf.register(loaded))
+    cache = hf.past_key_values(loaded, ours.config, capacity=40)
+    if kv_dtype == "int8":
+        with pytest.raises(ValueError, match="chunk of keys or values that a cache keeps in its"):
+            generate(ours, prompt(), past_key_values=cache)
+    else:
+        assert torch.equal(generate(ours, prompt(), past_key_values=cache), expected)
+
+
+def test_tokens_are_not_taken_back() -> None:
+    loaded = deployment("llama", "math fp32 static")
+    model = tiny("llama", hf.register(loaded))
+    cache = hf.past_key_values(loaded, model.config, capacity=60)
+    one = {key: part[1:] for key, part in prompt().items()}
+    with pytest.raises(
+        ValueError, match=r"assisted generation .* is not supported with a deploym"
+    ):
+        model.generate(**one, past_key_values=cache, prompt_lookup_num_tokens=2, max_new_tokens=16)
+    with pytest.raises(ValueError, match="takes no tokens back"):
+        cache.crop(-1)
+
+
+def test_a_layer_is_not_initialized_before_it_has_keys() -> None:
+    loaded = deployment("llama", "math fp32 static")
+    layer = hf.past_key_values(loaded, tiny("llama").config, capacity=60).layers[0]
+    assert not layer.is_initialized
+    layer.update(torch.ones(1, 2, 3, 32), torch.ones(1, 2, 3, 32))
+    assert layer.is_initialized
+    assert layer.keys.numel() > 0
+    layer.reset()
+    assert not layer.is_initialized
+
+
+def test_a_window_that_is_only_a_number_is_none() -> None:
+    loaded = deployment("mistral", "math fp32 ring")
+    config = MoshiConfig(sliding_window=3000, num_hidden_layers=2)
+    with pytest.raises(ValueError, match="ring needs a layer with a sliding_window"):
+        hf.past_key_values(loaded, config, capacity=40)
+    layers = hf.past_key_values(deployment("llama", "math fp32 static"), config, 40).layers
+    assert [layer.sliding_window for layer in layers] == [None, None]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +162,7 @@ class AdditiveBias:
     """The dense bias of all rows to come, built once, as a model does for all of its layers.
 
     Where no call is known ahead, that of the last call is kept: the layers of a model make the
-    same one in turn.
+    same one in turn. Threads may call it: what is returned was made for the place it is asked for.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -171,7 +171,7 @@ class AdditiveBias:
         self._first = attention.first_position
         self._table: torch.Tensor | None = None
         self._kv_len = attention.kv_capacity
-        self._last: tuple[Place, torch.Tensor] | None = None
+        self._last: LastCall | None = None
         if attention.places and not attention.unmasked:
             self._table = self._dense(range(self._first, attention.capacity), self._kv_len)
 
@@ -191,7 +191,8 @@ class AdditiveBias:
     @property
     def nbytes(self) -> int:
         """Bytes that the bias holds."""
-        kept = self._table if self._last is None else self._last[1]
+        last = self._last
+        kept = self._table if last is None else last.made
         return 0 if kept is None else kept.nbytes
 
     def of(self, place: Place) -> torch.Tensor | None:
@@ -204,22 +205,26 @@ class AdditiveBias:
         return self._table[:, :, row : row + place.q_len, : place.kv_len]
 
     def _of_last(self, place: Place) -> torch.Tensor:
-        if self._last is None or not _same(self._last[0], place):
-            from variants.score_mods import visible_bias
+        last = self._last  # read once: another thread may put its own there at any time
+        written = times_written(place.visible)
+        if last is not None and last.serves(place, written):
+            made: torch.Tensor = last.made
+            return made
+        from variants.score_mods import visible_bias
 
-            if place.visible is None:
-                rows = range(place.position, place.position + place.q_len)
-                bias = self._dense(rows, place.kv_len)[..., : place.kv_len]
-            else:
-                bias = visible_bias(
-                    self._attention.mod,
-                    heads=self._attention.q_heads,
-                    rows=place.rows(self._attention.device),
-                    visible=place.visible,
-                    dtype=self._attention.dtype,
-                )
-            self._last = place, bias
-        return self._last[1]
+        if place.visible is None:
+            rows = range(place.position, place.position + place.q_len)
+            bias = self._dense(rows, place.kv_len)[..., : place.kv_len]
+        else:
+            bias = visible_bias(
+                self._attention.mod,
+                heads=self._attention.q_heads,
+                rows=place.rows(self._attention.device),
+                visible=place.visible,
+                dtype=self._attention.dtype,
+            )
+        self._last = LastCall(place, written, bias)
+        return bias
 
     def at(self, position: torch.Tensor) -> torch.Tensor | None:
         """Return the bias of the row at `position`, `(1,)`, over all keys."""
@@ -228,7 +233,30 @@ class AdditiveBias:
         return self._table.index_select(2, position - self._first)[..., : self._kv_len]
 
 
-def _same(one: Place, other: Place) -> bool:
-    """Tell whether two calls have the same bias. Masks are compared by identity."""
-    # Masks first: where only the device knows a position, it is not to be asked for it.
-    return one.visible is other.visible and one[:3] == other[:3]
+class LastCall(NamedTuple):
+    """A bias or mask, and the call that it was made for: one value, that threads swap whole."""
+
+    place: Place
+    written: int | None  # how often its mask had been written then
+    made: Any
+
+    def serves(self, place: Place, written: int | None) -> bool:
+        """Tell whether another call needs the same. Masks are compared by identity."""
+        own = self.place
+        return (
+            written is not None
+            and own.visible is place.visible
+            and self.written == written
+            and own[:3] == place[:3]
+        )
+
+
+def times_written(visible: torch.Tensor | None) -> int | None:
+    """Return how often a mask was written in place; None where PyTorch does not count it.
+
+    A mask that its owner changes is another mask. Tensors of inference mode have no count: what
+    was made of one serves that call alone.
+    """
+    if visible is None:
+        return 0
+    return None if visible.is_inference() else visible._version

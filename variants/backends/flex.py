@@ -10,9 +10,11 @@ from variants.backends.backend import (
     NAMED_CPU_KERNELS,
     Attention,
     Backend,
+    LastCall,
     Prepared,
     Support,
     Takes,
+    times_written,
 )
 from variants.caches import PAGE, Place
 
@@ -118,7 +120,7 @@ class FlexAttention(Prepared):
         self._masks: dict[Place, FlexMask] = {}
         self._blocks: dict[Place, Blocks] = {}
         self._rows: Blocks | None = None
-        self._last: tuple[torch.Tensor, FlexMask] | None = None
+        self._last: LastCall | None = None
         for place in attention.places:
             self._blocks_of(place)
             self.mask(place)
@@ -140,18 +142,19 @@ class FlexAttention(Prepared):
         if not self._attention.places and len(self._masks) > MASKS_KEPT:
             self._masks.clear()
             self._blocks.clear()
-        if place not in self._masks:
-            self._masks[place] = self._masked(
+        mask = self._masks.get(place)  # at once: another thread may clear them in between
+        if mask is None:
+            mask = self._masks[place] = self._masked(
                 self._offsets[place.position],
                 self._blocks_of(place),
                 (place.q_len, place.kv_len),
                 backward=self._attention.trains,
             )
-        return self._masks[place]
+        return mask
 
     def mask_at(self, position: torch.Tensor) -> FlexMask:
-        attention = self._attention
-        if self._rows is None:
+        attention, every = self._attention, self._rows
+        if every is None:
             rows = [
                 visited_blocks(
                     attention.mod.visible, row, 1, attention.kv_capacity, attention.device
@@ -160,9 +163,11 @@ class FlexAttention(Prepared):
             ]
             import torch
 
-            self._rows = Blocks(*(torch.cat(parts, dim=2) for parts in zip(*rows, strict=True)))
+            every = self._rows = Blocks(
+                *(torch.cat(parts, dim=2) for parts in zip(*rows, strict=True))
+            )
         index = position - attention.first_position
-        here = Blocks(*(part.index_select(2, index) for part in self._rows))
+        here = Blocks(*(part.index_select(2, index) for part in every))
         return self._masked(position[0], here, (1, attention.kv_capacity))
 
     def attend(self, query: torch.Tensor, kv: KeyValue, mask: FlexMask) -> torch.Tensor:
@@ -182,13 +187,14 @@ class FlexAttention(Prepared):
     def _blocks_of(self, place: Place) -> Blocks:
         """Return the blocks of a call; of a paged cache, those of the sequence itself."""
         plain = place._replace(table=None, owner=None, visible=None)
-        if plain not in self._blocks:
+        blocks = self._blocks.get(plain)
+        if blocks is None:
             attention = self._attention
             kv_len = attention.capacity if attention.paged else place.kv_len
-            self._blocks[plain] = visited_blocks(
+            blocks = self._blocks[plain] = visited_blocks(
                 attention.mod.visible, place.position, place.q_len, kv_len, attention.device
             ).widened(-(-place.kv_len // BLOCK))
-        return self._blocks[plain]
+        return blocks
 
     def _masked(
         self,
@@ -236,25 +242,28 @@ class FlexAttention(Prepared):
         import torch
         import torch.nn.functional as F
 
-        if self._last is None or self._last[0] is not visible:
-            # To whole blocks: what a kernel reads beyond the last row or key is nobody's.
-            padding = (0, -place.kv_len % BLOCK, 0, -place.q_len % BLOCK)
-            padded = F.pad(visible, padding)
-            batch, _, rows, keys = padded.shape
-            blocks = padded.view(batch, rows // BLOCK, BLOCK, keys // BLOCK, BLOCK)
-            counts = blocks.sum(dim=(2, 4))
-            full = counts == BLOCK * BLOCK
-            seen = self._fixed(padded[:, 0].expand(self._attention.batch, -1, -1))
-            at = place.at
-            offset = self._offsets[place.position] if at is None else at.to(torch.int32)[0]
-            mask = self._masked(
-                offset,
-                Blocks(*_ordered((counts > 0) & ~full), *_ordered(full)),
-                (place.q_len, place.kv_len),
-                sees=lambda sequence, row, position: seen[sequence, row, position],
-            )
-            self._last = visible, mask
-        return self._last[1]
+        last, written = self._last, times_written(visible)
+        if last is not None and last.serves(place, written):
+            made: FlexMask = last.made
+            return made
+        # To whole blocks: what a kernel reads beyond the last row or key is nobody's.
+        padding = (0, -place.kv_len % BLOCK, 0, -place.q_len % BLOCK)
+        padded = F.pad(visible, padding)
+        batch, _, rows, keys = padded.shape
+        blocks = padded.view(batch, rows // BLOCK, BLOCK, keys // BLOCK, BLOCK)
+        counts = blocks.sum(dim=(2, 4))
+        full = counts == BLOCK * BLOCK
+        seen = self._fixed(padded[:, 0].expand(self._attention.batch, -1, -1))
+        at = place.at
+        offset = self._offsets[place.position] if at is None else at.to(torch.int32)[0]
+        mask = self._masked(
+            offset,
+            Blocks(*_ordered((counts > 0) & ~full), *_ordered(full)),
+            (place.q_len, place.kv_len),
+            sees=lambda sequence, row, position: seen[sequence, row, position],
+        )
+        self._last = LastCall(place, written, mask)
+        return mask
 
     def _fixed(self, seen: torch.Tensor) -> torch.Tensor:
         """On CPU, pad rows and keys to whole blocks and have them compiled as they are.

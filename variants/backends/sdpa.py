@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from variants.backends.backend import (
     AS_WRITTEN,
@@ -20,9 +20,11 @@ from variants.backends.backend import (
     Support,
     Takes,
 )
+from variants.turns import Turns
 
 if TYPE_CHECKING:
     import torch
+    from torch.nn.attention import SDPBackend
 
     from variants.caches import Place
     from variants.kv_dtypes import KeyValue
@@ -75,12 +77,12 @@ class SdpaAttention(Prepared):
         return SdpaMask(None if self._bias is None else self._bias.at(position), False)
 
     def attend(self, query: torch.Tensor, kv: KeyValue, mask: SdpaMask) -> torch.Tensor:
+        import torch
         import torch.nn.functional as F
-        from torch.nn.attention import sdpa_kernel
 
         # Inside of what a compiler sees: its caches do not know from outside which backend was
         # asked for, and would hand out another one's code (pytorch #185449).
-        with nullcontext() if self._forced is None else sdpa_kernel(self._forced):
+        with _switched(self._forced) if torch.compiler.is_compiling() else _TURNS.of(self._forced):
             return F.scaled_dot_product_attention(
                 query,
                 kv.key,
@@ -90,6 +92,17 @@ class SdpaAttention(Prepared):
                 scale=self._scale,
                 enable_gqa=self._grouped,
             )
+
+
+def _switched(backend: SDPBackend | None) -> AbstractContextManager[Any]:
+    """Return PyTorch's own way of forcing a backend; None forces none."""
+    from torch.nn.attention import sdpa_kernel
+
+    return nullcontext() if backend is None else sdpa_kernel(backend)
+
+
+# Which backends may run is one setting of the process, also inside of `sdpa_kernel`.
+_TURNS = Turns(_switched)
 
 
 def _prepare_sdpa(backend_name: str | None) -> Callable[[Attention], Prepared]:

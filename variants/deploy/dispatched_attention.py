@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,19 +16,29 @@ from variants.backends import BACKENDS, Attention, Takes
 from variants.caches import Place
 from variants.configuration import Configuration, default_variant
 from variants.deploy.dispatch import Route
-from variants.deploy.layer_cache import Held, KeepsKeys
+from variants.deploy.layer_cache import Held, KeepsKeys, Layout
 from variants.deploy.model_choice import ModelChoice
 from variants.device import Device
 from variants.executions import EXECUTIONS
 from variants.gqa import GroupedHeads, grouped_heads
 from variants.kv_dtypes import KeyValue
-from variants.precisions import PRECISIONS
+from variants.precisions import PRECISIONS, Precision
 from variants.score_mods import parse_score_mod
 from variants.support import unsupported_reasons
+from variants.turns import Turns
 from variants.variant import Variant
 from variants.workload import Phase
 
 CAPACITY = 4096  # tokens that a backend is prepared for at first; doubled where a call has more
+
+
+def _multiplying(precision: Precision) -> AbstractContextManager[None]:
+    wanted = torch.get_float32_matmul_precision() != precision.matmul
+    return precision.applied() if wanted else nullcontext()
+
+
+# How float32 is multiplied is one setting of the process.
+_MATMUL = Turns(_multiplying)
 
 
 class DispatchWarning(UserWarning):
@@ -49,6 +60,7 @@ class _Signature(NamedTuple):
     windowed: bool
     paged: bool
     fixed: bool  # one row at a position that only the device knows
+    layout: Layout
 
     @property
     def phase(self) -> Phase:
@@ -103,7 +115,6 @@ class DispatchedAttention:
         self.workload = measured[0].workload
         self._groups = self.workload.q_heads // self.workload.kv_heads
         self._precision = PRECISIONS[model.precision]
-        self._matmul = self._precision.matmul
         self._score_mods = tuple(dict.fromkeys(of.workload.score_mod for of in measured))
         self._decisions: dict[tuple[object, ...], _Decision] = {}
         self._said: set[tuple[object, ...]] = set()
@@ -151,10 +162,9 @@ class DispatchedAttention:
         if held.fixed:
             mask = held.visible(score_mod or self._only_score_mod(), mask)
         way = self.way(query, held, mask is not None, score_mod, scale)
-        wanted = self._matmul
-        if wanted is None or torch.get_float32_matmul_precision() == wanted:
+        if self._precision.matmul is None:
             return self._along(way, query, held, mask)
-        with self._precision.applied():
+        with _MATMUL.of(self._precision):
             return self._along(way, query, held, mask)
 
     def way(
@@ -181,6 +191,7 @@ class DispatchedAttention:
             held.windowed,
             held.paged,
             held.fixed,
+            held.layout,
         )
         decision = self._decisions.get(found)
         if decision is None:
@@ -252,18 +263,17 @@ class DispatchedAttention:
         return _Decision(signature, route.bounds, ways, route.shortest, route.longest)
 
     def _check(self, query: Tensor, held: Held) -> None:
-        heads = {
-            "query": (self.workload.q_heads, query),
-            "key": (self.workload.kv_heads, held.key),
+        layout, head_dim = held.layout, self.workload.head_dim
+        wanted = {
+            "query": (self.workload.q_heads, query.shape[1], query.shape[3]),
+            "key": (self.workload.kv_heads, layout.key_heads, layout.head_dim),
+            "value": (self.workload.kv_heads, layout.value_heads, layout.value_dim),
         }
-        for name, (count, tensor) in heads.items():
-            if tensor is not None and (tensor.shape[1], tensor.shape[3]) != (
-                count,
-                self.workload.head_dim,
-            ):
+        for name, (count, got, width) in wanted.items():
+            if (got, width) != (count, head_dim):
                 raise ValueError(
-                    f"{name} must have {count} heads of {self.workload.head_dim}, which were "
-                    f"measured; got {tensor.shape[1]} of {tensor.shape[3]}"
+                    f"{name} must have {count} heads of {head_dim}, which were measured; "
+                    f"got {got} of {width}"
                 )
         if query.dtype is not self._precision.dtype:
             raise ValueError(

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from variants.deploy.captured_step import CapturedStep
-from variants.deploy.layer_cache import Held
-from variants.deploy.model_cache import ModelCache
+from variants.deploy.model_cache import HeldInBuffers, ModelCache
+from variants.deploy.step_state import NotCapturableError
 
 HELD = "goldilocks_held"  # what a cache has for the attention, as an attribute of the keys
 
@@ -149,14 +149,19 @@ class FixedLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without 
         """Append new tokens and return what the attention is to attend to."""
         cache = self._source.cache_of(key_states.shape[0])
         held = cache[self._layer].append(key_states, value_states)
-        if held.key is not None:
+        if not isinstance(held, HeldInBuffers):
             return key_states, value_states
         if not held.fixed and cache.kv_dtype.bits is None:
             # Aliases: what is held must not hold what carries it.
             key, value = (part.view_as(part) for part in held.read(stored=False))
         else:
-            key, value = _without_data(key_states, held), _without_data(value_states, held)
+            key, value = (
+                unreadable(part, held.place.kv_len, in_step=held.fixed)
+                for part in (key_states, value_states)
+            )
+        # Both, so that it is seen where a model changes one of them before it attends.
         setattr(key, HELD, held)
+        setattr(value, HELD, held)
         return key, value
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -188,11 +193,38 @@ class FixedLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without 
             self._cache[self._layer].reorder(beam_idx)
 
 
-def _without_data(states: Tensor, held: Held) -> Tensor:
-    """Return keys that no other attention can read, in place of what only ours understands."""
-    batch, heads, _, head_dim = states.shape
-    shape = (batch, heads, held.place.kv_len, head_dim)
-    return torch.empty(shape, dtype=states.dtype, device="meta")
+class _Unreadable(Tensor):
+    """Stands for keys or values that only this product's attention can read: of a shape alone."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("__get__", "size", "dim", "numel"):  # shape, dtype, device
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        raise cls._refusal(name)
+
+    @staticmethod
+    def _refusal(name: str) -> Exception:
+        return ValueError(
+            f"{name} of keys or values that a cache keeps in its own way (8 bits, pages, a ring): "
+            f"the model changes them behind its cache, or its attention is not the deployment's. "
+            f"Choose a cache that can be read (static or concat, kv_dtype same)"
+        )
+
+
+class _OfStep(_Unreadable):
+    """The same in a captured step, which runs eagerly instead where a model reads them."""
+
+    @staticmethod
+    def _refusal(name: str) -> Exception:
+        return NotCapturableError(f"the model changes keys or values behind its cache ({name})")
+
+
+def unreadable(tensor: Tensor, tokens: int, *, in_step: bool = False) -> Tensor:
+    """Return what has the shape that keys and values would have, and no data."""
+    batch, heads, _, width = tensor.shape
+    empty = torch.empty((batch, heads, tokens, width), dtype=tensor.dtype, device="meta")
+    return empty.as_subclass(_OfStep if in_step else _Unreadable)
 
 
 class CapturedCache(Cache):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,15 @@ from variants.deploy.model_choice import ModelChoice
 from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue
 
 
+class Layout(NamedTuple):
+    """Heads and widths of keys and values."""
+
+    key_heads: int
+    head_dim: int
+    value_heads: int
+    value_dim: int
+
+
 class Held:
     """What a call attends to, and where its queries stand: keys and values of standard shapes."""
 
@@ -32,17 +41,23 @@ class Held:
     def __init__(self, place: Place, kv: KeyValue) -> None:
         """Take keys and values; `kv_len` of `place` counts them."""
         self.place, self.length, self._kv = place, place.kv_len, kv
+        key, value = kv.key.shape, kv.value.shape
+        self.layout = Layout(key[1], key[3], value[1], value[3])
 
     @classmethod
     def given(cls, query: Tensor, key: Tensor, value: Tensor) -> Held:
-        """Return tensors of standard shapes; the queries are the last tokens."""
-        q_len, kv_len = query.shape[2], key.shape[2]
-        return cls(Place(kv_len - q_len, q_len, kv_len), KeyValue(key, value))
+        """Return tensors of standard shapes; the queries are the last tokens.
 
-    @property
-    def key(self) -> Tensor | None:
-        """The keys as they were given; None where a cache has stored them."""
-        return self._kv.key
+        Raises:
+            ValueError: There are more queries than keys.
+        """
+        q_len, kv_len = query.shape[2], key.shape[2]
+        if q_len > kv_len:
+            raise ValueError(
+                f"queries are the last tokens of the keys, so that there are no more than those; "
+                f"got {q_len} queries and {kv_len} keys"
+            )
+        return cls(Place(kv_len - q_len, q_len, kv_len), KeyValue(key, value))
 
     def whole(self) -> Held:
         """Return the same with the whole buffer, where it lies in one that was allocated once."""
@@ -78,10 +93,8 @@ class HeldByCache(Held):
         self.place, self.length, self.codec = place, cache.length, codec
         self.windowed, self.paged = windowed, place.table is not None
         self._cache, self._planes = cache, planes
-
-    @property
-    def key(self) -> Tensor | None:
-        return None
+        heads = cache.shape.kv_heads
+        self.layout = Layout(heads, codec.head_dim, heads, codec.value_dim)
 
     def whole(self) -> Held:
         cache = self._cache
@@ -163,9 +176,15 @@ class LayerCache:
 
         Raises:
             CacheOverflowError: They do not fit.
-            ValueError: Several tokens are appended behind others, which a window cannot take.
+            ValueError: Several tokens are appended behind others, which a window cannot take; or
+                keys and values do not go together, or not with those before.
         """
-        tokens = key.shape[2]
+        batch, heads, tokens, width = key.shape
+        if value.shape[:3] != (batch, heads, tokens):
+            raise ValueError(
+                f"keys and values must be of as many sequences, heads and tokens, got "
+                f"{tuple(key.shape)} and {tuple(value.shape)}"
+            )
         if self.length + tokens > self.capacity:
             raise CacheOverflowError(
                 f"the cache has room for {self.capacity} tokens and holds {self.length}; "
@@ -173,6 +192,14 @@ class LayerCache:
             )
         if self._cache is None:
             return self._start(key, value)
+        own, codec = self._cache.shape, self._codec
+        assert codec is not None
+        # Else they would be spread over the sequences and heads that there are.
+        if (batch, heads, width) != (own.batch, own.kv_heads, codec.head_dim):
+            raise ValueError(
+                f"keys must be of {own.batch} sequences and {own.kv_heads} heads of "
+                f"{codec.head_dim}, as the prompt's were; got {tuple(key.shape)}"
+            )
         if tokens == 1:
             return self._append_one(key, value)
         if self.kind.windowed:
@@ -188,7 +215,9 @@ class LayerCache:
 
     def _start(self, key: Tensor, value: Tensor) -> Held:
         batch, kv_heads, tokens, head_dim = key.shape
-        codec = self._kv_dtype.codec(batch, kv_heads, head_dim, key.dtype, key.device)
+        codec = self._kv_dtype.codec(
+            batch, kv_heads, head_dim, key.dtype, key.device, value_dim=value.shape[3]
+        )
         assert self.kind.cache is not None
         shape = CacheShape(batch, kv_heads, self.capacity, self.window)
         cache = self.kind.cache(codec.planes(), shape, tokens, key.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from variants.caches import CACHES, CacheOverflowError, CacheShape, Place, StaticCache
-from variants.deploy.layer_cache import Held
+from variants.deploy.layer_cache import Held, Layout
 from variants.deploy.model_choice import ModelChoice
 from variants.deploy.step_state import NotCapturableError, StepState
 from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue, KvDtype
@@ -35,10 +35,8 @@ class HeldInBuffers(Held):
         self.place, self.length, self.codec = place, place.kv_len, codec
         self.fixed = state is not None
         self._planes, self._state = planes, state
-
-    @property
-    def key(self) -> Tensor | None:
-        return None
+        heads = planes[0].shape[1]
+        self.layout = Layout(heads, codec.head_dim, heads, codec.value_dim)
 
     def read(self, stored: bool) -> KeyValue:
         assert self.codec is not None
@@ -86,7 +84,7 @@ class StaticKVCache:
         self._kv_dtype = kv_dtype
         self._codec: Codec | None = None
         self._planes: list[Tensor] = []
-        self._like: Tensor | None = None  # keys without tokens
+        self._like: KeyValue | None = None  # keys and values without tokens
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +104,7 @@ class StaticKVCache:
             return self._append_at_position(key, value, self._state.keys)
         tokens, start = key.shape[2], self.length
         check_room(start, tokens, self._buffers.capacity)
-        codec = self._started(key)
+        codec = self._started(key, value)
         with torch.no_grad():
             self._store(codec, key, value, start)
         self.length += tokens
@@ -125,15 +123,15 @@ class StaticKVCache:
             self._codec, place, StaticCache.write(self._planes, new, place), self._state
         )
 
-    def _started(self, key: Tensor) -> Codec:
+    def _started(self, key: Tensor, value: Tensor) -> Codec:
         batch, kv_heads, _, head_dim = key.shape
         if batch != self._batch:
             raise ValueError(f"the cache is for a batch of {self._batch}, got one of {batch}")
         if self._codec is None:
-            self._like = key.new_empty((batch, kv_heads, 0, head_dim))
+            self._like = KeyValue(key[:, :, :0].detach(), value[:, :, :0].detach())
             with torch.inference_mode(False):
                 self._codec = self._kv_dtype.codec(
-                    batch, kv_heads, head_dim, key.dtype, key.device
+                    batch, kv_heads, head_dim, key.dtype, key.device, value_dim=value.shape[3]
                 )
             self._buffers.allocate(self._codec, kv_heads, key.device)
             self._planes = [plane[:batch] for plane in self._buffers.planes]
@@ -168,7 +166,7 @@ class StaticKVCache:
     def copy_from(self, other: StaticKVCache) -> None:
         """Hold the tokens of another cache of the same kind and batch."""
         if other._like is not None:
-            self._started(other._like)
+            self._started(*other._like)
             for own, held in zip(self._planes, other._planes, strict=True):
                 own[:, :, : other.length] = held[:, :, : other.length]
             for own, held in zip(self._scales(), other._scales(), strict=True):

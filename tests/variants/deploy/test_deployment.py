@@ -294,6 +294,66 @@ def test_a_model_of_another_shape_or_type_is_refused() -> None:
         attention(tokens(4, 3, 0), tokens(2, 3, 0), tokens(2, 3, 0), mask=torch.ones(1, 1, 3, 4))
 
 
+@SAYS_NOTHING
+def test_another_shape_is_refused_on_every_call_also_after_a_decision() -> None:
+    attention = deployment("math fp32 static").attention
+    query, key, narrow = tokens(4, 3, 0), tokens(2, 3, 0), tokens(2, 3, 0)[..., :16]
+    attention(query, key, key)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"key must have 2 heads of 32, .*; got 4 of 32"):
+            attention(query, tokens(4, 3, 0), tokens(4, 3, 0))
+        with pytest.raises(ValueError, match=r"value must have 2 heads of 32, .*; got 2 of 16"):
+            attention(query, key, narrow)
+        with pytest.raises(ValueError, match=r"value must have 2 heads of 32, .*; got 1 of 32"):
+            attention(query, key, key[:, :1])
+
+
+@SAYS_NOTHING
+@pytest.mark.parametrize("backend", ["eager", "math", "flash"])
+def test_more_queries_than_keys_are_refused(backend: str) -> None:
+    attention = deployment(f"{backend} fp32 static").attention
+    with pytest.raises(ValueError, match="no more than those; got 5 queries and 3 keys"):
+        attention(tokens(4, 5, 0), tokens(2, 3, 0), tokens(2, 3, 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "kv_dtype", "most"),
+    [
+        *(("concat", "same", 0.0), ("static", "same", 0.0), ("ring", "same", 0.0)),
+        *(("static", "int8", 1e-2), ("static", "fp8", 5e-2)),
+    ],
+)
+def test_a_cache_keeps_values_of_another_width_than_keys(
+    kind: str, kv_dtype: str, most: float
+) -> None:
+    score_mod = "sliding_window:9" if kind == "ring" else "none"
+    choices = {} if kv_dtype == "same" else {"kv_dtype": kv_dtype}
+    loaded = deployment(f"eager fp32 {kind}", score_mod=score_mod, **choices)
+    cache = loaded.cache(12, window=9 if kind == "ring" else None)
+    key, value = tokens(2, 9, 0), tokens(2, 9, 1)[..., :20]
+    cache.append(key[:, :, :8], value[:, :, :8])
+    held = cache.append(key[:, :, 8:], value[:, :, 8:])
+    read = held.read(stored=False)
+    scales = (held.codec.key_scale, held.codec.value_scale) if held.codec else (None, None)
+    for got, wanted, scale in zip(read, (key, value), scales, strict=True):
+        whole = got if scale is None else got * scale[:, :, None, None]
+        assert whole.shape == wanted.shape
+        assert error(whole, wanted) <= most
+    assert held.layout == (2, 32, 2, 20)
+
+
+def test_a_cache_takes_no_tokens_of_another_batch_or_shape() -> None:
+    cache = deployment("math fp32 static").cache(60)
+    with pytest.raises(ValueError, match="as many sequences, heads and tokens, got"):
+        cache.append(tokens(2, 3, 0), tokens(2, 4, 0))
+    cache.append(tokens(2, 3, 0), tokens(2, 3, 0))
+    one = tokens(2, 1, 0)
+    for other in (one[:1], one[:, :1]):
+        with pytest.raises(ValueError, match=r"2 sequences and 2 heads of 32, .* got \("):
+            cache.append(other, other)
+    assert cache.length == 3
+
+
 def test_gradients_pass_through() -> None:
     attention = deployment("math fp32 static").attention
     query = tokens(4, 12, 0).requires_grad_()
