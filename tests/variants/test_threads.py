@@ -22,7 +22,9 @@ HERE = detect_device("cpu")
 SHAPE = {"batch": 2, "q_heads": 4, "kv_heads": 2, "head_dim": 32}
 THREADS = 4
 
-pytestmark = pytest.mark.filterwarnings("ignore::variants.attention.DispatchWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::variants.deploy.dispatched_attention.DispatchWarning"
+)
 
 
 def deployment(prefill: str, decode: str, score_mod: str = "none") -> Deployment:
