@@ -55,7 +55,7 @@ def wait_for(condition: Callable[[], bool], running: list[ForkServerProcess]) ->
 def stop_some(
     log: Path, size: Size, running: list[ForkServerProcess], *, others_go_on: bool
 ) -> list[int]:
-    """Kill three and pause one past its grace period, at random moments; returns the killed ones."""
+    """Kill three, pause one past its grace period, at random moments; returns the killed ones."""
     rng = random.Random(os.urandom(8))
     *killed, paused = rng.sample([process.pid or 0 for process in running], 4)
     wait_for(lambda: len(pids_in(log)) == PROCESSES, running)
