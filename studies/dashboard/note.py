@@ -69,14 +69,14 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
     """Return a row for each choice; those that fall on one configuration share it."""
     rows = []
     names: dict[str, list[str]] = {}
-    for choice in PREFERENCES:
-        if choice in result.winners:
-            key = result.winners[choice].candidate.evaluation.configuration.key
-            names.setdefault(key, []).append(choice.replace("_", " "))
-    for choice in PREFERENCES:
-        if choice not in result.winners:
+    for preference in PREFERENCES:
+        if preference in result.winners:
+            key = result.winners[preference].candidate.evaluation.configuration.key
+            names.setdefault(key, []).append(preference.replace("_", " "))
+    for preference in PREFERENCES:
+        if preference not in result.winners:
             continue
-        winner = result.winners[choice].candidate
+        winner = result.winners[preference].candidate
         shared = names.pop(winner.evaluation.configuration.key, None)
         if shared is None:
             continue

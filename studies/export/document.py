@@ -81,7 +81,7 @@ class ExportedSingle(LoadableSingle):
 
 
 class ExportedStudy(BaseModel):
-    """Where the choices come from."""
+    """The study that the choices come from, and how it was searched."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,7 +110,7 @@ class Admitted(BaseModel):
 
 
 class Export(BaseModel):
-    """The whole document."""
+    """The exported document: where it was measured, and what was chosen for each workload."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -188,12 +188,12 @@ def _singles(results: Sequence[WorkloadResult], limits: Limits) -> dict[str, Exp
     exact = [_only(result, strict(result.measured, limits), limits) for result in results]
     found = {}
     for prefix, pool in (("", results), ("strict_", exact)):
-        for choice in PREFERENCES:
-            single = best_single(pool, choice)
+        for preference in PREFERENCES:
+            single = best_single(pool, preference)
             if single is None:
                 continue
             served = [result for result in pool if result.workload.key in single.candidates]
-            found[prefix + choice] = ExportedSingle(
+            found[prefix + preference] = ExportedSingle(
                 model=single.model,
                 choices=tuple(
                     _choice(single.candidates[result.workload.key], result.baseline)

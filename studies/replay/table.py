@@ -48,7 +48,7 @@ class TableError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class RecordedTable:
-    """The rows of a table, workload by workload."""
+    """The rows of a table of measurements, as a catalogue of configurations, by workload."""
 
     catalogue: Catalogue
     # Of each row of the catalogue. Its configuration lacks what the vocabulary does not know.

@@ -195,7 +195,7 @@ def _drawn(steps: Steps, trials: int) -> dict[str, tuple[float, ...]]:
     return {"x": (*steps.trials, trials), "y": (*steps.shares, steps.shares[-1])}
 
 
-def map_figure(results: Results, choice: Preference = "balanced") -> go.Figure | None:
+def map_figure(results: Results, preference: Preference = "balanced") -> go.Figure | None:
     """Return the Goldilocks map, coloured by gain in latency; None with a single workload."""
     maps = winner_maps(results)
     if not maps:
@@ -208,11 +208,11 @@ def map_figure(results: Results, choice: Preference = "balanced") -> go.Figure |
     )
     for place, one in enumerate(maps):
         row, column = place // across + 1, place % across + 1
-        figure.add_trace(_heatmap(one, choice), row=row, col=column)
+        figure.add_trace(_heatmap(one, preference), row=row, col=column)
         figure.update_xaxes(title=one.column_axis, type="category", row=row, col=column)
         figure.update_yaxes(title=one.row_axis, type="category", row=row, col=column)
     figure.update_layout(
-        title=f"Goldilocks map: how much faster each {choice.replace('_', ' ')} winner is",
+        title=f"Goldilocks map: how much faster each {preference.replace('_', ' ')} winner is",
         coloraxis={
             "colorscale": [[0, "#f7d9c4"], [0.5, "#f7f7f7"], [1, "#8cc5b0"]],
             "cmin": -3,
@@ -229,13 +229,13 @@ def map_figure(results: Results, choice: Preference = "balanced") -> go.Figure |
     return figure
 
 
-def _heatmap(one: WinnerMap, choice: Preference) -> go.Heatmap:
+def _heatmap(one: WinnerMap, preference: Preference) -> go.Heatmap:
     return go.Heatmap(
         x=[html.escape(name) for name in one.columns],
         y=[html.escape(name) for name in one.rows],
-        z=[[_gain(result, choice) for result in row] for row in one.cells],
-        text=[[_cell(result, choice) for result in row] for row in one.cells],
-        hovertext=[[_hover(result, choice) for result in row] for row in one.cells],
+        z=[[_gain(result, preference) for result in row] for row in one.cells],
+        text=[[_cell(result, preference) for result in row] for row in one.cells],
+        hovertext=[[_hover(result, preference) for result in row] for row in one.cells],
         texttemplate="%{text}",
         textfont={"size": 11},
         hovertemplate="%{x}, %{y}<br>%{hovertext}<extra></extra>",
@@ -245,28 +245,28 @@ def _heatmap(one: WinnerMap, choice: Preference) -> go.Heatmap:
     )
 
 
-def _gain(result: WorkloadResult | None, choice: Preference) -> float | None:
+def _gain(result: WorkloadResult | None, preference: Preference) -> float | None:
     if result is None or not result.winners:
         return None
-    return -math.log2(result.latency_ratio(result.winners[choice].candidate))
+    return -math.log2(result.latency_ratio(result.winners[preference].candidate))
 
 
-def _cell(result: WorkloadResult | None, choice: Preference) -> str:
+def _cell(result: WorkloadResult | None, preference: Preference) -> str:
     """Return what fits into a small cell: the gain in latency and the backend."""
     if result is None:
         return ""
     if not result.winners:
         return "nothing<br>usable"
-    winner = result.winners[choice].candidate
+    winner = result.winners[preference].candidate
     backend = winner.evaluation.configuration.variant.backend
     name = "default" if winner.number is None else html.escape(backend)
     return f"{factor(result.latency_ratio(winner))}<br>{name}"
 
 
-def _hover(result: WorkloadResult | None, choice: Preference) -> str:
+def _hover(result: WorkloadResult | None, preference: Preference) -> str:
     if result is None or not result.winners:
         return ""
-    winner = result.winners[choice].candidate
+    winner = result.winners[preference].candidate
     smaller = factor(winner.memory / result.baseline.peak_memory_mib)
     return f"{html.escape(_described(winner))}<br>{smaller} smaller"
 

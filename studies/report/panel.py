@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 @dataclass(frozen=True, slots=True)
 class PanelTable:
-    """A table of finished texts."""
+    """A table whose cells are formatted already."""
 
     caption: str
     headings: tuple[str, ...]
@@ -18,7 +18,7 @@ class PanelTable:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Text, figures and tables under one heading."""
+    """A section of the report: text, figures and tables under one heading."""
 
     title: str
     text: tuple[str, ...]  # paragraphs

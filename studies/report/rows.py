@@ -23,7 +23,7 @@ _KERNELS = 12  # of one step; a step of many has the attention's among the first
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One configuration of one workload, as text."""
+    """A row of the report's tables: one configuration of one workload, formatted."""
 
     chosen: tuple[str, ...]  # as what: default, fastest, smallest, balanced
     variant: str
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadSection:
-    """All about one workload."""
+    """What the report shows of one workload."""
 
     place: int
     label: str
@@ -123,25 +123,27 @@ def _chosen(result: WorkloadResult) -> list[Candidate]:
     """Return each winner once, fastest first; those within the usual error after the others."""
     found: dict[int | None, Candidate] = {}
     for winners in (result.winners, result.strict_winners):
-        for choice in PREFERENCES:
-            if choice in winners:
-                found.setdefault(winners[choice].candidate.number, winners[choice].candidate)
+        for preference in PREFERENCES:
+            if preference in winners:
+                found.setdefault(
+                    winners[preference].candidate.number, winners[preference].candidate
+                )
     return list(found.values())
 
 
 def _tags(number: int | None, result: WorkloadResult) -> tuple[str, ...]:
-    """Return as what a configuration was chosen."""
+    """Return what a configuration was chosen as: fastest, smallest, balanced."""
     tags = [
-        _SHORT[choice]
-        for choice in PREFERENCES
-        if choice in result.winners and result.winners[choice].candidate.number == number
+        _SHORT[preference]
+        for preference in PREFERENCES
+        if preference in result.winners and result.winners[preference].candidate.number == number
     ]
     within = [
-        _SHORT[choice]
-        for choice in PREFERENCES
-        if choice in result.strict_winners
-        and result.strict_winners[choice].candidate.number == number
-        and _SHORT[choice] not in tags
+        _SHORT[preference]
+        for preference in PREFERENCES
+        if preference in result.strict_winners
+        and result.strict_winners[preference].candidate.number == number
+        and _SHORT[preference] not in tags
     ]
     if within:
         tags.append(f"within error {Limits().max_error:g}: {', '.join(within)}")

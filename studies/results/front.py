@@ -27,7 +27,7 @@ class Candidate:
 
     @property
     def measurements(self) -> Measurements:
-        """Its numbers."""
+        """The measured numbers."""
         assert self.evaluation.measurements is not None
         return self.evaluation.measurements
 
@@ -43,12 +43,12 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Identity within its workload."""
+        """The variant's key, which tells it from others of its workload."""
         return self.evaluation.configuration.variant.key
 
     @property
     def rank(self) -> tuple[int, ...]:
-        """From simple to elaborate."""
+        """Sorts configurations from simple to elaborate: ties go to the simpler."""
         return self.evaluation.configuration.variant.rank
 
 
@@ -62,7 +62,7 @@ class Winner:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadResult:
-    """What was found for one workload."""
+    """What a study found for one workload: its default, its front and its winners."""
 
     workload: Workload
     default: Evaluation

@@ -44,12 +44,12 @@ def variant_label(variant: Variant, ran: str | None = None) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Return three significant digits, `0.0520`."""
+    """Format milliseconds in three significant digits, `0.0520`."""
     return f"{value:#.3g}" if value < 99.95 else f"{value:.0f}"
 
 
 def mebibytes(value: float) -> str:
-    """Return `40.1`."""
+    """Format MiB with one decimal, `40.1`; without from 10,000 on."""
     return f"{value:.1f}" if value < 10_000 else f"{value:.0f}"
 
 
@@ -64,7 +64,7 @@ def interval(verdict: Verdict) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return `4 min 12 s`."""
+    """Format seconds as `4 min 12 s`."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -74,7 +74,7 @@ def duration(seconds: float) -> str:
 
 
 def trial_line(evaluation: Evaluation, varying: Iterable[str]) -> str:
-    """Return one trial in one line."""
+    """Format one trial as one line: configuration, numbers, and why it failed."""
     configuration = evaluation.configuration
     ran = None if evaluation.measurements is None else evaluation.measurements.backend_ran
     head = (

@@ -55,11 +55,11 @@ _CORRUPT = (ValueError, LookupError, TypeError, AttributeError, OverflowError, R
 
 
 class StorageLostError(Exception):
-    """The database file is not there any more."""
+    """The database file was removed or replaced while it was in use."""
 
 
 class CorruptStudyError(Exception):
-    """What is stored is not as it was written."""
+    """What is stored of a study is not as this program or Optuna writes it."""
 
 
 class SchemaError(ValueError):

@@ -25,6 +25,7 @@ from studies.storage import database as storage
 from studies.storage import owner
 from studies.storage.database import STORAGE_FAILURES, StorageLostError, failure_text
 from studies.storage.owner import is_dead, this_process
+from studies.storage.url import DatabaseUrlError
 from studies.study.attributes import ENVIRONMENT, EVALUATION, OWNER, StudyError
 from studies.study.opening import open_study
 from studies.study.plan import environments_of
@@ -148,7 +149,9 @@ def test_a_removed_folder_is_noticed_and_its_database_saved(
 
 def test_a_folder_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'absent' / 'study.db'}"
-    with pytest.raises(StudyError, match=f"storage must be a database in a folder .*, got {url}"):
+    with pytest.raises(
+        DatabaseUrlError, match=f"storage must be a database in a folder .*, got {url}"
+    ):
         open_storage(url)
 
 
