@@ -33,7 +33,7 @@ _SPLIT = {
     "profiler": ("kernels",),
     "finalists in turns": ("finalists",),
     "anchor and roofline": ("anchor", "roofline"),
-    "check against reference": ("check",),
+    "check against reference": ("check", "second check"),
     "build and free": ("build", "free"),
     "search": ("search",),
     "storage": ("storage",),
