@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from objectives.metrics.accuracy import TimedOutputs
+from objectives.metrics.compilations import Compilations
+from variants.device import DeviceKind
 from variants.layer.run import Run
 
 
@@ -50,13 +53,36 @@ def _walls_ms(
     return walls
 
 
-def new_length_ms(first: list[float], later: list[float]) -> float | None:
-    """Return what the first visit to a length costs, at least, beyond a later one.
+class FirstVisits(NamedTuple):
+    """Every step of a run when it was run for the first time."""
+
+    walls_ms: list[float]
+    compiled: list[bool]  # whether PyTorch's compiler ran in it
+
+
+def visit_first(run: Run, keep: Callable[[Mapping[str, Tensor]], None]) -> FirstVisits:
+    """Run every step of a new run once, handing its results to `keep`."""
+    counts = [0]
+    with Compilations() as compilations:
+
+        def kept(results: Mapping[str, Tensor]) -> None:
+            counts.append(compilations.count)
+            keep(results)
+
+        walls_ms = run_steps_cold(run, kept)
+    return FirstVisits(walls_ms, [after > before for before, after in pairwise(counts)])
+
+
+def new_length_ms(first: FirstVisits, later: Sequence[float], kind: DeviceKind) -> float | None:
+    """Return what the first visit to a length costs, at least, beyond a later one, in ms.
 
     The fastest first visit less the slowest later one: a plan or a graph that is built for each
     length costs every one of them, a busy machine only some. The very first step is left out:
-    compilation and warm-up are in it. None for a single step.
+    compilation and warm-up are in it. On a CPU only the compiler makes a new length cost anything:
+    where it did not run at each, nothing did. None for a single step.
     """
-    if len(first) < 2:
+    if len(first.walls_ms) < 2:
         return None
-    return max(0.0, min(first[1:]) - max(later[1:]))
+    if kind == "cpu" and not all(first.compiled[1:]):
+        return 0.0
+    return max(0.0, min(first.walls_ms[1:]) - max(later[1:]))

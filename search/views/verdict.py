@@ -28,7 +28,7 @@ from variants.axes import AXES, Choice
 
 # What a stage of a trial counts as, in the split of a run's time.
 _SPLIT = {
-    "compile and first steps": ("first step", "ahead"),
+    "compile and first steps": ("first step", "second look", "ahead"),
     "measure": ("memory", "latency"),
     "profiler": ("kernels",),
     "finalists in turns": ("finalists",),
