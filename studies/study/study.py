@@ -80,14 +80,14 @@ class Told:
     measured_on: str = ""  # host and device
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Open an Optuna storage.
+def open_storage(url: str, *, create: bool = True) -> BaseStorage:
+    """Open an Optuna storage; one that is not there is made, unless `create` is false.
 
     Raises:
-        StudyError: It cannot be opened or written.
+        StudyError: It cannot be opened or written, or is not there.
     """
     try:
-        return open_database(url)
+        return open_database(url, create=create)
     except DatabaseUrlError as error:
         raise StudyError(str(error)) from None
     except SchemaError as error:
