@@ -126,7 +126,7 @@ def _warn_of_other_software(path: Path, there: LoadableEnvironment, here: Device
     """Warn of versions that differ: which kernel runs, and how fast, depends on them."""
     import torch
 
-    versions = {"torch": (there.device.torch, here.torch)}
+    versions: dict[str, tuple[object, object]] = {"torch": (there.device.torch, here.torch)}
     if there.device.kind == here.kind == "cuda":
         versions["CUDA"] = (there.cuda, torch.version.cuda)
         versions["cuDNN"] = (there.device.cudnn, here.cudnn)
