@@ -58,7 +58,7 @@ def export(
         max_memory_gib=max_memory_gib,
         executions=None if chosen is None else tuple(map(str, chosen)),
     )
-    results = read_results(load_study(open_storage(storage), study))
+    results = read_results(load_study(open_storage(storage, create=False), study))
     document = build_export(results, pick=pick, prefer=prefer, admitted=admitted)
     _write(output, document.model_dump_json(indent=2) + "\n")
     if output is not None:

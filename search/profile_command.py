@@ -94,7 +94,7 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
         StudyError: There is no such finished trial.
         UsageError: It was measured on another kind of device.
     """
-    study = load_study(open_storage(storage), name)
+    study = load_study(open_storage(storage, create=False), name)
     configurations = {
         each.number: each.evaluation.configuration for each in finished_trials(study)
     }

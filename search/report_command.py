@@ -35,7 +35,7 @@ def report(
     from studies.report.sensitivity_panel import sensitivity_panel
     from studies.sensitivity.assess import assess
 
-    chosen = load_study(open_storage(storage), study)
+    chosen = load_study(open_storage(storage, create=False), study)
     text = render_report(chosen, [sensitivity_panel(assess(chosen))])
     page = text.encode()
     try:

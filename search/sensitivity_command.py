@@ -51,7 +51,7 @@ def sensitivity(
     from studies.sensitivity.figures import figures, save_figures, write_html
     from studies.sensitivity.report import as_rows
 
-    chosen = load_study(open_storage(storage), study)
+    chosen = load_study(open_storage(storage, create=False), study)
     report = assess(chosen, prior=prior, by_workload=by_workload, tolerance=tolerance)
     drawn = figures(report)
     save_figures(chosen, drawn)

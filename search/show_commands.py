@@ -39,7 +39,7 @@ def show(
     study: StudyName = None, storage: Storage = DEFAULT_STORAGE, plugin: PluginOption = None
 ) -> None:
     """Print the fronts and the verdict of a stored study."""
-    results = read_results(load_study(open_storage(storage), study))
+    results = read_results(load_study(open_storage(storage, create=False), study))
     environment = results.environment
     console.print(
         f"study {results.study_name}: {environment.device.name}, torch {environment.device.torch}"
@@ -59,7 +59,7 @@ def dashboard(
     plugin: PluginOption = None,
 ) -> None:
     """Serve optuna-dashboard: the Pareto front, live while a run goes on."""
-    opened = open_storage(storage)
+    opened = open_storage(storage, create=False)
     chosen = load_study(opened, study)
     publish(chosen)
     console.print(f"{address(host, port, chosen)}   (Ctrl-C ends)", soft_wrap=True)
@@ -82,7 +82,7 @@ def table(
     plugin: PluginOption = None,
 ) -> None:
     """Write all trials as CSV (standard output if no file is given) or Parquet."""
-    frame = as_table(read_results(load_study(open_storage(storage), study)))
+    frame = as_table(read_results(load_study(open_storage(storage, create=False), study)))
     if output is None:
         frame.to_csv(sys.stdout, index=False)
         return

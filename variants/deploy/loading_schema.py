@@ -68,6 +68,7 @@ class LoadableEnvironment(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     device: Device
+    cuda: str | None = None  # that torch was built for
 
 
 class LoadableFile(BaseModel):

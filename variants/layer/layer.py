@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from variants.configuration import Configuration
 from variants.device import DeviceKind
 from variants.executions import EXECUTIONS
 from variants.gqa import grouped_heads
-from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue
+from variants.kv_dtypes import KV_DTYPES, KeyValue
+from variants.layer.filled_cache import CachePlan, FilledCache
 from variants.layer.graph import Graph
 from variants.layer.inputs import Weights, weight_shapes
 from variants.precisions import PRECISIONS
@@ -24,36 +24,6 @@ from variants.quantizations import projection_bytes, quantize_projections
 from variants.score_mods import parse_score_mod
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-@dataclass(frozen=True)
-class CachePlan:
-    """The cache that a layer's decode steps read: its class, and what it is built for."""
-
-    cache: type[KVCache]
-    shape: CacheShape
-
-    def place_of(self, length: int) -> Place:
-        """Return where a step stands that appends one token to `length`."""
-        return self.cache.place_of(self.shape, length)
-
-
-@dataclass(frozen=True)
-class FilledCache:
-    """A cache that holds the context, and the codec that was calibrated on it."""
-
-    cache: KVCache
-    codec: Codec
-    reads_stored: bool  # the backend takes keys and values as the cache stores them
-
-    def readable(self, planes: list[Tensor]) -> KeyValue:
-        """Return what the backend is given of the planes that a step attends to."""
-        return KeyValue(*planes) if self.reads_stored else self.codec.decode(planes)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values, their scales included."""
-        return self.cache.nbytes + self.codec.nbytes
 
 
 class AttentionLayer(nn.Module):
