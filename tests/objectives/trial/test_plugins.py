@@ -191,6 +191,12 @@ REFUSED = [
         "support of mine must hold a Support for each kind of device",
     ),
     (
+        "from dataclasses import replace\nfrom variants.axes import VARIANT_AXES\n"
+        "from variants.backends import *\n"
+        "BACKENDS.register(replace(BACKENDS['eager'], name='mine', axes=(VARIANT_AXES['gqa'],)))",
+        "axes of mine must be none: plugins cannot add axes",
+    ),
+    (
         "from dataclasses import replace\nfrom variants.score_mods import SCORE_MODS\n"
         "SCORE_MODS.register(replace(SCORE_MODS['document'], name='mine', "
         "visible_keys=lambda n, position: -1))",
