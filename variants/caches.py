@@ -1,8 +1,9 @@
 """The cache axis: where the keys and values of past tokens are kept while decoding.
 
 A cache stores planes (`variants.kv_dtypes`): numbers of shape `(batch, kv_heads, tokens, width)`.
-A step asks for its `Place` first, on the host; then `write` puts the new tokens there and returns
-what the step attends to. `write` touches tensors only, so that a compiler can take it whole.
+A step asks for its `Place` first, on the host; then `write` puts the new tokens there and
+returns what the step attends to. `write` touches tensors only, so that a compiler can take it
+whole.
 """
 
 from __future__ import annotations
