@@ -44,7 +44,7 @@ TILES = VariantAxis(
 
 def main() -> None:
     # What an entry `axes=(TILES,)` in flex.py does.
-    BACKENDS._entries["flex"] = replace(flex.FLEX, axes=(TILES,))
+    BACKENDS._entries["flex"] = replace(flex.FLEX, axes=(*flex.FLEX.axes, TILES))
 
     from search.choices import gather_choices
     from search.command_options import axis_option
