@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from search.choices import UsageError, choices_from_options
-from search.command_options import axis_option
-from search.options import DEFAULT_STORAGE, Storage, StudyName
-from search.plugin_option import PluginOption
+from search.options.choices import UsageError, choices_from_options
+from search.options.command_options import axis_option
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName
 from search.views.layout import number_table
 from search.views.terminal import make_console
 from studies.export.document import Admitted, Export, build_export, export_schema

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from search.choices import UsageError
-from search.options import DEFAULT_STORAGE, Storage, StudyName
-from search.plugin_option import PluginOption
+from search.options.choices import UsageError
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName
 from search.views.terminal import make_console
 from studies.storage.artifacts import artifact_store, attach_file
 from studies.storage.files import write_atomically

@@ -19,10 +19,10 @@ from objectives.process.placement import (
 )
 from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench, start_together
-from search.choices import UsageError, gather_choices
-from search.command_options import with_options
-from search.options import storage_words
-from search.run_settings import TRIALS, RunSettings
+from search.options.choices import UsageError, gather_choices
+from search.options.command_options import with_options
+from search.options.run_settings import TRIALS, RunSettings
+from search.options.shared_options import storage_words
 from search.runner import Limit, Runner, stopping_reason
 from search.views.finals import retime_finalists
 from search.views.terminal import make_console

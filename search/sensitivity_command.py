@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from search.choices import UsageError
-from search.options import DEFAULT_STORAGE, Storage, StudyName, storage_words
+from search.options.choices import UsageError
+from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName, storage_words
 from search.views.terminal import make_console
 from studies.space.defaults import ZONE_TOLERANCE
 from studies.study.study import load_study, open_storage

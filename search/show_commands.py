@@ -11,16 +11,16 @@ import typer
 
 from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench
-from search.choices import UsageError, gather_choices
-from search.command_options import OptionForEachAxis, with_options
-from search.options import (
+from search.options.choices import UsageError, gather_choices
+from search.options.command_options import OptionForEachAxis, with_options
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import (
     DEFAULT_STORAGE,
     DeviceOption,
     ModelOption,
     Storage,
     StudyName,
 )
-from search.plugin_option import PluginOption
 from search.views.support_listing import axes_markdown, check_support, print_support
 from search.views.terminal import make_console
 from search.views.verdict import print_front, print_outcomes, print_verdict

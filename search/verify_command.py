@@ -16,9 +16,9 @@ from objectives.schema.errors import first_error
 from objectives.schema.evaluation import Evaluation
 from objectives.timing.host_scaling import at_full_speed, full_speed_of, turns_at_full_speed
 from objectives.trial.bench import Bench, DeviceBench
-from search.choices import UsageError
-from search.options import DeviceOption
-from search.plugin_option import PluginOption
+from search.options.choices import UsageError
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import DeviceOption
 from search.views.terminal import make_console
 from studies.export.document import Export, ExportedWorkload
 from studies.export.verification import (

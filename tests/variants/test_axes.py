@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search.command_options import AxisTexts, with_options
+from search.options.command_options import AxisTexts, with_options
 from variants.axes import AXES, VARIANT_AXES, WORKLOAD_AXES
 from variants.backends import Support, Takes
 from variants.configuration import active_choices, inactive_axes

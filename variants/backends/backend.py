@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from variants.device import DeviceKind
     from variants.kv_dtypes import KeyValue
     from variants.score_mods import BoundScoreMod
-    from variants.variant import Variant
 
 
 class Takes(IntEnum):
@@ -77,7 +76,8 @@ class Attention:
     inlined: bool  # a compiler takes the whole layer, this backend included
     dtype: torch.dtype
     device: torch.device
-    variant: Variant  # for the choices of the backend's own axes: `AXIS.of(attention.variant)`
+    # A `Variant`, whose module stands higher: `AXIS.of(attention.variant)` is what was chosen.
+    variant: object
 
     @property
     def grouped(self) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import BaseStorage
 
 from objectives.schema.evaluation import Evaluation, Outcome
-from search.choices import gather_choices
+from search.options.choices import gather_choices
 from studies.report.front_figures import history_figure, map_figure
 from studies.results.command import in_lines, run_command
 from studies.results.convergence import hypervolume_history

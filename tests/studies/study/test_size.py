@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from objectives.schema.evaluation import Outcome
-from search.choices import choices_from_toml
+from search.options.choices import choices_from_toml
 from studies.numerics.arrays import evenly_spaced
 from studies.numerics.hypervolume import hypervolume
 from studies.report import front_figures as plots

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from search.command_options import option_of
+from search.options.command_options import option_of
 from studies.space.presets import preset_path
 from variants.axes import AXES, Choice
 from variants.models import read_model

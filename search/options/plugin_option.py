@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.choices import UsageError
+from search.options.choices import UsageError
 from variants.plugins import PluginError, load_plugin, read_plugin
 
 

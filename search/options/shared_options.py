@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from search.choices import UsageError
+from search.options.choices import UsageError
 from studies.space.presets import preset_names, preset_summary
 from studies.storage.url import has_password
 from variants.models import MODELS

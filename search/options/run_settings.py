@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from objectives.schema.limits import MOST_S, Limits
-from search.choices import UsageError
-from search.command_options import AxisTexts
-from search.options import (
+from search.options.choices import UsageError
+from search.options.command_options import AxisTexts
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import (
     DEFAULT_STORAGE,
     DeviceOption,
     ModelOption,
@@ -18,7 +19,6 @@ from search.options import (
     SpaceFile,
     Storage,
 )
-from search.plugin_option import PluginOption
 from search.runner import LITTLE
 from studies.samplers.samplers import OWN, SAMPLERS
 from studies.space.defaults import EIGHT_BIT_MAX_ERROR
