@@ -19,7 +19,7 @@ class CommandBench(FakeBench):
     """The fake bench as `run` makes and asks it."""
 
     def __init__(
-        self, limits: object, *, seed: int, device: object, placement: object, ahead: object
+        self, limits: object, *, seed: int, device: object, placement: object, precompile: object
     ) -> None:
         super().__init__()
         self.process = SimpleNamespace(start_seconds=[0.0])
