@@ -28,6 +28,8 @@ from studies.export.in_model import (
 from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
 from variants.models import MODELS, Model, ModelError, read_model
 
+NEW_TOKENS, ROUNDS = 48, 3
+
 
 @dataclass(frozen=True, slots=True)
 class InModelSettings:
@@ -149,7 +151,16 @@ def _say_sides(
         WINNER: variant_label(served[0].choice.configuration.variant),
     }
     table = make_table("")
-    for heading in ("", "runs", "ms a token", "rounds", "faster", "peak MiB", "promised ms", "off"):
+    for heading in (
+        "",
+        "runs",
+        "ms a token",
+        "rounds",
+        "faster",
+        "peak MiB",
+        "promised ms",
+        "off",
+    ):
         table.add_column(heading, justify="left" if heading in ("", "runs") else "right")
     for side, taken in found.sides.items():
         came, promise = came_ms(found, side), made.get(side)
@@ -190,9 +201,7 @@ def _say_promises(
     if len(made) == len(found.sides):
         ratio = made[WINNER].ms / made[DEFAULT].ms
         came = came_ms(found, WINNER) / came_ms(found, DEFAULT)
-        console.print(
-            f"promised {factor(ratio)} as fast, came {factor(came)}", highlight=False
-        )
+        console.print(f"promised {factor(ratio)} as fast, came {factor(came)}", highlight=False)
 
 
 def _say_tokens(console: Console, found: InModel) -> None:

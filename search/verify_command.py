@@ -17,7 +17,7 @@ from objectives.schema.evaluation import Evaluation
 from objectives.timing.host_scaling import at_full_speed, full_speed_of, turns_at_full_speed
 from objectives.trial.bench import Bench, DeviceBench
 from search.choices import UsageError
-from search.in_model import InModelSettings, try_in_model
+from search.in_model import NEW_TOKENS, ROUNDS, InModelSettings, try_in_model
 from search.options import DeviceOption
 from search.plugin_option import PluginOption
 from search.views.terminal import make_console
@@ -32,6 +32,7 @@ from studies.export.verification import (
 )
 from studies.results.labels import variant_label, workload_label
 from studies.study.finalists import judge_finalists
+from variants.device import DeviceKind
 from variants.plugins import missing_plugins
 
 console = make_console()
@@ -57,19 +58,23 @@ def verify(
     ] = None,
     prompt: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Tokens of each prompt.", show_default="the exported workload's"
-        ),
+        typer.Option(min=1, help="Tokens of each prompt.", show_default="the exported workload's"),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Prompts.", show_default="the exported workload's")
     ] = None,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt that are timed.")] = 48,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens a prompt that are timed.", show_default=f"{NEW_TOKENS}"),
+    ] = None,
     layers: Annotated[
         int | None,
         typer.Option(min=1, help="Of the model.", show_default="as many as fit in memory"),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of default and winner.")] = 3,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Turns of default and winner.", show_default=f"{ROUNDS}"),
+    ] = None,
 ) -> None:
     """Measure an exported file's winners and defaults again: old against new.
 
@@ -78,18 +83,22 @@ def verify(
     the default in the model; a promise that is off by more than a tenth is said, no more.
     """
     document = read_export(file)
+    kind: DeviceKind | None = None if device == "auto" else device
     if in_model is not None:
-        settings = InModelSettings(in_model, prompt, batch, new_tokens, layers, rounds)
-        if not _holds_in_model(document, file, device, settings, anyway=anyway):
+        settings = InModelSettings(
+            in_model, prompt, batch, new_tokens or NEW_TOKENS, layers, rounds or ROUNDS
+        )
+        if not _holds_in_model(document, file, kind, settings, anyway=anyway):
             raise typer.Exit(1)
         return
-    for option, given in (("--prompt", prompt), ("--batch", batch), ("--layers", layers)):
+    alone = {"prompt": prompt, "batch": batch, "new-tokens": new_tokens, "layers": layers}
+    for option, given in (alone | {"rounds": rounds}).items():
         if given is not None:
-            raise UsageError(f"{option} must come with --in-model, got {option} {given} alone")
+            raise UsageError(f"--{option} must come with --in-model, got --{option} {given} alone")
     bench = DeviceBench(
         document.study.limits,
         seed=document.study.seed,
-        device=None if device == "auto" else device,
+        device=kind,
     )
     try:
         differences = _admit(document.environment, bench.environment(), file, anyway=anyway)
@@ -113,11 +122,16 @@ def verify(
 
 
 def _holds_in_model(
-    document: Export, file: Path, device: str, settings: InModelSettings, *, anyway: bool
+    document: Export,
+    file: Path,
+    kind: DeviceKind | None,
+    settings: InModelSettings,
+    *,
+    anyway: bool,
 ) -> bool:
+    """Try the winner in a whole model; tells whether it is worth it there."""
     # The study's limit of memory is that of a layer.
     limits = document.study.limits.model_copy(update={"max_memory_gib": None})
-    kind: DeviceKind | None = {"cuda": "cuda", "cpu": "cpu"}.get(device)  # type: ignore[assignment]
     stages = make_console(stderr=True)
     bench = DeviceBench(
         limits,

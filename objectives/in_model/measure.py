@@ -68,7 +68,8 @@ def measure_in_model(
             _settle(device)
     rest = _rest(job, whole, sides, ids, on_stage)
     on_stage("tokens")
-    return _found(job, whole, loaded, sides, turns, rest, resident, _own_kernels(job, sides, whole, ids, turns))  # fmt: skip
+    by_kernel = _own_kernels(job, sides, whole, ids, turns)
+    return _found(job, whole, loaded, sides, turns, rest, resident, by_kernel)
 
 
 def _rest(

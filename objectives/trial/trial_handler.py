@@ -36,8 +36,8 @@ class TrialHandler:
         """Do the job that the message names, and return its result as JSON.
 
         One of: evaluate a `configuration`, `compare` several, `profile` or `ask` about one,
-        generate with a winner `in_model`, or measure the device's `peaks`. `paused` are sessions and process groups of processes that
-        are stopped while something is timed.
+        generate with a winner `in_model`, or measure the device's `peaks`. `paused` are sessions
+        and process groups of processes that are stopped while something is timed.
         """
         paused = PausedProcesses(job.get("paused", ()))
         if "ask" in job:
