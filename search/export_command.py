@@ -158,12 +158,16 @@ def _print_targets(
 ) -> None:
     """Print where each choice can be deployed, and which of them are the default."""
     kind = document.environment.device.kind
+    one_for_all = document.pick == "single" and len(document.workloads) > 1
+    what = "no one choice for all workloads" if one_for_all else "nothing that may be chosen"
     for label, choice in chosen.items():
         if choice.trial is None:
-            text = f"{label}: nothing that may be chosen beats the default, which is the choice"
+            text = f"{label}: {what} beats the default, which is the choice"
         else:
             where = ", ".join(target_label(target) for target in choice.targets)
             text = f"{label}: can be deployed as {where}"
             captured = obstacle_to("transformers-captured", choice.configuration, kind)
             text += f" (transformers captured: {captured})" if captured else ""
+            if choice.latency_vs_default > 1 and choice.memory_vs_default >= 1:
+                text += "; it loses to the default here, which one choice for all costs"
         console.print(text, highlight=False)

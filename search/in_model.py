@@ -112,7 +112,7 @@ def _say_model(
     weights = f"{found.weights_mib / 1024:.1f} GiB of {'random ' * found.random}weights"
     lines = [
         f"{found.model}: {found.layers} of {found.layers_named} layers, {weights} in "
-        f"{found.dtype}; {job.batch} × {job.prompt} tokens of prompt, {job.new_tokens} new tokens, "
+        f"{found.dtype}; {job.batch} × {job.prompt} tokens of prompt, {job.new_tokens} new, "
         f"{job.rounds} rounds in turns"
     ]
     if found.assumed:
@@ -151,17 +151,10 @@ def _say_sides(
         WINNER: variant_label(served[0].choice.configuration.variant),
     }
     table = make_table("")
-    for heading in (
-        "",
-        "runs",
-        "ms a token",
-        "rounds",
-        "faster",
-        "peak MiB",
-        "promised ms",
-        "off",
-    ):
-        table.add_column(heading, justify="left" if heading in ("", "runs") else "right")
+    for heading in ("side", "runs"):
+        table.add_column(heading)
+    for heading in ("ms a token", "rounds", "faster", "peak MiB", "promised ms", "off"):
+        table.add_column(heading, justify="right")
     for side, taken in found.sides.items():
         came, promise = came_ms(found, side), made.get(side)
         table.add_row(

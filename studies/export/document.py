@@ -189,7 +189,7 @@ def _narrowed(
 
 
 def _only(result: WorkloadResult, kept: Sequence[Candidate], limits: Limits) -> WorkloadResult:
-    """Return a workload's result of some of its candidates; what loses to the default won nothing."""
+    """Return a workload's result of some of its candidates; no winner loses to the default."""
     among = replace(result, measured=tuple(kept))
     exact = replace(result, measured=tuple(strict(kept, limits)))
     won, won_exactly = (

@@ -24,6 +24,8 @@ def beats_default(candidate: Candidate, result: WorkloadResult, choice: Preferen
     By the numbers that the file shows: times of turns where there were such. Where those are
     equal, or the same within their margin, the other of the two counts.
     """
+    if candidate.key == result.default.configuration.variant.key:
+        return False
     latency, memory = _shares(candidate, result)
     if choice == "lowest_latency":
         return (latency, memory) < (1.0, 1.0)
