@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.masking_utils import AttentionMaskInterface
 
+from objectives.in_model.generating import take_turn
 from variants import hf
 from variants.configuration import Configuration
 from variants.deploy.deployment import Deployment
@@ -183,43 +184,19 @@ class Taken:
     tokens: Tensor | None = None
 
 
-def timed(model: Any, ids: Tensor, new: int, **given: Any) -> tuple[float, Tensor]:
-    """Return how long `generate` takes for `new` tokens, in ms, and what it answers."""
-    if ids.device.type == "cuda":
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=new,
-        min_new_tokens=new,
-        do_sample=False,
-        **given,
+def turn(
+    model: Any, ids: Tensor, new: int, taken: Taken, cache: Callable[[], Any] | None
+) -> float:
+    """Take one turn, and return the seconds of its first answer."""
+    found = take_turn(
+        model, ids, new, dict if cache is None else lambda: {"past_key_values": cache()}
     )
-    if ids.device.type == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - begin), out[:, ids.shape[1] :]
-
-
-def turn(model: Any, ids: Tensor, new: int, taken: Taken, cache: Callable[[], Any] | None) -> None:
-    """Take one turn: a short and a long answer, whose difference is `new` tokens."""
-    cuda = ids.device.type == "cuda"
-
-    def given() -> dict[str, Any]:
-        return {} if cache is None else {"past_key_values": cache()}
-
-    if not taken.ms:
-        timed(model, ids, 2 + new, **given())  # compiles, captures, makes plans
-    gc.collect()
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    short, _ = timed(model, ids, 2, **given())
-    long, taken.tokens = timed(model, ids, 2 + new, **given())
-    taken.ms.append((long - short) / new)
-    if cuda:
+    taken.ms.append(found.ms)
+    taken.tokens = found.tokens
+    if found.peak_bytes is not None:
         weights = sum(weight.nbytes for weight in model.parameters())
-        taken.peak_gib = (torch.cuda.max_memory_allocated() - weights) / 2**30
+        taken.peak_gib = (found.peak_bytes - weights) / 2**30
+    return found.first_s
 
 
 def captured_turn(
@@ -227,12 +204,8 @@ def captured_turn(
 ) -> dict[int, tuple[int, ...]]:
     """Capture, take a turn, and free all again; return for which ranges there were steps."""
     with hf.capture_decoding(model, loaded, capacity=capacity) as ours:
-        begin = time.perf_counter()
-        timed(model, ids, 2 + new)
-        print(
-            f"  first answer, captures included: {time.perf_counter() - begin:.1f} s", flush=True
-        )
-        turn(model, ids, new, taken, None)
+        first_s = turn(model, ids, new, taken, None)
+        print(f"  first answer, captures included: {first_s:.1f} s", flush=True)
         return ours.ranges
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +16,20 @@ from search.options.plugin_option import PluginOption
 from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName
 from search.views.layout import number_table
 from search.views.terminal import make_console
-from studies.export.document import Admitted, Export, build_export, export_schema
+from studies.export.document import (
+    Admitted,
+    Export,
+    ExportedChoice,
+    build_export,
+    export_schema,
+)
+from studies.results.front import WorkloadResult
 from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.results.results import Results, read_results
 from studies.storage.files import write_atomically
 from studies.study.study import load_study, open_storage
 from variants.deploy.loading_schema import CHOICE_OF, Pick, Prefer
+from variants.deploy.targets import Target, obstacle_to, target_label
 
 console = make_console()
 
@@ -46,10 +55,21 @@ def export(
         typer.Option(min=1e-3, help="Choose only what has a peak memory of at most this."),
     ] = None,
     execution: Annotated[str | None, axis_option("execution")] = None,
+    target: Annotated[
+        Target | None,
+        typer.Option(
+            help="Choose only what runs there as it was measured: in a layer of your own, or in "
+            "a model of transformers, launched kernel by kernel or with its decode steps "
+            "captured. Anywhere if not given."
+        ),
+    ] = None,
     plugin: PluginOption = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
 ) -> None:
-    """Write the winners as JSON, which `variants.load` turns into attention."""
+    """Write the winners as JSON, which `variants.load` turns into attention.
+
+    Where nothing that may be chosen beats PyTorch's default, the default is the choice.
+    """
     if schema:
         _write(output, export_schema())
         return
@@ -57,6 +77,7 @@ def export(
     admitted = Admitted(
         max_memory_gib=max_memory_gib,
         executions=None if chosen is None else tuple(map(str, chosen)),
+        target=target,
     )
     results = read_results(load_study(open_storage(storage, create=False), study))
     document = build_export(results, pick=pick, prefer=prefer, admitted=admitted)
@@ -93,6 +114,7 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
     )
     varying = set(results.plan.space.searched)
     by_workload = {result.workload.key: result for result in results.workloads}
+    chosen: dict[str, ExportedChoice] = {}
     for entry in document.workloads:
         key = entry.workload.key
         label = workload_label(entry.workload, varying)
@@ -100,18 +122,19 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
         if choice is None:
             table.add_row(label, "nothing measured")
             continue
+        chosen[label] = choice
         measured = choice.measurements
-        again = by_workload[key].retimed(choice.configuration.variant.key)
         row = [
             label,
             variant_label(choice.configuration.variant, choice.resolved_backend),
             milliseconds(measured.latency.latency_ms),
-            factor(choice.latency_vs_default if again is None else again.latency.ratio),
+            factor(_latency_ratio(choice, by_workload[key])),
             mebibytes(measured.memory.peak_mib),
             factor(choice.memory_vs_default),
         ]
         table.add_row(*row, *([f"{regrets[key]:.1%}"] if document.pick == "single" else []))
     console.print(table)
+    _print_targets(console, document, chosen)
     console.print(
         f"one choice for all workloads: {single.model.label}; regret against each workload's own "
         f"winner: mean {single.mean_regret:.1%}, worst {single.worst_regret:.1%}",
@@ -123,3 +146,28 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
             f"workloads, nor was any other choice for all: more trials, or fewer axes, would tell",
             style="yellow",
         )
+
+
+def _latency_ratio(choice: ExportedChoice, result: WorkloadResult) -> float:
+    again = result.retimed(choice.configuration.variant.key)
+    return choice.latency_vs_default if again is None else again.latency.ratio
+
+
+def _print_targets(
+    console: Console, document: Export, chosen: Mapping[str, ExportedChoice]
+) -> None:
+    """Print where each choice can be deployed, and which of them are the default."""
+    kind = document.environment.device.kind
+    one_for_all = document.pick == "single" and len(document.workloads) > 1
+    what = "no one choice for all workloads" if one_for_all else "nothing that may be chosen"
+    for label, choice in chosen.items():
+        if choice.trial is None:
+            text = f"{label}: {what} beats the default, which is the choice"
+        else:
+            where = ", ".join(target_label(target) for target in choice.targets)
+            text = f"{label}: can be deployed as {where}"
+            captured = obstacle_to("transformers-captured", choice.configuration, kind)
+            text += f" (transformers captured: {captured})" if captured else ""
+            if choice.latency_vs_default > 1 and choice.memory_vs_default >= 1:
+                text += "; it loses to the default here, which one choice for all costs"
+        console.print(text, highlight=False)

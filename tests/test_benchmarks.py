@@ -17,7 +17,6 @@ from benchmarks import (
     effects_of_table,
     held_stream,
     host_estimators,
-    in_a_model,
     overhead,
     peak_bytes,
     places,
@@ -39,7 +38,6 @@ from studies.study.opening import open_study
 from studies.study.study import load_study, open_storage
 from tests.fake_bench import measurements
 from tests.recorded_tables import write_table
-from tests.search.test_cli import search
 
 TINY = [
     *("--batch", "1", "--seq-len", "64", "--new-tokens", "2", "--q-heads", "2"),
@@ -64,15 +62,13 @@ def with_a_table(work: Callable[[Path], None]) -> None:
         work(write_table(Path(folder) / "table.csv"))
 
 
-def a_winner_in_a_model() -> None:
+def captured_in_a_tiny_model() -> None:
     pytest.importorskip("transformers", reason="needs transformers: pip install '.[hf]'")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        run = search("run", "--trials", "3", "--device", "cpu", *TINY, cwd=path)
-        assert run.returncode == 0, run.stderr
-        assert search("export", "--output", "best.json", cwd=path).returncode == 0
-        with warnings.catch_warnings():
-            in_a_model.main(path / "best.json", layers=1, tokens=3, rounds=2)
+    from benchmarks import decoding
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        decoding.main(words="math fp32 static eager", new=3, rounds=1, tiny=True)
 
 
 SMALLEST: dict[str, Callable[[], object]] = {
@@ -82,7 +78,7 @@ SMALLEST: dict[str, Callable[[], object]] = {
     "places": lambda: places.one_process(0, 2, 1),
     "peak_bytes": lambda: peak_bytes.main(count=1, repeats=2, minutes=1.0),
     "host_estimators": lambda: host_estimators.one_process(0, 1, 1, 8, 1.0),
-    "in_a_model": a_winner_in_a_model,
+    "decoding": captured_in_a_tiny_model,
     "overhead": lambda: overhead.plain(1, 1.0),
     "second_check": lambda: second_check.main(count=1, minutes=1.0, sampling_s=0.02),
     "against_do_bench": lambda: against_do_bench.main(count=1, minutes=0.5),

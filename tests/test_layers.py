@@ -38,7 +38,7 @@ LEVELS: dict[str, tuple[set[str], ...]] = {
     "objectives": (
         {"__init__", "process", "schema"},
         {"metrics", "roofline"},
-        {"precompile", "timing"},
+        {"in_model", "precompile", "timing"},
         {"trial"},
     ),
     "studies": (
@@ -54,6 +54,7 @@ LEVELS: dict[str, tuple[set[str], ...]] = {
         {"__init__", "runner"},
         {"options"},
         {"views"},
+        {"verify_in_model"},
         {
             "export_command",
             "profile_command",

@@ -7,9 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants.caches import CACHES
-from variants.deploy.model_choice import ModelChoice
-
 _OF_A_STEP = frozenset(
     {
         "input_ids",
@@ -21,14 +18,6 @@ _OF_A_STEP = frozenset(
         "return_dict",
     }
 )
-
-
-def obstacle_of_choice(model: ModelChoice) -> str | None:
-    """Say why a deployment's cache cannot be written where only the device knows."""
-    fixed = " or ".join(kind.name for kind in CACHES.values() if kind.fixed)
-    if model.cache is None or not CACHES[model.cache].fixed:
-        return f"its position is held on the device, which needs cache {fixed}, got {model.cache}"
-    return None
 
 
 def obstacle_of_model(model: nn.Module) -> str | None:
