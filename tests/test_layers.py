@@ -32,7 +32,6 @@ LEVELS: dict[str, tuple[set[str], ...]] = {
         {"configuration"},
         {"layer", "models", "sdpa_answers", "support"},
         {"deploy"},
-        {"hf_models"},
         {"__init__", "hf"},
     ),
     "objectives": (

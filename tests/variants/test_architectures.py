@@ -47,7 +47,7 @@ SAMPLE = (
     ),
     *("jamba", "lfm2", "qwen3_next", "falcon_h1", "deepseek_v3", "bloom", "gptj", "mamba"),
 )
-OURS = str(Path(hf.__file__).parent)
+OURS = str(Path(hf.__file__).parents[1])
 _OWN = "does not ask for its attention by name (transformers' AttentionInterface)"
 _NONE = "holds no attention that could be goldilocks_"
 _NARROW = "value must have 4 heads of 24, which were measured; got 4 of 16"

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from variants.deploy.captured_step import CapturedStep, CaptureWarning
-from variants.deploy.hf_cache import BufferSets, CapturedCache, step_cache
-from variants.deploy.hf_obstacles import (
+from variants.deploy.model_cache import Buffers, ModelCache
+from variants.deploy.step_state import NotCapturableError
+from variants.deploy.targets import obstacle_of_choice
+from variants.hf.captured_cache import BufferSets, CapturedCache, step_cache
+from variants.hf.obstacles import (
     obstacle_of_call,
     obstacle_of_context,
     obstacle_of_model,
 )
-from variants.deploy.model_cache import Buffers, ModelCache
-from variants.deploy.step_state import NotCapturableError
-from variants.deploy.targets import obstacle_of_choice
 
 if TYPE_CHECKING:
     from variants.deploy.deployment import Deployment

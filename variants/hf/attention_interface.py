@@ -1,21 +1,4 @@
-"""Hugging Face transformers: a deployment's attention and cache inside of their models.
-
-    deployment = variants.load("best.json")
-    name = hf.register(deployment)
-    model = AutoModelForCausalLM.from_pretrained(..., attn_implementation=name)
-    hf.capture_decoding(model, deployment, capacity=8192)
-    model.generate(...)
-
-or, with kernels launched one by one,
-
-    model.generate(..., past_key_values=hf.past_key_values(deployment, model.config, capacity))
-
-Their attention is called with queries, keys and values after the cache, and with a mask that is
-made once for all layers; so two functions and a kind of cache layer are all that is needed. A
-name is not saved with a model: register before loading one. A class that does not call its
-attention by name is refused when it is loaded (`variants.hf_models`); of a model with parts, name
-it for its decoder alone: `attn_implementation={"text_config": name}`.
-"""
+"""Attention, mask and cache layers of a deployment, in the forms that transformers asks for."""
 
 from __future__ import annotations
 
@@ -42,12 +25,12 @@ try:
     )
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    from variants.hf_models import asks_of, watch
+    from variants.hf.model_classes import asks_of, watch
 except ImportError as error:  # the rest of the product does without
     raise ImportError("variants.hf needs transformers: pip install '.[hf]'") from error
 
-from variants.deploy.hf_cache import HELD, unreadable
-from variants.deploy.hf_decoding import CapturedDecoding
+from variants.hf.captured_cache import HELD, unreadable
+from variants.hf.captured_decoding import CapturedDecoding
 
 if TYPE_CHECKING:
     from variants.deploy.deployment import Deployment
