@@ -1,7 +1,7 @@
 """The cache axis: where the keys and values of past tokens are kept while decoding.
 
 A cache stores planes (`variants.kv_dtypes`): numbers of shape `(batch, kv_heads, tokens, width)`.
-A step asks for its `Place` first, on the host; then `write` puts the new tokens there and
+A step asks for its `StepPosition` first, on the host; then `write` puts the new tokens there and
 returns what the step attends to. `write` touches tensors only, so that a compiler can take it
 whole.
 """
@@ -27,7 +27,7 @@ class CacheOverflowError(RuntimeError):
     """A token was appended to a cache that is full."""
 
 
-class Place(NamedTuple):
+class StepPosition(NamedTuple):
     """Which rows and keys a step has, counted in tokens, and where its new token is written."""
 
     position: int  # of the first query row among the keys that the backend is given
@@ -91,17 +91,17 @@ class KVCache(ABC):
 
     @classmethod
     @abstractmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
         """Return the place of a step that appends one token to `length`."""
 
     @staticmethod
     @abstractmethod
     def write(
-        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: Place
+        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: StepPosition
     ) -> list[torch.Tensor]:
         """Store one new token and return the planes to attend to; items of `planes` may change."""
 
-    def place(self) -> Place:
+    def place(self) -> StepPosition:
         """Return the place of the next token.
 
         Raises:
@@ -141,12 +141,12 @@ class ConcatCache(KVCache):
         return length
 
     @classmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
-        return Place(position=length, q_len=1, kv_len=length + 1)
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
+        return StepPosition(position=length, q_len=1, kv_len=length + 1)
 
     @staticmethod
     def write(
-        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: Place
+        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: StepPosition
     ) -> list[torch.Tensor]:
         import torch
 
@@ -176,13 +176,13 @@ class StaticCache(KVCache):
         return shape.capacity + 1
 
     @classmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
         kv_len = cls.allocated(shape, length) if shape.whole else length + 1
-        return Place(position=length, q_len=1, kv_len=kv_len, slot=length)
+        return StepPosition(position=length, q_len=1, kv_len=kv_len, slot=length)
 
     @staticmethod
     def write(
-        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: Place
+        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: StepPosition
     ) -> list[torch.Tensor]:
         slot = place.slot
         for plane, tokens in zip(planes, new, strict=True):
@@ -211,10 +211,10 @@ class RingCache(KVCache):
         return RingCache.kept(shape) + 1  # for the reason that StaticCache has
 
     @classmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
         kept = cls.kept(shape)
         kv_len = min(length + 1, kept)
-        return Place(position=kv_len - 1, q_len=1, kv_len=kv_len, slot=length % kept)
+        return StepPosition(position=kv_len - 1, q_len=1, kv_len=kv_len, slot=length % kept)
 
     write = staticmethod(StaticCache.write)
 
@@ -276,10 +276,12 @@ class PagedCache(KVCache):
         return shape.batch * -(-shape.capacity // PAGE) * PAGE
 
     @classmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
-        return Place(position=length, q_len=1, kv_len=cls.allocated(shape, length), slot=length)
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
+        return StepPosition(
+            position=length, q_len=1, kv_len=cls.allocated(shape, length), slot=length
+        )
 
-    def place(self) -> Place:
+    def place(self) -> StepPosition:
         place = super().place()
         if self.length % PAGE == 0:
             self._take_pages(self.length // PAGE)
@@ -294,7 +296,7 @@ class PagedCache(KVCache):
 
     @staticmethod
     def write(
-        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: Place
+        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: StepPosition
     ) -> list[torch.Tensor]:
         assert place.table is not None
         slots = place.table[:, place.slot // PAGE].flatten() * PAGE + place.slot % PAGE

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch.nn.attention import SDPBackend
 
-    from variants.caches import Place
+    from variants.caches import StepPosition
     from variants.kv_dtypes import KeyValue
 
 
@@ -54,7 +54,7 @@ class SdpaAttention(Prepared):
         prompts = known and all(map(self._whole_prompt, attention.places))
         self._bias = None if prompts else AdditiveBias(attention)
 
-    def _whole_prompt(self, place: Place) -> bool:
+    def _whole_prompt(self, place: StepPosition) -> bool:
         """Tell whether `is_causal` says it all: it aligns top-left, wrong behind a cache."""
         return (
             place.position == 0
@@ -67,7 +67,7 @@ class SdpaAttention(Prepared):
     def nbytes(self) -> int:
         return 0 if self._bias is None else self._bias.nbytes
 
-    def mask(self, place: Place) -> SdpaMask:
+    def mask(self, place: StepPosition) -> SdpaMask:
         if self._bias is None or self._whole_prompt(place):
             return _PROMPT
         bias = self._bias.of(place)

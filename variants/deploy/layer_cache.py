@@ -13,8 +13,8 @@ from variants.caches import (
     CacheOverflowError,
     CacheShape,
     KVCache,
-    Place,
     StaticCache,
+    StepPosition,
 )
 from variants.deploy.model_choice import ModelChoice
 from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
     value_dim: int
 
 
-class Held:
+class CachedKV:
     """What a call attends to, and where its queries stand: keys and values of standard shapes."""
 
     codec: Codec | None = None  # its scales come back on queries and outputs
@@ -38,14 +38,14 @@ class Held:
     # One row at a position that only the device knows: `length` is the end of its range.
     fixed = False
 
-    def __init__(self, place: Place, kv: KeyValue) -> None:
+    def __init__(self, place: StepPosition, kv: KeyValue) -> None:
         """Take keys and values; `kv_len` of `place` counts them."""
         self.place, self.length, self._kv = place, place.kv_len, kv
         key, value = kv.key.shape, kv.value.shape
         self.layout = Layout(key[1], key[3], value[1], value[3])
 
     @classmethod
-    def given(cls, query: Tensor, key: Tensor, value: Tensor) -> Held:
+    def given(cls, query: Tensor, key: Tensor, value: Tensor) -> CachedKV:
         """Return tensors of standard shapes; the queries are the last tokens.
 
         Raises:
@@ -57,9 +57,9 @@ class Held:
                 f"queries are the last tokens of the keys, so that there are no more than those; "
                 f"got {q_len} queries and {kv_len} keys"
             )
-        return cls(Place(kv_len - q_len, q_len, kv_len), KeyValue(key, value))
+        return cls(StepPosition(kv_len - q_len, q_len, kv_len), KeyValue(key, value))
 
-    def whole(self) -> Held:
+    def whole(self) -> CachedKV:
         """Return the same with the whole buffer, where it lies in one that was allocated once."""
         return self
 
@@ -79,15 +79,21 @@ class Held:
 class KeepsKeys(Protocol):
     """What attention needs of a cache."""
 
-    def append(self, key: Tensor, value: Tensor) -> Held:
+    def append(self, key: Tensor, value: Tensor) -> CachedKV:
         """Store new tokens and return all to attend to."""
 
 
-class HeldByCache(Held):
+class CachedPlanes(CachedKV):
     """Planes of a cache, which are read when it is known which backend will read them."""
 
     def __init__(
-        self, cache: KVCache, codec: Codec, place: Place, planes: list[Tensor], *, windowed: bool
+        self,
+        cache: KVCache,
+        codec: Codec,
+        place: StepPosition,
+        planes: list[Tensor],
+        *,
+        windowed: bool,
     ) -> None:
         """Take what a cache gave to attend to after its last token."""
         self.place, self.length, self.codec = place, cache.length, codec
@@ -96,13 +102,13 @@ class HeldByCache(Held):
         heads = cache.shape.kv_heads
         self.layout = Layout(heads, codec.head_dim, heads, codec.value_dim)
 
-    def whole(self) -> Held:
+    def whole(self) -> CachedKV:
         cache = self._cache
         if not isinstance(cache, StaticCache) or self.place.q_len != 1:
             return self
         assert self.codec is not None
         place = cache.place_of(cache.shape._replace(whole=True), self.length - 1)
-        return HeldByCache(cache, self.codec, place, cache.planes, windowed=False)
+        return CachedPlanes(cache, self.codec, place, cache.planes, windowed=False)
 
     def read(self, stored: bool) -> KeyValue:
         assert self.codec is not None
@@ -171,7 +177,7 @@ class LayerCache:
         """Forget all tokens; the next ones may be of another batch."""
         self._cache = self._codec = None
 
-    def append(self, key: Tensor, value: Tensor) -> Held:
+    def append(self, key: Tensor, value: Tensor) -> CachedKV:
         """Store new tokens, `(batch, kv_heads, tokens, head_dim)`, and return all to attend to.
 
         Raises:
@@ -213,7 +219,7 @@ class LayerCache:
         held.place = held.place._replace(position=held.place.position + 1 - tokens, q_len=tokens)
         return held
 
-    def _start(self, key: Tensor, value: Tensor) -> Held:
+    def _start(self, key: Tensor, value: Tensor) -> CachedKV:
         batch, kv_heads, tokens, head_dim = key.shape
         codec = self._kv_dtype.codec(
             batch, kv_heads, head_dim, key.dtype, key.device, value_dim=value.shape[3]
@@ -228,13 +234,13 @@ class LayerCache:
                 cache.fill(sequence, codec.encode(key[own], value[own], sequence))
         self._codec, self._cache = codec, cache
         # The prompt attends to itself, as it is: nothing of it was rounded or dropped yet.
-        return Held(Place(0, tokens, tokens), KeyValue(key, value))
+        return CachedKV(StepPosition(0, tokens, tokens), KeyValue(key, value))
 
-    def _append_one(self, key: Tensor, value: Tensor) -> Held:
+    def _append_one(self, key: Tensor, value: Tensor) -> CachedKV:
         cache, codec = self._cache, self._codec
         assert cache is not None
         assert codec is not None
         place = cache.place()
         planes = cache.write(cache.planes, codec.encode(key, value), place)
         cache.length += 1
-        return HeldByCache(cache, codec, place, planes, windowed=self.kind.windowed)
+        return CachedPlanes(cache, codec, place, planes, windowed=self.kind.windowed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from variants.caches import CACHES, CacheOverflowError, CacheShape, Place, StaticCache
-from variants.deploy.layer_cache import Held, Layout
+from variants.caches import CACHES, CacheOverflowError, CacheShape, StaticCache, StepPosition
+from variants.deploy.layer_cache import CachedKV, Layout
 from variants.deploy.model_choice import ModelChoice
 from variants.deploy.step_state import NotCapturableError, StepState
 from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue, KvDtype
@@ -25,11 +25,15 @@ def key_range(length: int, capacity: int) -> int:
     return min(-(-length // width) * width, capacity)
 
 
-class HeldInBuffers(Held):
+class HeldInBuffers(CachedKV):
     """Planes of a layer's buffers, which are read when it is known which backend will."""
 
     def __init__(
-        self, codec: Codec, place: Place, planes: list[Tensor], state: StepState | None = None
+        self,
+        codec: Codec,
+        place: StepPosition,
+        planes: list[Tensor],
+        state: StepState | None = None,
     ) -> None:
         """Take the planes to attend to; of a step in its `state`, at a position of the device."""
         self.place, self.length, self.codec = place, place.kv_len, codec
@@ -93,7 +97,7 @@ class StaticKVCache:
             0 if self._codec is None else self._codec.nbytes
         )
 
-    def append(self, key: Tensor, value: Tensor) -> Held:
+    def append(self, key: Tensor, value: Tensor) -> CachedKV:
         """Store new tokens, `(batch, kv_heads, tokens, head_dim)`, and return all to attend to.
 
         Raises:
@@ -110,14 +114,14 @@ class StaticKVCache:
         self.length += tokens
         if start == 0:
             # A prompt attends to itself, as it is: nothing of it was rounded.
-            return Held(Place(0, tokens, tokens), KeyValue(key, value))
+            return CachedKV(StepPosition(0, tokens, tokens), KeyValue(key, value))
         planes = [plane[:, :, : self.length] for plane in self._planes]
-        return HeldInBuffers(codec, Place(start, tokens, self.length), planes)
+        return HeldInBuffers(codec, StepPosition(start, tokens, self.length), planes)
 
-    def _append_at_position(self, key: Tensor, value: Tensor, keys: int) -> Held:
+    def _append_at_position(self, key: Tensor, value: Tensor, keys: int) -> CachedKV:
         assert self._codec is not None
         at = self._state.position
-        place = Place(position=0, q_len=1, kv_len=keys, slot=at, at=at)
+        place = StepPosition(position=0, q_len=1, kv_len=keys, slot=at, at=at)
         new = self._codec.encode(key, value)
         return HeldInBuffers(
             self._codec, place, StaticCache.write(self._planes, new, place), self._state

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from variants.deploy.layer_cache import Held, HeldByCache, LayerCache
+from variants.deploy.layer_cache import CachedKV, CachedPlanes, LayerCache
 
 try:
     from transformers import AttentionInterface
@@ -199,7 +199,7 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
             self.keys = self.values = unreadable(key_states, key_states.shape[2])
         self.is_initialized, self._call = True, call
         # Aliases: what is held must not hold what carries it.
-        if not isinstance(held, HeldByCache):
+        if not isinstance(held, CachedPlanes):
             key, value = key_states.view_as(key_states), value_states.view_as(value_states)
         elif self.cache.readable:
             key, value = (part.view_as(part) for part in held.read(stored=False))
@@ -305,7 +305,7 @@ def _attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
             if attention_mask is None and query.shape[2] > 1:
                 # A prompt, in a buffer that has room for more: see `sdpa_attention_forward`.
                 key, value = (part[:, :, : query.shape[2]] for part in (key, value))
-            held = Held.given(query, key, value)
+            held = CachedKV.given(query, key, value)
         score_mod = _score_mod(softcap, sliding_window)
         out = attention.attend(query, held, attention_mask, score_mod, scaling)
         return out.transpose(1, 2).contiguous(), None

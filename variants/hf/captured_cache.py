@@ -14,7 +14,7 @@ from variants.deploy.captured_step import CapturedStep
 from variants.deploy.model_cache import HeldInBuffers, ModelCache
 from variants.deploy.step_state import NotCapturableError
 
-HELD = "goldilocks_held"  # what a cache has for the attention, as an attribute of the keys
+HELD = "goldilocks_cached_kv"  # what a cache has for the attention, as an attribute of the keys
 
 
 class BufferSet:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from variants.caches import CacheShape, KVCache, Place
+from variants.caches import CacheShape, KVCache, StepPosition
 from variants.kv_dtypes import Codec, KeyValue
 
 
@@ -17,7 +17,7 @@ class CachePlan:
     cache: type[KVCache]
     shape: CacheShape
 
-    def place_of(self, length: int) -> Place:
+    def place_of(self, length: int) -> StepPosition:
         """Return where a step stands that appends one token to `length`."""
         return self.cache.place_of(self.shape, length)
 

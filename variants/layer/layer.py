@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from variants.backends import BACKENDS, Attention
 from variants.backends.backend import Prepared
-from variants.caches import CACHES, CacheShape, KVCache, Place
+from variants.caches import CACHES, CacheShape, KVCache, StepPosition
 from variants.configuration import Configuration
 from variants.device import DeviceKind
 from variants.executions import EXECUTIONS
@@ -128,15 +128,15 @@ class AttentionLayer(nn.Module):
             return self._filled.nbytes
         return sum(tensor.nbytes for tensor in self.kept or ())
 
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[StepPosition, ...]:
         """Return where each of the workload's steps stands."""
         workload = self.configuration.workload
         if not workload.decodes:
-            return (Place(position=0, q_len=workload.seq_len, kv_len=workload.seq_len),)
+            return (StepPosition(position=0, q_len=workload.seq_len, kv_len=workload.seq_len),)
         lengths = range(workload.seq_len, workload.capacity)
         if self._plan is not None:
             return tuple(map(self._plan.place_of, lengths))
-        return tuple(Place(position=0, q_len=n + 1, kv_len=n + 1) for n in lengths)
+        return tuple(StepPosition(position=0, q_len=n + 1, kv_len=n + 1) for n in lengths)
 
     @property
     def grows(self) -> bool:
@@ -257,7 +257,7 @@ class AttentionLayer(nn.Module):
                 return self._replay(hidden)
             if self._plan is None:
                 length = hidden.shape[1]
-                place = Place(position=0, q_len=length, kv_len=length)
+                place = StepPosition(position=0, q_len=length, kv_len=length)
                 return self._compute(hidden, self._backend.mask(place))
             cache = self._context().cache
             place = cache.place()
@@ -288,7 +288,7 @@ class AttentionLayer(nn.Module):
         return self._project_out(self._attend(query, KeyValue(key, value), mask))
 
     def _cached_step(
-        self, hidden: Tensor, place: Place, mask: Any, planes: list[Tensor]
+        self, hidden: Tensor, place: StepPosition, mask: Any, planes: list[Tensor]
     ) -> Tensor:
         """Compute one decode step that reads and writes the cache's `planes`."""
         filled = self._context()
