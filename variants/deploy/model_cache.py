@@ -132,7 +132,11 @@ class StaticKVCache:
         if batch != self._batch:
             raise ValueError(f"the cache is for a batch of {self._batch}, got one of {batch}")
         if self._codec is None:
-            self._like = KeyValue(key[:, :, :0].detach(), value[:, :, :0].detach())
+            # Of their own: a view would keep the whole prompt in memory.
+            self._like = KeyValue(
+                key.new_empty((batch, kv_heads, 0, head_dim)),
+                value.new_empty((batch, kv_heads, 0, value.shape[3])),
+            )
             with torch.inference_mode(False):
                 self._codec = self._kv_dtype.codec(
                     batch, kv_heads, head_dim, key.dtype, key.device, value_dim=value.shape[3]

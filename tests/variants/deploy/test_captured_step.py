@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -307,3 +308,25 @@ def test_a_step_that_waits_for_the_device_is_said_and_right() -> None:
     assert step.ranges == ()
     expected = logits_of_steps(model, empty(loaded), tokens)
     torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_does_not_keep_the_prompt_that_it_copied() -> None:
+    loaded = deployment("none", "math fp32 static")
+    cache = empty(loaded)
+    workload = loaded.configurations[0].workload
+    key = torch.randn(2, workload.kv_heads, PROMPT, workload.head_dim)
+    value = torch.randn_like(key)
+    cache[0].append(key, value)
+    gc.collect()
+    of_prompt = {part.untyped_storage().data_ptr() for part in (key, value)}
+    sharing = [
+        other
+        for other in gc.get_objects()
+        if isinstance(other, Tensor)
+        and not isinstance(other, torch.nn.Parameter)
+        and other.device.type == "cpu"
+        and other is not key
+        and other is not value
+        and other.untyped_storage().data_ptr() in of_prompt
+    ]
+    assert not sharing
