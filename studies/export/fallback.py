@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -122,9 +121,7 @@ def _variant(candidate: Candidate) -> Variant:
 
 def _merged(models: Sequence[ModelChoice]) -> ModelChoice | None:
     """Return what all choices are together, or None where two contradict each other."""
-
-    def both(one: ModelChoice | None, other: ModelChoice) -> ModelChoice | None:
-        return None if one is None else one.merged(other)
-
-    first, *others = models
-    return functools.reduce(both, others, first)
+    merged: ModelChoice | None = models[0]
+    for model in models[1:]:
+        merged = None if merged is None else merged.merged(model)
+    return merged
