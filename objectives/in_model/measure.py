@@ -6,6 +6,7 @@ import gc
 import random
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 import torch
@@ -41,13 +42,14 @@ def measure_in_model(
     """
     on_stage("build")
     device = torch.device(kind)
+    picked: dict[str, Any] = dict(job.picked)
     loaded = load(
         job.file,
         pick=job.pick,
         prefer=job.prefer,
         device=kind,
         other_device=job.other_device,
-        **job.picked,
+        **picked,
     )
     capacity = job.prompt + SHORT + job.new_tokens + 1
     layers = job.layers or layers_that_fit(

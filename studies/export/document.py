@@ -22,6 +22,7 @@ from studies.results.results import Results
 from studies.study.attributes import StudyError
 from studies.study.baseline import WorkloadBaseline
 from studies.study.finalists import FinalistTimings
+from variants.deploy.key_range import RANGES_AN_OCTAVE, SHORTEST_RANGE
 from variants.deploy.loading_schema import (
     SCHEMA_VERSION,
     LoadableChoice,
@@ -121,6 +122,20 @@ class Admitted(BaseModel):
         return self.target is None or obstacle_to(self.target, configuration, kind) is None
 
 
+class PartlyFilledCache(BaseModel):
+    """What holds where a cache has room for more than it holds: full ones were measured.
+
+    Its memory is that of its capacity. A captured step attends to the keys that are there and to
+    a few more, by whichever of the two numbers is larger, and never beyond the capacity; what is
+    launched kernel by kernel, to those that are there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    captured_extra_share: float = 1 / RANGES_AN_OCTAVE  # of the keys that are there, at most
+    captured_extra_keys: int = SHORTEST_RANGE - 1
+
+
 class Export(BaseModel):
     """The exported document: where it was measured, and what was chosen for each workload."""
 
@@ -133,6 +148,7 @@ class Export(BaseModel):
     admitted: Admitted
     pick: Pick  # what loading takes where it is not told otherwise
     prefer: Prefer
+    partly_filled_cache: PartlyFilledCache = PartlyFilledCache()
     plugins: tuple[Plugin, ...]  # whose names the choices may hold; loading asks for them
     workloads: tuple[ExportedWorkload, ...]
     single: Mapping[str, ExportedSingle]  # by the names of choices

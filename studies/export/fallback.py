@@ -121,7 +121,7 @@ def _variant(candidate: Candidate) -> Variant:
 
 def _merged(models: Sequence[ModelChoice]) -> ModelChoice | None:
     """Return what all choices are together, or None where two contradict each other."""
-    together: ModelChoice | None = models[0]
+    merged: ModelChoice | None = models[0]
     for model in models[1:]:
-        together = None if together is None else together.merged(model)
-    return together
+        merged = None if merged is None else merged.merged(model)
+    return merged

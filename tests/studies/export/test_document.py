@@ -17,13 +17,20 @@ from optuna.storages import BaseStorage
 import variants
 import variants.deploy.loading as loading_module
 from objectives.metrics.accuracy import relative_error
-from studies.export.document import SCHEMA_FILE, Export, build_export, export_schema
+from studies.export.document import (
+    SCHEMA_FILE,
+    Export,
+    PartlyFilledCache,
+    build_export,
+    export_schema,
+)
 from studies.results.results import read_results
 from studies.storage.files import write_atomically
 from tests.configurations import configured
 from tests.studies.session.test_session import run, session
 from variants.axes import VARIANT_AXES
 from variants.configuration import Configuration
+from variants.deploy.key_range import key_range
 from variants.deploy.loading import LoadError
 from variants.deploy.model_choice import ModelChoice
 from variants.detect import detect_device
@@ -308,3 +315,11 @@ def test_a_loaded_winner_computes_attention_on_cuda(
 ) -> None:
     path = exported(tmp_path, words, device=detect_device("cuda"), **choices)
     assert loaded_error(path, "cuda") < most
+
+
+@given(st.integers(1, 200_000), st.integers(1, 200_000))
+def test_what_the_file_says_of_a_partly_filled_cache_holds(length: int, room: int) -> None:
+    said = PartlyFilledCache()
+    attended = key_range(length, length + room)
+    most = max(said.captured_extra_keys, said.captured_extra_share * length)
+    assert length <= attended <= min(length + most, length + room)

@@ -20,7 +20,8 @@ from variants.caches import CacheOverflowError
 from variants.deploy.captured_step import CapturedStep, CaptureWarning
 from variants.deploy.deployment import Deployment
 from variants.deploy.dispatched_attention import DispatchWarning
-from variants.deploy.model_cache import SHORTEST_RANGE, ModelCache, key_range
+from variants.deploy.key_range import SHORTEST_RANGE, key_range
+from variants.deploy.model_cache import ModelCache
 from variants.deploy.model_choice import ModelChoice
 from variants.detect import detect_device
 from variants.workload import Workload
@@ -120,7 +121,7 @@ def test_steps_are_a_prompt_in_parts(
     score_mod: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With every score_mod that looks at positions, over several ranges of lengths."""
-    monkeypatch.setattr("variants.deploy.model_cache.SHORTEST_RANGE", 8)
+    monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 8)
     loaded = deployment(score_mod, words)
     model = decoder(loaded)
     tokens = torch.cat([prompt(), prompt()], dim=1)
@@ -247,7 +248,7 @@ def test_a_replay_is_what_its_kernels_are(
     score_mod: str, words: str, choices: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits of replays against those of the same kernels launched one by one, over ranges."""
-    monkeypatch.setattr("variants.deploy.model_cache.SHORTEST_RANGE", 8)
+    monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 8)
     loaded = deployment(score_mod, words, "cuda", **choices)
     model = decoder(loaded).to("cuda", loaded.dtype)
     tokens = torch.cat([prompt(), prompt()], dim=1).cuda()
@@ -264,7 +265,7 @@ def test_a_replay_is_what_its_kernels_are(
 def test_a_step_is_captured_once_a_range_and_its_logits_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("variants.deploy.model_cache.SHORTEST_RANGE", 8)
+    monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 8)
     loaded = deployment("none", "math fp32 static", "cuda")
     model, cache, calls = decoder(loaded).cuda(), empty(loaded), []
 
@@ -322,8 +323,7 @@ def test_a_cache_does_not_keep_the_prompt_that_it_copied() -> None:
     sharing = [
         other
         for other in gc.get_objects()
-        if isinstance(other, Tensor)
-        and not isinstance(other, torch.nn.Parameter)
+        if type(other) is Tensor
         and other.device.type == "cpu"
         and other is not key
         and other is not value
