@@ -1,6 +1,6 @@
 """What is a captured winner worth in a whole model? Milliseconds a token of `generate`, in turns.
 
-Transformers' default, ours captured, compiled before or not, ours launched one by one, and beside a
+Transformers' default, ours captured, compiled before or not, ours launched one by one, and a
 graph of the same kernels that is written by hand. Needs transformers: `pip install '.[hf]'`.
 """
 
