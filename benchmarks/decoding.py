@@ -1,6 +1,6 @@
 """What is a captured winner worth in a whole model? Milliseconds a token of `generate`, in turns.
 
-Transformers' default, ours captured, ours with kernels launched one by one, and beside them a
+Transformers' default, ours captured, compiled before or not, ours launched one by one, and a
 graph of the same kernels that is written by hand. Needs transformers: `pip install '.[hf]'`.
 """
 
@@ -200,10 +200,17 @@ def turn(
 
 
 def captured_turn(
-    model: Any, loaded: Deployment, capacity: int, ids: Tensor, new: int, taken: Taken
+    model: Any,
+    loaded: Deployment,
+    capacity: int,
+    ids: Tensor,
+    new: int,
+    taken: Taken,
+    *,
+    compiled: bool = False,
 ) -> dict[int, tuple[int, ...]]:
     """Capture, take a turn, and free all again; return for which ranges there were steps."""
-    with hf.capture_decoding(model, loaded, capacity=capacity) as ours:
+    with hf.capture_decoding(model, loaded, capacity=capacity, compiled=compiled) as ours:
         first_s = turn(model, ids, new, taken, None)
         print(f"  first answer, captures included: {first_s:.1f} s", flush=True)
         return ours.ranges
@@ -234,7 +241,8 @@ def compare(model: Any, sizes: Sizes, ids: Tensor, new: int, rounds: int, words:
     name, capacity = hf.register(loaded), prompt + ROOM
     model.set_attn_implementation(name)
     cuda = ids.device.type == "cuda"
-    ways = {way: Taken() for way in ("default", "captured", "launched one by one")}
+    names = ("default", "captured", "compiled and captured", "launched one by one")
+    ways = {way: Taken() for way in names}
     rng = random.Random(0)
 
     def eager() -> Any:
@@ -244,8 +252,11 @@ def compare(model: Any, sizes: Sizes, ids: Tensor, new: int, rounds: int, words:
     for _ in range(rounds):
         for way in rng.sample(list(ways), len(ways)):
             model.set_attn_implementation("sdpa" if way == "default" else name)
-            if way == "captured":
-                ranges = captured_turn(model, loaded, capacity, ids, new, ways[way])
+            if way.endswith("captured"):
+                compiled = way.startswith("compiled")
+                ranges = captured_turn(
+                    model, loaded, capacity, ids, new, ways[way], compiled=compiled
+                )
             else:
                 turn(model, ids, new, ways[way], None if way == "default" else eager)
     if cuda and words.split()[0] in KERNELS:

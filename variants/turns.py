@@ -21,20 +21,26 @@ class Turns(Generic[Setting]):
     def __init__(self, applied: Callable[[Setting], AbstractContextManager[Any]]) -> None:
         """Take what applies a setting inside of a block."""
         self._applied = applied
-        self._changed = threading.Condition()
-        self._inside = 0
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._inside = self._waiting = 0
         self._current: Setting
         self._block: AbstractContextManager[Any]
 
     def of(self, setting: Setting) -> _Turn[Setting]:
-        """Return a block in which the process has this setting."""
+        """Return a block in which the process has this setting; it may be entered again."""
         return _Turn(self, setting)
 
     def enter(self, setting: Setting) -> None:
         """Wait until no other setting is in use, and apply this one."""
-        with self._changed:
+        # The lock itself: a condition's own `with` is a call of Python more.
+        with self._lock:
             while self._inside and self._current != setting:
-                self._changed.wait()
+                self._waiting += 1
+                try:
+                    self._changed.wait()
+                finally:
+                    self._waiting -= 1
             if not self._inside:
                 block = self._applied(setting)
                 block.__enter__()
@@ -43,11 +49,12 @@ class Turns(Generic[Setting]):
 
     def leave(self) -> None:
         """Restore what was before, where nobody else is inside."""
-        with self._changed:
+        with self._lock:
             self._inside -= 1
             if not self._inside:
                 self._block.__exit__(None, None, None)
-                self._changed.notify_all()
+                if self._waiting:
+                    self._changed.notify_all()
 
 
 class _Turn(Generic[Setting]):

@@ -207,7 +207,7 @@ def test_a_cache_that_others_cannot_read_has_no_data_for_them() -> None:
         with pytest.raises(ValueError, match="was not called for the tokens before: the model"):
             model(input_ids=torch.full((2, 1), 5), past_key_values=cache)
         key, value = torch.zeros(2, 2, 2, 1, 32)
-        hf._last_call[loaded.name] = object()  # as if it had been
+        hf.last_call[loaded.name] = object()  # as if it had been
         key, value = cache.layers[0].update(key, value)
         assert key.shape == value.shape == (2, 2, 25, 32)
         assert key.dtype is torch.float32

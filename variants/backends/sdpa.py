@@ -45,9 +45,13 @@ class SdpaAttention(Prepared):
 
     def __init__(self, attention: Attention, backend_name: str | None) -> None:
         """Build the dense bias where `is_causal` does not say it all."""
+        import torch.nn.functional as F
         from torch.nn.attention import SDPBackend
 
         self._forced = None if backend_name is None else getattr(SDPBackend, backend_name)
+        self._turn = _TURNS.of(self._forced)
+        self._sdpa = F.scaled_dot_product_attention
+        self._attention = attention
         self._grouped, self._scale = attention.grouped, attention.scale
         self._plain = attention.plain
         known = bool(attention.places)
@@ -68,22 +72,22 @@ class SdpaAttention(Prepared):
         return 0 if self._bias is None else self._bias.nbytes
 
     def mask(self, place: StepPosition) -> SdpaMask:
+        if self._bias is not None and self._attention.sees_all(place):
+            return _UNMASKED
         if self._bias is None or self._whole_prompt(place):
             return _PROMPT
-        bias = self._bias.of(place)
-        return _UNMASKED if bias is None else SdpaMask(bias, False)
+        return SdpaMask(self._bias.of(place), False)
 
     def mask_at(self, position: torch.Tensor) -> SdpaMask:
         return SdpaMask(None if self._bias is None else self._bias.at(position), False)
 
     def attend(self, query: torch.Tensor, kv: KeyValue, mask: SdpaMask) -> torch.Tensor:
         import torch
-        import torch.nn.functional as F
 
         # Inside of what a compiler sees: its caches do not know from outside which backend was
         # asked for, and would hand out another one's code (pytorch #185449).
-        with _switched(self._forced) if torch.compiler.is_compiling() else _TURNS.of(self._forced):
-            return F.scaled_dot_product_attention(
+        with _switched(self._forced) if torch.compiler.is_compiling() else self._turn:
+            return self._sdpa(
                 query,
                 kv.key,
                 kv.value,
@@ -101,8 +105,45 @@ def _switched(backend: SDPBackend | None) -> AbstractContextManager[Any]:
     return nullcontext() if backend is None else sdpa_kernel(backend)
 
 
+class _OnlyOne:
+    """Does what `sdpa_kernel` does, which costs the host more than the attention that is in it."""
+
+    def __init__(self, backend: SDPBackend) -> None:
+        from torch.backends import cuda
+        from torch.nn.attention import SDPBackend
+
+        wanted: tuple[tuple[SDPBackend, Callable[[], bool], Callable[[bool], None]], ...] = (
+            (SDPBackend.MATH, cuda.math_sdp_enabled, cuda.enable_math_sdp),
+            (SDPBackend.FLASH_ATTENTION, cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
+            (
+                SDPBackend.EFFICIENT_ATTENTION,
+                cuda.mem_efficient_sdp_enabled,
+                cuda.enable_mem_efficient_sdp,
+            ),
+            (SDPBackend.CUDNN_ATTENTION, cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
+        )
+        self._switches = [(one is backend, enabled, enable) for one, enabled, enable in wanted]
+        self._changed: list[tuple[bool, Callable[[bool], None]]] = []
+
+    def __enter__(self) -> None:
+        for wanted, enabled, enable in self._switches:
+            if enabled() is not wanted:
+                enable(wanted)
+                self._changed.append((not wanted, enable))
+
+    def __exit__(self, *error: object) -> None:
+        for before, enable in self._changed:
+            enable(before)
+        self._changed.clear()
+
+
+@functools.cache
+def _turned(backend: SDPBackend | None) -> AbstractContextManager[Any]:
+    return nullcontext() if backend is None else _OnlyOne(backend)
+
+
 # Which backends may run is one setting of the process, also inside of `sdpa_kernel`.
-_TURNS = Turns(_switched)
+_TURNS = Turns(_turned)
 
 
 def _prepare_sdpa(backend_name: str | None) -> Callable[[Attention], Prepared]:

@@ -115,6 +115,7 @@ class DispatchedAttention:
         self.workload = measured[0].workload
         self._groups = self.workload.q_heads // self.workload.kv_heads
         self._precision = PRECISIONS[model.precision]
+        self._turn = None if self._precision.matmul is None else _MATMUL.of(self._precision)
         self._score_mods = tuple(dict.fromkeys(of.workload.score_mod for of in measured))
         self._decisions: dict[tuple[object, ...], _Decision] = {}
         self._said: set[tuple[object, ...]] = set()
@@ -157,15 +158,16 @@ class DispatchedAttention:
         mask: Tensor | None = None,
         score_mod: str | None = None,
         scale: float | None = None,
+        kv: KeyValue | None = None,
     ) -> Tensor:
-        """Attend to what a cache holds; the rest as in a call."""
+        """Attend to what a cache holds, or `kv`, `taken` from it; the rest as in a call."""
         if held.fixed:
             mask = held.visible(score_mod or self._only_score_mod(), mask)
         way = self.way(query, held, mask is not None, score_mod, scale)
-        if self._precision.matmul is None:
-            return self._along(way, query, held, mask)
-        with _MATMUL.of(self._precision):
-            return self._along(way, query, held, mask)
+        if self._turn is None:
+            return self._along(way, query, held, mask, kv)
+        with self._turn:
+            return self._along(way, query, held, mask, kv)
 
     def way(
         self,
@@ -209,7 +211,12 @@ class DispatchedAttention:
         return way
 
     def _along(
-        self, way: _PreparedRoute, query: Tensor, held: CachedKV, mask: Tensor | None
+        self,
+        way: _PreparedRoute,
+        query: Tensor,
+        held: CachedKV,
+        mask: Tensor | None,
+        kv: KeyValue | None,
     ) -> Tensor:
         if mask is not None:
             if mask.dtype is not torch.bool or mask.shape[-1] != self._keys_of(held):
@@ -220,13 +227,18 @@ class DispatchedAttention:
             place = held.place._replace(visible=held.in_order(mask))
         else:
             if way.whole:
-                held = held.whole()
+                whole = held.whole()
+                if whole is not held:
+                    held, kv = whole, None
             place = held.place
-        kv = held.read(way.stored)
+        if kv is None:
+            kv = held.read(way.stored)
+        if way.grouped.repeat is not None:
+            kv = way.grouped.given(kv, self._groups)
         codec = held.codec
         if codec is not None and codec.key_scale is not None:
             query = query * self._by_query_head(codec.key_scale)
-        out = way.attend(query, way.grouped.given(kv, self._groups), way.mask(place))
+        out = way.attend(query, kv, way.mask(place))
         if codec is not None and codec.value_scale is not None:
             out = out * self._by_query_head(codec.value_scale)
         return out

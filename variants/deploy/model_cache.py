@@ -33,6 +33,10 @@ class HeldInBuffers(CachedKV):
         assert self.codec is not None
         return KeyValue(*self._planes) if stored else self.codec.decode(self._planes)
 
+    def taken(self) -> list[Tensor]:
+        planes, self._planes, self.carried = self._planes, [], True
+        return planes
+
     def visible(self, score_mod: str, given: Tensor | None) -> Tensor | None:
         if self._state is None:
             return given

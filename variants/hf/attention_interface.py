@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from variants.deploy.layer_cache import CachedKV, CachedPlanes, LayerCache
+from variants.deploy.layer_cache import CachedPlanes, LayerCache
 
 try:
     from transformers import AttentionInterface
@@ -29,28 +27,21 @@ try:
 except ImportError as error:  # the rest of the product does without
     raise ImportError("variants.hf needs transformers: pip install '.[hf]'") from error
 
+from variants.hf.attention_functions import (
+    STEP,
+    attention_of,
+    attention_of_step,
+    last_call,
+    left_to_attention,
+)
 from variants.hf.captured_cache import HELD, unreadable
 from variants.hf.captured_decoding import CapturedDecoding
 
 if TYPE_CHECKING:
     from variants.deploy.deployment import Deployment
 
-# Passed along to every attention, and of no meaning to this one.
-_OF_NO_MEANING = frozenset(
-    {
-        "cache_position",
-        "logits_to_keep",
-        "num_items_in_batch",
-        "output_hidden_states",
-        "output_router_logits",
-        "position_ids",
-        "return_dict",
-        "use_cache",
-    }
-)
 # Names that transformers takes for a kernel of the hub, or checks against a kernel's demands.
 _UNSAFE = re.compile(r"/|flash|sdpa|flex|paged|eager")
-_NOT_SAID: Any = object()
 
 
 def register(deployment: Deployment) -> str:
@@ -62,13 +53,17 @@ def register(deployment: Deployment) -> str:
     name = _named(deployment.name)
     if _UNSAFE.search(name):
         raise ValueError(f"name must hold none of {_UNSAFE.pattern}, got {name}")
-    AttentionInterface.register(name, _attention_of(deployment))
+    AttentionInterface.register(name, attention_of(deployment))
     AttentionMaskInterface.register(name, _mask)
+    AttentionInterface.register(STEP, attention_of_step)
+    AttentionMaskInterface.register(STEP, _mask)
     watch(name)
     return name
 
 
-def capture_decoding(model: Any, deployment: Deployment, *, capacity: int) -> CapturedDecoding:
+def capture_decoding(
+    model: Any, deployment: Deployment, *, capacity: int, compiled: bool = False
+) -> CapturedDecoding:
     """Have the decode steps of `model.generate(...)` replay a captured step of the whole model.
 
     `generate` is called as ever; it then uses the deployment's cache. Steps are captured for each
@@ -79,6 +74,9 @@ def capture_decoding(model: Any, deployment: Deployment, *, capacity: int) -> Ca
         deployment: Has chosen attention and cache.
         capacity: Tokens of a sequence, prompt and answer together. Memory is allocated for all
             of them; time is that of those that are there.
+        compiled: Have what lies between the attentions compiled into few kernels before it is
+            captured. Compiling takes tens of seconds for each batch, at its first step, and
+            needs a model that compiles as a whole; results differ by rounding.
 
     Returns:
         What takes it back: `remove()`, or the end of a `with` block.
@@ -92,7 +90,9 @@ def capture_decoding(model: Any, deployment: Deployment, *, capacity: int) -> Ca
     if others:
         names = ", ".join(sorted(kind.__name__ for kind in others))
         raise ValueError(f"layers must be of full or sliding attention, got some with {names}")
-    return CapturedDecoding(model, deployment, _named(deployment.name), len(layers), capacity)
+    return CapturedDecoding(
+        model, deployment, _named(deployment.name), len(layers), capacity, compiled=compiled
+    )
 
 
 def past_key_values(deployment: Deployment, config: Any, capacity: int) -> Any:
@@ -182,12 +182,12 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Append new tokens and return what `_attention_of` attends to.
+        """Append new tokens and return what `attention_of` attends to.
 
         Raises:
             ValueError: The model has computed an attention of its own since the tokens before.
         """
-        call = _last_call.get(self._name)
+        call = last_call.get(self._name)
         if self.is_initialized and call is self._call:
             raise ValueError(
                 f"the attention of deployment {self._name} was not called for the tokens before: "
@@ -198,11 +198,11 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
             # Some models look whether a layer holds any; what it holds is not for them.
             self.keys = self.values = unreadable(key_states, key_states.shape[2])
         self.is_initialized, self._call = True, call
-        # Aliases: what is held must not hold what carries it.
+        # What is held must not hold what carries it.
         if not isinstance(held, CachedPlanes):
             key, value = key_states.view_as(key_states), value_states.view_as(value_states)
         elif self.cache.readable:
-            key, value = (part.view_as(part) for part in held.read(stored=False))
+            key, value = held.taken()
         else:
             kept = self.cache.kept(held.length)
             key, value = (unreadable(part, kept) for part in (key_states, value_states))
@@ -267,50 +267,8 @@ class _HybridLayer(_CacheLayer, LinearAttentionAndFullAttentionLayer):  # type: 
         _CacheLayer.reset(self)
 
 
-# By deployment, what stands for its latest call: whether there was one since is all that counts.
-_last_call: dict[str, object] = {}
-
-
 def _named(deployment: str) -> str:
     return f"goldilocks_{deployment}"
-
-
-def _attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
-    attention, own = deployment.attention, deployment.name
-
-    def forward(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        scaling: float | None = None,
-        dropout: float = 0.0,
-        is_causal: bool | None = None,
-        softcap: float | None = None,
-        sliding_window: int | None = _NOT_SAID,
-        **others: object,
-    ) -> tuple[Tensor, None]:
-        if dropout or others or is_causal is not None:
-            _refuse_others(dropout, is_causal, others)
-        if not getattr(module, "is_causal", True):
-            raise ValueError(f"attention must be causal, got {type(module).__name__}")
-        if sliding_window is _NOT_SAID:
-            sliding_window = None
-            _check_no_window(module)
-        _last_call[own] = object()
-        held: Any = getattr(key, HELD, None)
-        if held is None or getattr(value, HELD, None) is not held:
-            # Of no cache of ours, or changed since: what is given counts.
-            if attention_mask is None and query.shape[2] > 1:
-                # A prompt, in a buffer that has room for more: see `sdpa_attention_forward`.
-                key, value = (part[:, :, : query.shape[2]] for part in (key, value))
-            held = CachedKV.given(query, key, value)
-        score_mod = _score_mod(softcap, sliding_window)
-        out = attention.attend(query, held, attention_mask, score_mod, scaling)
-        return out.transpose(1, 2).contiguous(), None
-
-    return forward
 
 
 def _mask(*, local_size: int | None = None, config: Any = None, **sizes: Any) -> Tensor | None:
@@ -327,7 +285,7 @@ def _mask(*, local_size: int | None = None, config: Any = None, **sizes: Any) ->
         and getattr(config, "attention_chunk_size", None) is None
     ):
         local_size = None
-        _left_to_attention.add(type(config))
+        left_to_attention.add(type(config))
     if local_size is None and _sees_all(**sizes):
         return None
     mask: Tensor | None = sdpa_mask(local_size=local_size, config=config, **sizes)
@@ -347,40 +305,3 @@ def _sees_all(
     make a mask whenever a stream captures.
     """
     return q_length == 1 and attention_mask is None and allow_is_causal_skip
-
-
-# Configurations of models that were given masks without their windows.
-_left_to_attention: set[type] = set()
-
-
-def _refuse_others(dropout: float, is_causal: bool | None, others: dict[str, object]) -> None:
-    if dropout:
-        raise ValueError(f"dropout must be 0, got {dropout}")
-    if is_causal is False:
-        raise ValueError("attention must be causal, got is_causal=False")
-    for name, value in others.items():
-        if value is not None and value is not False and name not in _OF_NO_MEANING:
-            raise TypeError(f"attention takes no {name}, and would leave out what it does")
-
-
-def _check_no_window(module: nn.Module) -> None:
-    """Refuse a layer that has a window and does not say so: nothing would mask it."""
-    config: Any = getattr(module, "config", None)
-    window = getattr(config, "sliding_window", None)
-    if window is None or type(config) not in _left_to_attention:
-        return
-    types, index = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
-    if types is None or index is None or types[index] == "sliding_attention":
-        raise ValueError(f"{type(module).__name__} does not tell its attention its sliding_window")
-
-
-@functools.cache
-def _score_mod(softcap: float | None, sliding_window: int | None) -> str:
-    parts = []
-    if softcap is not None:
-        if softcap != int(softcap):
-            raise ValueError(f"softcap must be a whole number, got {softcap}")
-        parts.append(f"softcap:{int(softcap)}")
-    if sliding_window is not None:
-        parts.append(f"sliding_window:{sliding_window}")
-    return "+".join(parts) or "none"

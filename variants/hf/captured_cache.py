@@ -152,8 +152,8 @@ class FixedLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without 
         if not isinstance(held, HeldInBuffers):
             return key_states, value_states
         if not held.fixed and cache.kv_dtype.bits is None:
-            # Aliases: what is held must not hold what carries it.
-            key, value = (part.view_as(part) for part in held.read(stored=False))
+            # What is held must not hold what carries it.
+            key, value = held.taken()
         else:
             key, value = (
                 unreadable(part, held.place.kv_len, in_step=held.fixed)

@@ -16,6 +16,7 @@ from variants.deploy.model_cache import Buffers, ModelCache
 from variants.deploy.step_state import NotCapturableError
 from variants.deploy.targets import obstacle_of_choice
 from variants.hf.captured_cache import BufferSets, CapturedCache, step_cache
+from variants.hf.compiled_forward import CompiledForward
 from variants.hf.obstacles import (
     obstacle_of_call,
     obstacle_of_context,
@@ -40,7 +41,14 @@ class CapturedDecoding:
     """
 
     def __init__(
-        self, model: Any, deployment: Deployment, implementation: str, layers: int, capacity: int
+        self,
+        model: Any,
+        deployment: Deployment,
+        implementation: str,
+        layers: int,
+        capacity: int,
+        *,
+        compiled: bool = False,
     ) -> None:
         """Take the model's place; `implementation` is the name of the deployment's attention.
 
@@ -68,6 +76,9 @@ class CapturedDecoding:
         self._output: Any = None  # the class of what the model returns
         self._before = {name: vars(model)[name] for name in _REPLACED if name in vars(model)}
         self._forward, self._prepare_cache = (getattr(model, name) for name in _REPLACED)
+        self._compiled = (
+            CompiledForward(model, self._forward, deployment.attention) if compiled else None
+        )
         self._parameters = tuple(inspect.signature(self._forward).parameters)
         never = obstacle_of_choice(deployment.model) or obstacle_of_model(model)
         self.active = never is None
@@ -129,8 +140,28 @@ class CapturedDecoding:
     def _capture(self, cache: ModelCache) -> CapturedStep:
         if self._pool is None and self._model.device.type == "cuda":
             self._pool = torch.cuda.graph_pool_handle()
-        given = step_cache(cache, self.capacity)
-        return CapturedStep(functools.partial(self._step, given), cache, pool=self._pool)
+        step: Callable[..., Tensor] = functools.partial(
+            self._step, step_cache(cache, self.capacity)
+        )
+        if self._compiled is not None:
+            step = self._compiled_step(self._compiled, cache, step)
+        return CapturedStep(step, cache, pool=self._pool)
+
+    def _compiled_step(
+        self, compiled: CompiledForward, cache: ModelCache, plain: Callable[..., Tensor]
+    ) -> Callable[..., Tensor]:
+        given = compiled.given(cache)
+        tried = False
+
+        def step(input_ids: Tensor, position_ids: Tensor) -> Tensor:
+            nonlocal tried
+            if not tried:
+                # Says in our words why a step cannot be captured. Its token is stored again.
+                plain(input_ids, position_ids)
+                tried = True
+            return self._logits(compiled(cache, given, input_ids, position_ids))
+
+        return step
 
     def _step(self, cache: Any, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Compute the logits of one token: what is captured."""
@@ -141,6 +172,9 @@ class CapturedDecoding:
             use_cache=True,
             return_dict=True,
         )
+        return self._logits(out)
+
+    def _logits(self, out: Any) -> Tensor:
         more = [name for name in out if name not in ("logits", "past_key_values")]
         if more:
             raise NotCapturableError(f"the model returns {', '.join(more)} beside logits")
