@@ -243,6 +243,8 @@ CUDA_CASES = [
 
 
 @pytest.mark.cuda
+# Of the prompt, which no graph holds.
+@pytest.mark.filterwarnings("ignore:execution cuda_graph captures a whole step")
 @pytest.mark.parametrize(("score_mod", "words", "choices"), CUDA_CASES)
 def test_a_replay_is_what_its_kernels_are(
     score_mod: str, words: str, choices: dict[str, str], monkeypatch: pytest.MonkeyPatch
