@@ -8,6 +8,7 @@ whole.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -186,14 +187,21 @@ class StaticCache(KVCache):
 
     def append(self, new: Sequence[torch.Tensor], place: StepPosition) -> list[torch.Tensor]:
         # Each slice costs the host twice what `as_strided` does.
-        held = []
-        for plane, tokens in zip(self.planes, new, strict=True):
-            batch, heads, _, width = plane.shape
-            strides = plane.stride()
-            at = int(place.slot) * strides[2]
-            plane.as_strided((batch, heads, 1, width), strides, at).copy_(tokens)
-            held.append(plane.as_strided((batch, heads, place.kv_len, width), strides))
+        slot, kv_len, held = int(place.slot), place.kv_len, []
+        for (plane, one, strides, step), tokens in zip(self._laid_out, new, strict=True):
+            plane.as_strided(one, strides, slot * step).copy_(tokens)
+            batch, heads, _, width = one
+            held.append(plane.as_strided((batch, heads, kv_len, width), strides))
         return held
+
+    @functools.cached_property
+    def _laid_out(self) -> list[tuple[torch.Tensor, tuple[int, ...], tuple[int, ...], int]]:
+        """Each plane with the shape of a token in it, its strides, and that of tokens."""
+        found = []
+        for plane in self.planes:
+            batch, heads, _, width = plane.shape
+            found.append((plane, (batch, heads, 1, width), plane.stride(), plane.stride(2)))
+        return found
 
     @staticmethod
     def write(

@@ -109,32 +109,51 @@ class _OnlyOne:
     """Does what `sdpa_kernel` does, which costs the host more than the attention that is in it."""
 
     def __init__(self, backend: SDPBackend) -> None:
-        from torch.backends import cuda
+        import torch
         from torch.nn.attention import SDPBackend
 
-        wanted: tuple[tuple[SDPBackend, Callable[[], bool], Callable[[bool], None]], ...] = (
-            (SDPBackend.MATH, cuda.math_sdp_enabled, cuda.enable_math_sdp),
-            (SDPBackend.FLASH_ATTENTION, cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
+        # Behind `torch.backends.cuda`, whose functions only call these.
+        switches = torch._C
+        found = (
+            (SDPBackend.MATH, switches._get_math_sdp_enabled, switches._set_sdp_use_math),
+            (
+                SDPBackend.FLASH_ATTENTION,
+                switches._get_flash_sdp_enabled,
+                switches._set_sdp_use_flash,
+            ),
             (
                 SDPBackend.EFFICIENT_ATTENTION,
-                cuda.mem_efficient_sdp_enabled,
-                cuda.enable_mem_efficient_sdp,
+                switches._get_mem_efficient_sdp_enabled,
+                switches._set_sdp_use_mem_efficient,
             ),
-            (SDPBackend.CUDNN_ATTENTION, cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
+            (
+                SDPBackend.CUDNN_ATTENTION,
+                switches._get_cudnn_sdp_enabled,
+                switches._set_sdp_use_cudnn,
+            ),
         )
-        self._switches = [(one is backend, enabled, enable) for one, enabled, enable in wanted]
-        self._changed: list[tuple[bool, Callable[[bool], None]]] = []
+        ((self._enabled, self._enable),) = [two for one, *two in found if one is backend]
+        self._others = [tuple(two) for one, *two in found if one is not backend]
+        self._switched_on = False
+        self._switched_off: list[Callable[[bool], None]] = []
 
     def __enter__(self) -> None:
-        for wanted, enabled, enable in self._switches:
-            if enabled() is not wanted:
-                enable(wanted)
-                self._changed.append((not wanted, enable))
+        if not self._enabled():
+            self._switched_on = True
+            self._enable(True)
+        off = []
+        for enabled, enable in self._others:
+            if enabled():
+                enable(False)
+                off.append(enable)
+        self._switched_off = off
 
     def __exit__(self, *error: object) -> None:
-        for before, enable in self._changed:
-            enable(before)
-        self._changed.clear()
+        for enable in self._switched_off:
+            enable(True)
+        if self._switched_on:
+            self._switched_on = False
+            self._enable(False)
 
 
 @functools.cache

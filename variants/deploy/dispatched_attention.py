@@ -164,10 +164,10 @@ class DispatchedAttention:
         if held.fixed:
             mask = held.visible(score_mod or self._only_score_mod(), mask)
         way = self.way(query, held, mask is not None, score_mod, scale)
-        if self._turn is None:
-            return self._along(way, query, held, mask, kv)
-        with self._turn:
-            return self._along(way, query, held, mask, kv)
+        if self._turn is not None:
+            with self._turn:
+                return self._along(way, query, held, mask, kv)
+        return self._along(way, query, held, mask, kv)
 
     def way(
         self,
