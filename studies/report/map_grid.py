@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from studies.report.shades import gain, shade_of
+from studies.report.shades import gain, shade_of, times
 from studies.results.front import WorkloadResult
-from studies.results.labels import factor, variant_label
+from studies.results.labels import variant_label
 from studies.results.results import Results
 from studies.results.winner_map import winner_maps
 from variants.variant import Variant
@@ -70,7 +70,7 @@ def _cell(place: int, result: WorkloadResult) -> MapCell:
         place=place,
         winner="default" if winner.number is None else _short_name(variant),
         described=f"{name}: {gain(latency, 'faster', 'slower')}, {smaller} in memory",
-        faster=factor(latency),
+        faster=times(latency, "slower"),
         shade=shade_of(latency),
     )
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from studies.report.bars import Bars, memory_bars, time_bars
-from studies.report.shades import gain, shade_of
+from studies.report.shades import gain, shade_of, times
 from studies.results.front import PREFERENCES, Candidate, Preference, WorkloadResult
-from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.labels import mebibytes, milliseconds, variant_label, workload_label
 from studies.results.results import Results
 from studies.results.summary import notes
 from studies.study.trials import FinishedTrial
@@ -193,9 +193,9 @@ def _row(
         latency=milliseconds(latency.latency_ms),
         interval=f"{milliseconds(latency.low_ms)} to {milliseconds(latency.high_ms)}",
         gpu="" if latency.gpu is None else milliseconds(latency.gpu.value),
-        faster=factor(result.latency_ratio(Candidate(number, evaluation))),
+        faster=times(result.latency_ratio(Candidate(number, evaluation)), "slower"),
         memory=mebibytes(memory),
-        smaller=factor(memory / baseline.peak_memory_mib),
+        smaller=times(memory / baseline.peak_memory_mib, "larger"),
         error=f"{measured.relative_error:.1e}",
         roofline="" if measured.roofline is None else f"{measured.roofline.latency_share:.0%}",
         outcome=outcome,

@@ -21,6 +21,13 @@ def shade_of(latency_ratio: float) -> str:
     return "worse"
 
 
+def times(ratio: float, worse: str) -> str:
+    """Return `1.75×` where less than the default is meant, else `1.75× slower`."""
+    return (
+        factor(ratio) if factor(ratio) == "1.00×" or ratio < 1 else f"{factor(1 / ratio)} {worse}"
+    )
+
+
 def gain(ratio: float, better: str, worse: str) -> str:
     """Return `1.75× faster`, or the other word with the factor turned round."""
     return f"{factor(ratio)} {better}" if ratio <= 1 else f"{factor(1 / ratio)} {worse}"

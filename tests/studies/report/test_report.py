@@ -19,6 +19,7 @@ from studies.report.page import render_report
 from studies.report.panel import Panel, PanelTable
 from studies.report.rows import workload_sections
 from studies.report.scale import Scale
+from studies.report.shades import gain, times
 from studies.results.results import read_results
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
@@ -261,3 +262,32 @@ def test_another_analysis_fills_a_section(storage: BaseStorage) -> None:
     assert "What drives it" in page.text
     assert not page.attributes("src")
     assert "#panel-1" in page.attributes("href")
+
+
+def test_a_gain_below_one_is_said_the_other_way_round() -> None:
+    assert [times(ratio, "slower") for ratio in (0.5, 1.0, 1.004, 2.0, 150.0)] == [
+        "2.00×",
+        "1.00×",
+        "1.00×",
+        "2.00× slower",
+        "150× slower",
+    ]
+    assert (gain(0.5, "faster", "slower"), gain(4.0, "faster", "slower")) == (
+        "2.00× faster",
+        "4.00× slower",
+    )
+
+
+@pytest.mark.parametrize(
+    ("scale", "ticks"),
+    [
+        (Scale(0.0, 1.0), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        (Scale(0.4, 12.0, logarithmic=True), (0.5, 1.0, 2.0, 5.0, 10.0)),
+        (Scale(0.9, 1.12, logarithmic=True), (0.9, 0.95, 1.0, 1.05, 1.1)),
+        (Scale(1e-4, 1e12, logarithmic=True), tuple(10.0**n for n in range(-4, 13, 3))),
+    ],
+)
+def test_ticks_are_round_and_few(scale: Scale, ticks: tuple[float, ...]) -> None:
+    assert scale.ticks() == pytest.approx(ticks)
+    assert 0 <= scale.at(ticks[0]) < scale.at(ticks[-1]) <= 100
+    assert (scale.at(scale.low / 2), scale.at(scale.high * 2)) == (0, 100)

@@ -18,11 +18,11 @@ from optuna.trial import TrialState
 
 from objectives.schema.evaluation import Outcome
 from search.choices import choices_from_toml
+from studies.dashboard import front_figures as plots
+from studies.dashboard.front_figures import front_points, history_figure
 from studies.numerics.arrays import evenly_spaced
 from studies.numerics.hypervolume import hypervolume
-from studies.report import front_figures as plots
 from studies.report import kept
-from studies.report.front_figures import front_points, history_figure
 from studies.report.kept import kept_trials
 from studies.report.page import render_report
 from studies.results import convergence as progress
