@@ -195,7 +195,9 @@ class StaticCache(KVCache):
         return held
 
     @functools.cached_property
-    def _laid_out(self) -> list[tuple[torch.Tensor, tuple[int, ...], tuple[int, ...], int]]:
+    def _laid_out(
+        self,
+    ) -> list[tuple[torch.Tensor, tuple[int, int, int, int], tuple[int, ...], int]]:
         """Each plane with the shape of a token in it, its strides, and that of tokens."""
         found = []
         for plane in self.planes:

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from studies.report.bars import Bars, memory_bars, time_bars
-from studies.report.points import share_of_roofline
-from studies.results.front import PREFERENCES, Candidate, WorkloadResult
-from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.report.shades import gain, shade_of, times
+from studies.results.front import PREFERENCES, Candidate, Preference, WorkloadResult
+from studies.results.labels import mebibytes, milliseconds, variant_label, workload_label
 from studies.results.results import Results
 from studies.results.summary import notes
 from studies.study.trials import FinishedTrial
-from variants.device import Device
 
-_SHORT = {"lowest_latency": "fastest", "lowest_memory": "smallest", "balanced": "balanced"}
 _KERNELS = 12  # of one step; a step of many has the attention's among the first
 
 
@@ -25,7 +23,7 @@ _KERNELS = 12  # of one step; a step of many has the attention's among the first
 class Row:
     """A row of the report's tables: one configuration of one workload, formatted."""
 
-    chosen: tuple[str, ...]  # as what: default, fastest, smallest, balanced
+    chosen: tuple[str, ...]  # as what: default, lowest latency, lowest memory, balanced
     variant: str
     trial: str
     latency: str  # ms
@@ -35,8 +33,18 @@ class Row:
     memory: str  # MiB
     smaller: str
     error: str
-    roofline: str  # speed, as a share of the roofline's
+    roofline: str  # the least time by the study's rates, as a share of GPU time
     outcome: str  # empty when MEASURED
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """What a folded section says of its workload: the balanced winner."""
+
+    variant: str
+    faster: str  # `1.75× faster`
+    smaller: str
+    shade: str  # by gain in latency, as in the map
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +54,9 @@ class WorkloadSection:
     place: int
     label: str
     key: str
-    rows: tuple[Row, ...]  # the default, then the front by rising memory
-    verdict: tuple[Row, ...]  # the default and what was chosen
+    headline: Headline | None  # None where nothing was measured
+    rows: tuple[Row, ...]  # what was chosen and the front, by rising memory; the default last
+    verdict: tuple[Row, ...]  # what was chosen, then the default
     notes: tuple[str, ...]
     missing: tuple[tuple[str, int, str], ...]  # outcome, trials, commonest reason: without numbers
     time: Bars
@@ -58,7 +67,6 @@ class WorkloadSection:
 def workload_sections(results: Results) -> list[WorkloadSection]:
     """Return a section for each workload, in the order of the space."""
     varying = set(results.plan.space.searched)
-    device = results.environment.device
     by_workload = results.trials_by_workload()
     return [
         _section(
@@ -66,20 +74,19 @@ def workload_sections(results: Results) -> list[WorkloadSection]:
             workload_label(result.workload, varying),
             result,
             by_workload.get(result.workload.key, []),
-            device,
         )
         for place, result in enumerate(results.workloads)
     ]
 
 
 def _section(
-    place: int, label: str, result: WorkloadResult, trials: Sequence[FinishedTrial], device: Device
+    place: int, label: str, result: WorkloadResult, trials: Sequence[FinishedTrial]
 ) -> WorkloadSection:
     chosen = _chosen(result)
     shown = {c.number: c for c in (*result.front, *chosen) if c.number is not None}
-    default = _row(result.default, None, ("default", *_tags(None, result)), result, device)
+    default = _row(result.default, None, ("default", *_tags(None, result)), result)
     rows = [
-        _row(c.evaluation, c.number, _tags(c.number, result), result, device)
+        _row(c.evaluation, c.number, _tags(c.number, result), result)
         for c in sorted(shown.values(), key=lambda c: (c.memory, c.latency))
     ]
     winners = [c for c in chosen if c.number is not None]
@@ -95,13 +102,11 @@ def _section(
         place=place,
         label=label,
         key=result.workload.key,
-        rows=(default, *rows),
+        headline=_headline(result),
+        rows=(*rows, default),
         verdict=(
+            *(_row(c.evaluation, c.number, _tags(c.number, result), result) for c in winners),
             default,
-            *(
-                _row(c.evaluation, c.number, _tags(c.number, result), result, device)
-                for c in winners
-            ),
         ),
         notes=tuple(notes(result)),
         missing=_missing(trials),
@@ -119,6 +124,20 @@ def _section(
     )
 
 
+def _headline(result: WorkloadResult) -> Headline | None:
+    if not result.winners:
+        return None
+    winner = result.winners["balanced"].candidate
+    latency = result.latency_ratio(winner)
+    variant = winner.evaluation.configuration.variant
+    return Headline(
+        variant="the default" if winner.number is None else variant_label(variant),
+        faster=gain(latency, "faster", "slower"),
+        smaller=gain(winner.memory / result.baseline.peak_memory_mib, "smaller", "larger"),
+        shade=shade_of(latency),
+    )
+
+
 def _chosen(result: WorkloadResult) -> list[Candidate]:
     """Return each winner once, fastest first; those within the usual error after the others."""
     found: dict[int | None, Candidate] = {}
@@ -131,19 +150,23 @@ def _chosen(result: WorkloadResult) -> list[Candidate]:
     return list(found.values())
 
 
+def _words(choice: Preference) -> str:
+    return choice.replace("_", " ")
+
+
 def _tags(number: int | None, result: WorkloadResult) -> tuple[str, ...]:
     """Return what a configuration was chosen as: fastest, smallest, balanced."""
     tags = [
-        _SHORT[preference]
-        for preference in PREFERENCES
-        if preference in result.winners and result.winners[preference].candidate.number == number
+        _words(choice)
+        for choice in PREFERENCES
+        if choice in result.winners and result.winners[choice].candidate.number == number
     ]
     within = [
-        _SHORT[preference]
-        for preference in PREFERENCES
-        if preference in result.strict_winners
-        and result.strict_winners[preference].candidate.number == number
-        and _SHORT[preference] not in tags
+        _words(choice)
+        for choice in PREFERENCES
+        if choice in result.strict_winners
+        and result.strict_winners[choice].candidate.number == number
+        and _words(choice) not in tags
     ]
     if within:
         tags.append(f"within error {Limits().max_error:g}: {', '.join(within)}")
@@ -155,7 +178,6 @@ def _row(
     number: int | None,
     chosen: tuple[str, ...],
     result: WorkloadResult,
-    device: Device,
 ) -> Row:
     measured, baseline = evaluation.measurements, result.baseline
     name = variant_label(
@@ -166,7 +188,6 @@ def _row(
     if measured is None:
         return Row(chosen, name, trial, "–", "", "", "", "–", "", "–", "", outcome)
     latency, memory = measured.latency, measured.memory.peak_mib
-    share = share_of_roofline(evaluation, device)
     return Row(
         chosen=chosen,
         variant=name,
@@ -174,11 +195,11 @@ def _row(
         latency=milliseconds(latency.latency_ms),
         interval=f"{milliseconds(latency.low_ms)} to {milliseconds(latency.high_ms)}",
         gpu="" if latency.gpu is None else milliseconds(latency.gpu.value),
-        faster=factor(result.latency_ratio(Candidate(number, evaluation))),
+        faster=times(result.latency_ratio(Candidate(number, evaluation)), "slower"),
         memory=mebibytes(memory),
-        smaller=factor(memory / baseline.peak_memory_mib),
+        smaller=times(memory / baseline.peak_memory_mib, "larger"),
         error=f"{measured.relative_error:.1e}",
-        roofline="" if share is None else f"{100 * share:.2g} %",
+        roofline="" if measured.roofline is None else f"{measured.roofline.latency_share:.0%}",
         outcome=outcome,
     )
 

@@ -114,7 +114,7 @@ class _OnlyOne:
 
         # Behind `torch.backends.cuda`, whose functions only call these.
         switches = torch._C
-        found = (
+        found: tuple[tuple[SDPBackend, Callable[[], bool], Callable[[bool], None]], ...] = (
             (SDPBackend.MATH, switches._get_math_sdp_enabled, switches._set_sdp_use_math),
             (
                 SDPBackend.FLASH_ATTENTION,
@@ -132,8 +132,10 @@ class _OnlyOne:
                 switches._set_sdp_use_cudnn,
             ),
         )
-        ((self._enabled, self._enable),) = [two for one, *two in found if one is backend]
-        self._others = [tuple(two) for one, *two in found if one is not backend]
+        self._enabled, self._enable = next(
+            (enabled, enable) for one, enabled, enable in found if one is backend
+        )
+        self._others = [(enabled, enable) for one, enabled, enable in found if one is not backend]
         self._switched_on = False
         self._switched_off: list[Callable[[bool], None]] = []
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -20,50 +22,46 @@ from studies.results.winner_map import WinnerMap, winner_maps
 FRONT_PLOT_ID, MAP_PLOT_ID, HISTORY_PLOT_ID = "goldilocks-front", "goldilocks-map", "hypervolume"
 # Okabe and Ito's palette: eight colours that colour-blind readers can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#6F6F6F")
-SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "pentagon", "hexagon2", "star")
 TICKS = {"type": "log", "tickformat": ",.3~r", "nticks": 5}
 _MAPS_A_ROW = 3
 _MOST_TRIALS = 2_000  # of which each is a point of a history
 MOST_DRAWN = 5_000  # configurations; each is a line of text that hovering shows
-_LEGEND = 8  # entries; beyond, hovering names a point's workload
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
     """Configurations that are drawn alike, as shares of their workload's default."""
 
-    label: str
+    label: str  # a backend; of a front its workload
     memory: tuple[float, ...]
     latency: tuple[float, ...]
     names: tuple[str, ...]  # of their variants, with their numbers
+    backends: tuple[str, ...]
     front: bool  # joined by a line
 
 
 def front_points(results: Results) -> list[Points]:
-    """Return what is drawn: a front a workload, and all that was measured, or an even part of it.
-
-    Grouped by workload where there are several, and by backend where there is one.
-    """
-    drawn = []
+    """Return what is drawn: what was measured, by backend, or an even part of it, and fronts."""
     part = min(1.0, MOST_DRAWN / max(1, _measured(results)))
     varying = set(results.plan.space.searched)
+    groups: dict[str, list[tuple[Candidate, WorkloadResult]]] = {}
     for result in results.workloads:
-        label = workload_label(result.workload, varying)
-        groups: dict[str, list[Candidate]] = {}
-        for candidate in result.measured:
-            backend = candidate.evaluation.configuration.variant.backend
-            groups.setdefault(backend if len(results.workloads) == 1 else label, []).append(
-                candidate
+        count = len(result.measured)
+        for place in evenly_spaced(count, math.ceil(part * count)):
+            groups.setdefault(_backend(result.measured[place]), []).append(
+                (result.measured[place], result)
             )
-        for name, group in groups.items():
-            some = [
-                group[place] for place in evenly_spaced(len(group), math.ceil(part * len(group)))
-            ]
-            drawn.append(_points(name, some, result, front=False))
+    drawn = [_points(backend, group, varying, front=False) for backend, group in groups.items()]
+    for result in results.workloads:
         if result.front:
-            name = "front" if len(results.workloads) == 1 else label
-            drawn.append(_points(name, list(result.front), result, front=True))
+            label = workload_label(result.workload, varying)
+            front = [(candidate, result) for candidate in result.front]
+            drawn.append(_points(label, front, varying, front=True))
     return drawn
+
+
+def _backend(candidate: Candidate) -> str:
+    return candidate.evaluation.configuration.variant.backend
 
 
 def _measured(results: Results) -> int:
@@ -71,14 +69,24 @@ def _measured(results: Results) -> int:
 
 
 def _points(
-    label: str, candidates: list[Candidate], result: WorkloadResult, *, front: bool
+    label: str,
+    of: list[tuple[Candidate, WorkloadResult]],
+    varying: set[str],
+    *,
+    front: bool,
 ) -> Points:
-    baseline = result.baseline
     return Points(
         label,
-        tuple(candidate.memory / baseline.peak_memory_mib for candidate in candidates),
-        tuple(candidate.latency / baseline.latency_ms for candidate in candidates),
-        tuple(_described(candidate) for candidate in candidates),
+        tuple(candidate.memory / result.baseline.peak_memory_mib for candidate, result in of),
+        tuple(candidate.latency / result.baseline.latency_ms for candidate, result in of),
+        tuple(
+            "<br>".join(
+                html.escape(text)
+                for text in (workload_label(result.workload, varying), _described(candidate))
+            )
+            for candidate, result in of
+        ),
+        tuple(_backend(candidate) for candidate, _ in of),
         front,
     )
 
@@ -93,59 +101,84 @@ def _described(candidate: Candidate) -> str:
 
 def front_figure(results: Results) -> go.Figure:
     """Return memory against latency, both as shares of each workload's default, on log axes."""
-    figure = go.Figure()
     drawn = front_points(results)
-    labels = list(dict.fromkeys(points.label for points in drawn))
-    shown: set[str] = set()
-    for points in drawn:
-        place = labels.index(points.label)
-        color = PALETTE[place % len(PALETTE)]
-        figure.add_trace(
-            go.Scatter(
-                x=points.memory,
-                y=points.latency,
-                text=[html.escape(name) for name in points.names],
-                hovertemplate=html.escape(points.label)
-                + "<br>%{text}<br>memory %{x:.3g}, latency %{y:.3g} of the default's"
-                "<extra></extra>",
-                mode="lines+markers" if points.front else "markers",
-                name=html.escape(points.label),
-                legendgroup=points.label,
-                showlegend=points.label not in shown and len(labels) <= _LEGEND,
-                marker={
-                    "size": 11 if points.front else 6,
-                    "color": color,
-                    "symbol": SYMBOLS[place // len(PALETTE) % len(SYMBOLS)],
-                    "opacity": 0.9 if points.front else 0.45,
-                },
-                line={"color": color, "width": 1, "shape": "hv"},
-            )
-        )
-        shown.add(points.label)
+    color_of = {
+        points.label: PALETTE[place % len(PALETTE)]
+        for place, points in enumerate(points for points in drawn if not points.front)
+    }
+    figure = go.Figure([_trace(points, color_of) for points in drawn])
     figure.add_hline(y=1, line_width=1, line_dash="dot")
     figure.add_vline(x=1, line_width=1, line_dash="dot")
+    beside = [points for points in drawn if not points.front]
+    fronts = [points for points in drawn if points.front]
+    reach = {
+        name: _reach(
+            [value for points in beside for value in getattr(points, name)],
+            [1.0, *(value for points in fronts for value in getattr(points, name))],
+        )
+        for name in ("memory", "latency")
+    }
     figure.update_layout(
         title=f"Fronts on {html.escape(results.environment.device.name)}: {_subject(results)}",
-        xaxis=TICKS | {"title": "peak memory / default's (dotted)"},
-        yaxis=TICKS | {"title": "latency / default's (dotted)"},
+        xaxis=TICKS | {"title": "peak memory / default's (dotted)", "range": reach["memory"]},
+        yaxis=TICKS | {"title": "latency / default's (dotted)", "range": reach["latency"]},
         template="plotly_white",
         legend={"font": {"size": 11}},
-        margin={"t": 50, "b": 50},
+        margin={"t": 70, "b": 50},
     )
     return figure
+
+
+def _trace(points: Points, color_of: Mapping[str, str]) -> go.Scatter:
+    return go.Scatter(
+        x=points.memory,
+        y=points.latency,
+        text=points.names,
+        hovertemplate="%{text}<br>memory %{x:.3g}, latency %{y:.3g} of the default's"
+        "<extra></extra>",
+        mode="lines+markers" if points.front else "markers",
+        name=html.escape(points.label),
+        showlegend=not points.front,
+        marker={
+            "size": 10 if points.front else 6,
+            "color": [color_of.get(backend, "#808080") for backend in points.backends],
+            "opacity": 0.9 if points.front else 0.45,
+        },
+        line={"color": "#808080", "width": 1, "shape": "hv"},
+    )
+
+
+def _reach(values: Sequence[float], needed: Sequence[float]) -> list[float]:
+    """Return the ends of a log axis, as plotly wants them: in powers of ten.
+
+    What lies beyond Tukey's fences does not stretch it, unless it is needed; a double click
+    shows it.
+    """
+    ends = np.log10(needed)
+    low, high = float(ends.min()), float(ends.max())
+    if values:
+        logs = np.log10(values)
+        quarter, three = np.quantile(logs, (0.25, 0.75))
+        fence = 1.5 * (three - quarter)
+        low = min(low, max(float(logs.min()), float(quarter - fence)))
+        high = max(high, min(float(logs.max()), float(three + fence)))
+    room = max(0.05 * (high - low), 0.02)
+    return [low - room, high + room]
 
 
 def _subject(results: Results) -> str:
     measured = _measured(results)
     some = f"; beside them {MOST_DRAWN:,} of {measured:,} points" if measured > MOST_DRAWN else ""
-    return _workloads(results) + some
+    # The dashboard's own list of the best stands beside.
+    several = "<br><sup>a line each; Best Trials are of all workloads together</sup>"
+    return _workloads(results) + some + (several if len(results.workloads) > 1 else "")
 
 
 def _workloads(results: Results) -> str:
     if len(results.workloads) == 1:
         varying = set(results.plan.space.searched)
         return html.escape(workload_label(results.workloads[0].workload, varying))
-    return f"{len(results.workloads)} workloads, a colour and shape each"
+    return f"{len(results.workloads)} workloads"
 
 
 def history_figure(results: Results) -> go.Figure:
@@ -210,7 +243,8 @@ def map_figure(results: Results, preference: Preference = "balanced") -> go.Figu
         row, column = place // across + 1, place % across + 1
         figure.add_trace(_heatmap(one, preference), row=row, col=column)
         figure.update_xaxes(title=one.column_axis, type="category", row=row, col=column)
-        figure.update_yaxes(title=one.row_axis, type="category", row=row, col=column)
+        title = one.row_axis if column == 1 else None
+        figure.update_yaxes(title=title, type="category", row=row, col=column)
     figure.update_layout(
         title=f"Goldilocks map: how much faster each {preference.replace('_', ' ')} winner is",
         coloraxis={

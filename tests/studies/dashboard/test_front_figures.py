@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from optuna.storages import BaseStorage
 
-from studies.report.front_figures import FRONT_PLOT_ID, front_figure, front_points, save_plots
+from studies.dashboard.front_figures import (
+    FRONT_PLOT_ID,
+    _reach,
+    front_figure,
+    front_points,
+    save_plots,
+)
 from studies.results.results import read_results
 from studies.storage.optuna_internals import stored_system_attributes
 from tests.studies.session.test_session import run, session
@@ -43,3 +50,13 @@ def test_figure_is_saved_where_the_dashboard_looks(storage: BaseStorage) -> None
     assert FRONT_PLOT_ID in stored
     figure = front_figure(results).to_plotly_json()
     assert figure["layout"]["xaxis"]["type"] == "log"
+
+
+def test_axes_hold_every_front_and_are_not_stretched_by_an_outlier() -> None:
+    usual = [10 ** (place / 100) for place in range(100)]
+    low, high = _reach([*usual, 1e6], [0.5, 1.0])
+    assert low < math.log10(0.5)
+    assert 1.0 <= high < 3.0
+    assert _reach([*usual, 1e6], [0.5, 1e6])[1] > 6.0
+    low, high = _reach([], [1.0])
+    assert low < 0 < high
