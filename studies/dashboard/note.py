@@ -9,7 +9,7 @@ from studies.results.front import PREFERENCES, WorkloadResult
 from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
 from studies.results.results import Results
 from studies.results.summary import summary
-from studies.sensitivity.importances import ANSWERS
+from studies.sensitivity.evaluators import ANSWERS
 
 # What a user writes below it is kept.
 END = "*Above: written by goldilocks, anew at each update. Below is yours.*"

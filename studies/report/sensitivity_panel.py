@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from studies.report.effects import NAMES, choices_plot, shares_plot
+from studies.report.effect_plots import NAMES, choices_plot, shares_plot
 from studies.report.panel import Panel, PanelTable
 from studies.sensitivity.analysis import Objective
 from studies.sensitivity.quality import Quality

@@ -16,6 +16,7 @@ function svg(tag, attributes = {}, ...children) {
 
 const tip = make("div", { className: "tip", hidden: true });
 document.body.append(tip);
+window.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 
 function showTip(point, event) {
   tip.replaceChildren(...point.lines().map((line) => make("div", { textContent: line })));
@@ -27,25 +28,27 @@ function showTip(point, event) {
 }
 
 // Labels beside their points: each where it covers no other label and no point that matters.
-const LETTER = 7.1, LINE = 17; // of a label, in pixels
-const BESIDE = [[1, -12], [1, 22], [-1, -12], [-1, 22], [1, -30], [1, 40], [-1, -30], [-1, 40], [1, -48], [1, 58]];
+const LETTER = 7.8, LINE = 17; // of a label, in pixels
+const BESIDE = [[1, -12], [1, 22], [-1, -12], [-1, 22], [1, -30], [1, 40], [-1, -30], [-1, 40], [0, -16], [0, 28], [0, -34], [0, 46], [0, -52], [0, 64]];
 
 function labelsOf(marks, width, height) {
-  const taken = marks.map(({ left, top }) => ({ left: left - 8, right: left + 8, top: top - 8, bottom: top + 8 }));
-  const covered = (box) => taken.filter((one) => one.left < box.right && box.left < one.right && one.top < box.bottom && box.top < one.bottom).length;
+  const taken = marks.map(({ left, top }) => ({ left: left - 8, right: left + 8, top: top - 8, bottom: top + 8, weight: 1 }));
+  const covered = (box) => taken.filter((one) => one.left < box.right && box.left < one.right && one.top < box.bottom && box.top < one.bottom)
+    .reduce((sum, one) => sum + one.weight, 0);
   return marks.flatMap((mark) => {
     const long = mark.text.length * LETTER;
     const places = BESIDE.map(([side, down]) => {
-      const begin = mark.left + side * 16, base = mark.top + down;
-      const box = { left: side > 0 ? begin : begin - long, right: side > 0 ? begin + long : begin, top: base - LINE + 4, bottom: base + 4 };
+      const centred = Math.max(0, Math.min(width - long, mark.left - long / 2));
+      const begin = side ? mark.left + side * 16 - (side < 0 ? long : 0) : centred, base = mark.top + down;
+      const box = { left: begin, right: begin + long, top: base - LINE + 4, bottom: base + 4 };
       const outside = box.left < 0 || box.right > width || box.top < 0 || box.bottom > height;
       return { side, begin, base, box, cost: covered(box) + (outside ? 10 : 0) };
     });
     const best = places.reduce((one, other) => (other.cost < one.cost ? other : one));
-    taken.push(best.box);
+    taken.push({ ...best.box, weight: 4 }); // a label over a label can be read by nobody
     return [
-      svg("path", { class: "leader", d: `M${mark.left} ${mark.top}L${best.begin - best.side * 2} ${best.base - 4}` }),
-      svg("text", { class: "label", x: best.begin, y: best.base, "text-anchor": best.side > 0 ? "start" : "end" }, mark.text),
+      svg("path", { class: "leader", d: `M${mark.left} ${mark.top}L${mark.left + best.side * 14} ${best.base - 4}` }),
+      svg("text", { class: "label", x: best.begin + (1 - best.side) * long / 2, y: best.base, "text-anchor": ["end", "middle", "start"][best.side + 1] }, mark.text),
     ];
   });
 }
@@ -169,5 +172,8 @@ function watchPointer(drawing, { placed, margin, inner, ends, redraw }) {
       y: part("y", 1 - from[1] / inner.height, 1 - top / inner.height),
     });
   });
-  drawing.addEventListener("pointerleave", () => { if (!began) tip.hidden = true; });
+  drawing.addEventListener("pointerleave", (event) => {
+    // A lifted finger leaves, too: what it tapped stays until the page scrolls.
+    if (!began && event.pointerType !== "touch") tip.hidden = true;
+  });
 }

@@ -8,7 +8,7 @@ function tipLines(t) {
   const lines = [`${t.name} (${isDefault(t) ? "default" : `trial ${t.trial}`})`,
     `${digits(t.latency)} ms (${digits(t.low)} to ${digits(t.high)}), ${digits(t.memory)} MiB`];
   if (t.gpu !== null) lines.push(`GPU ${digits(t.gpu)} ms, host ${digits(t.host)} ms: ${t.bound} binds`);
-  lines.push(`error ${errorOf(t)}` + (t.roofline === null ? "" : `, ${(100 * t.roofline).toPrecision(2)} % of roofline speed`));
+  lines.push(`error ${errorOf(t)}` + (t.roofline === null ? "" : `, ${(100 * t.roofline).toFixed(0)}% of roofline`));
   const values = Object.entries(t.values).map(([axis, value]) => `${axis} ${value}`);
   for (let start = 0; start < values.length; start += 3) lines.push(values.slice(start, start + 3).join(", "));
   if (t.outcome !== "MEASURED") lines.push(`${t.outcome}: ${t.reason.slice(0, 160)}`);
@@ -45,7 +45,7 @@ function marksOf(place, mine) {
   }
   const standard = mine.find(isDefault);
   if (standard) names.set(standard, ["default", ...(names.get(standard) || [])]);
-  return [...names].map(([t, words]) => ({ x: t.memory, y: t.latency, text: `${words.join(", ")} ${digits(t.latency)} ms` }));
+  return [...names].map(([t, words]) => ({ x: t.memory, y: t.latency, text: `${words.join(", ")} ${digits(t.latency)}${isPhone() ? "" : " ms"}` }));
 }
 
 function drawWorkload(element) {

@@ -16,7 +16,7 @@ from studies.dashboard.note import END, summary_note
 from studies.dashboard.publisher import Publisher, publish
 from studies.results.results import read_results
 from studies.results.summary import summary
-from studies.sensitivity.importances import ANSWERS
+from studies.sensitivity.evaluators import ANSWERS
 from studies.storage.artifacts import artifact_folder, artifact_store, attach_file
 from studies.storage.optuna_internals import storage_of, stored_system_attributes, study_id_of
 from tests.studies.session.test_session import run, session
