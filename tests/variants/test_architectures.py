@@ -24,6 +24,7 @@ with warnings.catch_warnings():
 
     from tests.variants.tiny_decoders import WINDOW, architectures, tiny_config, tiny_model
     from variants import hf
+    from variants.hf import attention_interface
 
 from tests.configurations import configured
 from variants.deploy.deployment import Deployment
@@ -259,5 +260,5 @@ def test_layers_without_keys_keep_what_transformers_gives_them(model_type: str) 
     ours = hf.past_key_values(loaded, config, capacity=PROMPT).layers
     for one, other in zip(ours, theirs, strict=True):
         keeps_keys = isinstance(other, DynamicLayer)
-        assert isinstance(one, hf._CacheLayer) == keeps_keys
+        assert isinstance(one, attention_interface._CacheLayer) == keeps_keys
         assert isinstance(one, LinearAttentionLayer) == isinstance(other, LinearAttentionLayer)

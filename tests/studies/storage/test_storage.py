@@ -166,14 +166,15 @@ def test_a_folder_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
 )
 def test_a_database_in_memory_is_refused_in_words(url: str) -> None:
     with pytest.raises(
-        StudyError, match=r"storage must be a file or a server, got sqlite:.*memory"
+        DatabaseUrlError, match=r"storage must be a file or a server, got sqlite:.*memory"
     ):
         open_storage(url)
 
 
 def test_who_only_reads_makes_no_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'absent.db'}"
-    with pytest.raises(StudyError, match=f"^storage must be .* exists, got {url}: no such file; "):
+    said = f"^storage must be .* exists, got {url}: no such file; "
+    with pytest.raises(DatabaseUrlError, match=said):
         open_storage(url, create=False)
     assert list(tmp_path.iterdir()) == []
     run(session(open_storage(url), sampler="random"), 1)

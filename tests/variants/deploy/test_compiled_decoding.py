@@ -72,7 +72,7 @@ def test_generated_tokens_are_those_of_eager_by_inductor(request: pytest.Fixture
 def test_a_batch_is_compiled_once_for_all_lengths(
     counter: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("variants.deploy.model_cache.SHORTEST_RANGE", 16)
+    monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 16)
     model, handle = captured("llama")
     plain = tiny("llama")
     for batch, tokens in [(2, 24), (1, 33), (2, 9), (1, 24)]:
