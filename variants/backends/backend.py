@@ -104,6 +104,9 @@ class Attention:
         )
 
 
+Unmasked = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+
+
 class Prepared(ABC):
     """A backend ready to attend.
 
@@ -128,6 +131,14 @@ class Prepared(ABC):
     @abstractmethod
     def attend(self, query: torch.Tensor, kv: KeyValue, mask: Any) -> torch.Tensor:
         """Return the output, of the query's shape `(batch, q_heads, q_len, head_dim)`."""
+
+    def unmasked(self) -> Unmasked | None:
+        """Return what attends one row that sees all keys, with fewer calls of the host; or None.
+
+        It takes query, key and value of the kind that `attend` has taken before, where no
+        gradients are recorded: what `attend` checks of them is not checked again.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

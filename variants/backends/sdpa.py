@@ -19,7 +19,9 @@ from variants.backends.backend import (
     Prepared,
     Support,
     Takes,
+    Unmasked,
 )
+from variants.backends.sdpa_operators import unmasked
 from variants.turns import Turns
 
 if TYPE_CHECKING:
@@ -96,6 +98,11 @@ class SdpaAttention(Prepared):
                 scale=self._scale,
                 enable_gqa=self._grouped,
             )
+
+    def unmasked(self) -> Unmasked | None:
+        if not self._plain or self._attention.trains:
+            return None
+        return unmasked(self._attention, self._forced)
 
 
 def _switched(backend: SDPBackend | None) -> AbstractContextManager[Any]:

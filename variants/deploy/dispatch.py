@@ -1,13 +1,29 @@
-"""Which measured workload is nearest to a call, in the distance of logarithms."""
+"""Which way a call takes: that of the nearest measured workload, in logarithms."""
 
 from __future__ import annotations
 
 import math
 import sys
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from variants.configuration import Configuration
+import torch
+from torch import Tensor
+
+from variants.backends import BACKENDS, Takes
+from variants.backends.backend import Unmasked
+from variants.caches import StepPosition
+from variants.configuration import Configuration, default_variant
+from variants.deploy.layer_cache import Layout
+from variants.deploy.model_choice import ModelChoice
+from variants.device import Device
+from variants.gqa import GroupedHeads
+from variants.kv_dtypes import KeyValue
+from variants.support import unsupported_reasons
+from variants.variant import Variant
+from variants.workload import Phase
 
 _LARGEST = math.log(sys.float_info.max)
 
@@ -61,3 +77,146 @@ def lowest_parabolas(points: Sequence[tuple[float, float]]) -> tuple[list[float]
         bound, _, current = min(crossings)
         bounds.append(bound)
         owners.append(current)
+
+
+class CallSignature(NamedTuple):
+    """What a decision depends on beside the length."""
+
+    one_row: bool
+    trains: bool
+    batch: int
+    q_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    score_mod: str | None
+    scale: float | None
+    masked: bool
+    windowed: bool
+    paged: bool
+    fixed: bool  # one row at a position that only the device knows
+    layout: Layout
+
+    @property
+    def phase(self) -> Phase:
+        """What the model is doing."""
+        if self.trains:
+            return Phase.TRAIN
+        return Phase.DECODE if self.one_row else Phase.PREFILL
+
+    @property
+    def scores(self) -> str:
+        """The score_mod, once it is known."""
+        assert self.score_mod is not None
+        return self.score_mod
+
+
+@dataclass(slots=True)
+class PreparedRoute:
+    """One backend, ready for calls of one signature."""
+
+    configuration: Configuration
+    mask: Callable[[StepPosition], Any]  # what a call needs to know beside query, key and value
+    attend: Callable[[Tensor, KeyValue, Any], Tensor]
+    grouped: GroupedHeads  # how grouped heads reach the backend
+    whole: bool  # it takes the whole buffer of a cache
+    stored: bool  # it takes keys and values as they are stored
+    capacity: int
+    unmasked: Unmasked | None  # of one row that sees all keys: see `Prepared.unmasked`
+
+
+@dataclass(slots=True)
+class Decision:
+    """The ways of one signature, by length."""
+
+    signature: CallSignature
+    bounds: list[float]
+    ways: list[PreparedRoute]
+    shortest: float  # lengths between which it was measured
+    longest: float
+
+    def around(self, length: int) -> tuple[float, float]:
+        """Return between which lengths calls are like one of `length`: a way, and what is said."""
+        index = bisect_right(self.bounds, length)
+        low = self.bounds[index - 1] if index else 0.0
+        high = self.bounds[index] if index < len(self.bounds) else math.inf
+        if length < self.shortest:
+            high = min(high, self.shortest)
+        elif length <= self.longest:
+            low, high = max(low, self.shortest), min(high, self.longest + 1)
+        else:
+            low = max(low, self.longest + 1)
+        return math.ceil(low), min(math.ceil(high), self.ways[index].capacity) - 1
+
+
+class MeasuredWorkloads:
+    """Which of the measured workloads are like a call, and what serves one that none is like."""
+
+    def __init__(
+        self,
+        measured: Sequence[Configuration],
+        model: ModelChoice,
+        device: Device,
+        say: Callable[[str], None],
+    ) -> None:
+        """Take one configuration a workload, and what tells the user of calls unlike all."""
+        self.measured, self.model, self._device, self._say = measured, model, device, say
+        self.workload = measured[0].workload
+
+    def like(self, signature: CallSignature) -> list[Configuration]:
+        """Return the measured configurations of a call's phase and score_mod that can take it."""
+        score_mod = signature.scores
+        like = [of for of in self.measured if of.workload.score_mod == score_mod]
+        phases = [signature.phase]
+        if self.model.cache == "none" and signature.phase is Phase.PREFILL:
+            phases.append(Phase.DECODE)  # which recomputes everything, as a prompt
+        here = next(
+            (found for p in phases if (found := [of for of in like if of.workload.phase is p])), []
+        )
+        what = f"{signature.phase} with score_mod {score_mod}"
+        if not here:
+            default = self.default(signature).variant.backend
+            self._say(f"{what} was not measured: backend {default} is used")
+            return []
+        if not signature.masked:
+            return here
+        taken = [of for of in here if self._takes(of.variant) > Takes.PLAIN]
+        if len(taken) < len(here):
+            refusing = sorted({of.variant.backend for of in here if of not in taken})
+            instead = (
+                taken[0].variant.backend if taken else self.default(signature).variant.backend
+            )
+            why, where = (
+                ("a mask hides what a captured step has not reached", "in captured steps")
+                if signature.fixed
+                else ("padding needs one", "for padded batches")
+            )
+            self._say(
+                f"{what}: backend {', '.join(refusing)} takes no mask, and {why}: {instead} is "
+                f"used {where}"
+            )
+        return taken
+
+    def _takes(self, variant: Variant) -> Takes:
+        return BACKENDS[variant.backend].support[self._device.kind].takes
+
+    def default(self, signature: CallSignature) -> Configuration:
+        """Return what PyTorch does for a user who chose nothing, with the model's choices.
+
+        Raises:
+            ValueError: No backend can.
+        """
+        workload = self.workload.model_copy(
+            update={"phase": signature.phase, "score_mod": signature.scores}
+        )
+        usual = default_variant(workload, self._device).backend
+        for backend in (usual, *BACKENDS):
+            chosen = self.model.model_dump() | {"backend": backend, "execution": "eager"}
+            found = Configuration.of(workload, chosen)
+            if not unsupported_reasons(found, self._device) and not (
+                signature.masked and self._takes(found.variant) is Takes.PLAIN
+            ):
+                return found
+        raise ValueError(
+            f"no backend computes {signature.phase} with score_mod {signature.scores} for a "
+            f"model of {self.model.label}"
+        )

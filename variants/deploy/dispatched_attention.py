@@ -6,27 +6,28 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from variants.backends import BACKENDS, Attention, Takes
-from variants.caches import StepPosition
-from variants.configuration import Configuration, default_variant
-from variants.deploy.dispatch import Route
-from variants.deploy.layer_cache import CachedKV, KeepsKeys, Layout
+from variants.backends import BACKENDS, Attention
+from variants.configuration import Configuration
+from variants.deploy.dispatch import (
+    CallSignature,
+    Decision,
+    MeasuredWorkloads,
+    PreparedRoute,
+    Route,
+)
+from variants.deploy.layer_cache import CachedKV, KeepsKeys, RememberedRoute
 from variants.deploy.model_choice import ModelChoice
 from variants.device import Device
 from variants.executions import EXECUTIONS
-from variants.gqa import GroupedHeads, grouped_heads
+from variants.gqa import grouped_heads
 from variants.kv_dtypes import KeyValue
 from variants.precisions import PRECISIONS, Precision
 from variants.score_mods import parse_score_mod
-from variants.support import unsupported_reasons
 from variants.turns import Turns
-from variants.variant import Variant
 from variants.workload import Phase
 
 CAPACITY = 4096  # tokens that a backend is prepared for at first; doubled where a call has more
@@ -43,61 +44,6 @@ _MATMUL = Turns(_multiplying)
 
 class DispatchWarning(UserWarning):
     """A call is computed in a way that was not measured for its like. Said once for each kind."""
-
-
-class _CallSignature(NamedTuple):
-    """What a decision depends on beside the length."""
-
-    one_row: bool
-    trains: bool
-    batch: int
-    q_heads: int
-    head_dim: int
-    dtype: torch.dtype
-    score_mod: str | None
-    scale: float | None
-    masked: bool
-    windowed: bool
-    paged: bool
-    fixed: bool  # one row at a position that only the device knows
-    layout: Layout
-
-    @property
-    def phase(self) -> Phase:
-        """What the model is doing."""
-        if self.trains:
-            return Phase.TRAIN
-        return Phase.DECODE if self.one_row else Phase.PREFILL
-
-    @property
-    def scores(self) -> str:
-        """The score_mod, once it is known."""
-        assert self.score_mod is not None
-        return self.score_mod
-
-
-@dataclass(slots=True)
-class _PreparedRoute:
-    """One backend, ready for calls of one signature."""
-
-    configuration: Configuration
-    mask: Callable[[StepPosition], Any]  # what a call needs to know beside query, key and value
-    attend: Callable[[Tensor, KeyValue, Any], Tensor]
-    grouped: GroupedHeads  # how grouped heads reach the backend
-    whole: bool  # it takes the whole buffer of a cache
-    stored: bool  # it takes keys and values as they are stored
-    capacity: int
-
-
-@dataclass(slots=True)
-class _Decision:
-    """The ways of one signature, by length."""
-
-    signature: _CallSignature
-    bounds: list[float]
-    ways: list[_PreparedRoute]
-    shortest: float  # lengths between which it was measured
-    longest: float
 
 
 class DispatchedAttention:
@@ -117,8 +63,9 @@ class DispatchedAttention:
         self._precision = PRECISIONS[model.precision]
         self._turn = None if self._precision.matmul is None else _MATMUL.of(self._precision)
         self._score_mods = tuple(dict.fromkeys(of.workload.score_mod for of in measured))
-        self._decisions: dict[tuple[object, ...], _Decision] = {}
+        self._decisions: dict[tuple[object, ...], Decision] = {}
         self._said: set[tuple[object, ...]] = set()
+        self._choices = MeasuredWorkloads(self.measured, model, device, self._say)
 
     def __call__(
         self,
@@ -161,13 +108,33 @@ class DispatchedAttention:
         kv: KeyValue | None = None,
     ) -> Tensor:
         """Attend to what a cache holds, or `kv`, `taken` from it; the rest as in a call."""
+        memory = held.memory
+        if memory is not None and mask is None and kv is not None:
+            route = memory.route
+            if (
+                route is not None
+                and route.attention is self
+                and route.shortest <= held.length <= route.longest
+                and route.signature == (query.shape, query.dtype, score_mod, scale)
+                and not (torch.is_grad_enabled() and query.requires_grad)
+            ):
+                if self._turn is None:
+                    return route.attend(query, kv.key, kv.value)
+                with self._turn:
+                    return route.attend(query, kv.key, kv.value)
         if held.fixed:
             mask = held.visible(score_mod or self._only_score_mod(), mask)
-        way = self.way(query, held, mask is not None, score_mod, scale)
-        if self._turn is not None:
+        decision = self._decision(query, held, mask is not None, score_mod, scale)
+        way = self._way(decision, held.length)
+        if self._turn is None:
+            out = self._along(way, query, held, mask, kv)
+        else:
             with self._turn:
-                return self._along(way, query, held, mask, kv)
-        return self._along(way, query, held, mask, kv)
+                out = self._along(way, query, held, mask, kv)
+        if memory is not None and mask is None and kv is not None:
+            like = (query.shape, query.dtype, score_mod, scale)
+            memory.route = self._remembered(decision, way, like, held)
+        return out
 
     def way(
         self,
@@ -176,8 +143,18 @@ class DispatchedAttention:
         masked: bool = False,
         score_mod: str | None = None,
         scale: float | None = None,
-    ) -> _PreparedRoute:
+    ) -> PreparedRoute:
         """Return how a call will be computed: what `attend` decides before it computes."""
+        return self._way(self._decision(query, held, masked, score_mod, scale), held.length)
+
+    def _decision(
+        self,
+        query: Tensor,
+        held: CachedKV,
+        masked: bool,
+        score_mod: str | None,
+        scale: float | None,
+    ) -> Decision:
         batch, q_heads, q_len, head_dim = query.shape
         # A plain tuple of plain values: this is the path of every call.
         found = (
@@ -198,10 +175,13 @@ class DispatchedAttention:
         decision = self._decisions.get(found)
         if decision is None:
             self._check(query, held)
-            decision = self._decisions[found] = self._decide(_CallSignature(*found))
+            decision = self._decisions[found] = self._decide(CallSignature(*found))
         length = held.length
         if not held.fixed and not decision.shortest <= length <= decision.longest:
-            self._say_outside(_CallSignature(*found).phase, decision, length)
+            self._say_outside(CallSignature(*found).phase, decision, length)
+        return decision
+
+    def _way(self, decision: Decision, length: int) -> PreparedRoute:
         index = bisect_right(decision.bounds, length)
         way = decision.ways[index]
         if length >= way.capacity:
@@ -210,9 +190,32 @@ class DispatchedAttention:
             )
         return way
 
+    def _remembered(
+        self,
+        decision: Decision,
+        way: PreparedRoute,
+        like: tuple[object, ...],
+        held: CachedKV,
+    ) -> RememberedRoute | None:
+        """Return what serves calls like one that has been computed, with fewer calls; or None."""
+        codec, place = held.codec, held.place
+        if (
+            way.unmasked is None
+            or way.whole
+            or way.grouped.repeat is not None
+            or decision.signature.trains
+            or place.q_len != 1
+            or place.kv_len != place.position + 1
+            or codec is None
+            or codec.key_scale is not None
+            or codec.value_scale is not None
+        ):
+            return None
+        return RememberedRoute(self, like, *decision.around(held.length), way.unmasked)
+
     def _along(
         self,
-        way: _PreparedRoute,
+        way: PreparedRoute,
         query: Tensor,
         held: CachedKV,
         mask: Tensor | None,
@@ -258,14 +261,14 @@ class DispatchedAttention:
             )
         return self._score_mods[0]
 
-    def _decide(self, signature: _CallSignature) -> _Decision:
+    def _decide(self, signature: CallSignature) -> Decision:
         """Find the measured workloads that are like a call, and prepare their backends."""
         named = signature.score_mod or self._only_score_mod()
         signature = signature._replace(score_mod=parse_score_mod(named).canonical)
-        measured = self._like(signature)
+        measured = self._choices.like(signature)
         if not measured:
-            way = self._prepare(signature, self._default(signature), CAPACITY)
-            return _Decision(signature, [], [way], 0, float("inf"))
+            way = self._prepare(signature, self._choices.default(signature), CAPACITY)
+            return Decision(signature, [], [way], 0, float("inf"))
         route = Route(measured, signature.batch)
         if not route.batch_measured:
             low, high = route.batches
@@ -274,7 +277,7 @@ class DispatchedAttention:
                 f"{signature.phase}; the nearest is used"
             )
         ways = [self._prepare(signature, of, CAPACITY) for of in route.configurations]
-        return _Decision(signature, route.bounds, ways, route.shortest, route.longest)
+        return Decision(signature, route.bounds, ways, route.shortest, route.longest)
 
     def _check(self, query: Tensor, held: CachedKV) -> None:
         layout, head_dim = held.layout, self.workload.head_dim
@@ -295,68 +298,9 @@ class DispatchedAttention:
                 f"got {query.dtype}"
             )
 
-    def _like(self, signature: _CallSignature) -> list[Configuration]:
-        """Return the measured configurations of a call's phase and score_mod that can take it."""
-        score_mod = signature.scores
-        like = [of for of in self.measured if of.workload.score_mod == score_mod]
-        phases = [signature.phase]
-        if self.model.cache == "none" and signature.phase is Phase.PREFILL:
-            phases.append(Phase.DECODE)  # which recomputes everything, as a prompt
-        here = next(
-            (found for p in phases if (found := [of for of in like if of.workload.phase is p])), []
-        )
-        what = f"{signature.phase} with score_mod {score_mod}"
-        if not here:
-            default = self._default(signature).variant.backend
-            self._say(f"{what} was not measured: backend {default} is used")
-            return []
-        if not signature.masked:
-            return here
-        taken = [of for of in here if self._takes(of.variant) > Takes.PLAIN]
-        if len(taken) < len(here):
-            refusing = sorted({of.variant.backend for of in here if of not in taken})
-            instead = (
-                taken[0].variant.backend if taken else self._default(signature).variant.backend
-            )
-            why, where = (
-                ("a mask hides what a captured step has not reached", "in captured steps")
-                if signature.fixed
-                else ("padding needs one", "for padded batches")
-            )
-            self._say(
-                f"{what}: backend {', '.join(refusing)} takes no mask, and {why}: {instead} is "
-                f"used {where}"
-            )
-        return taken
-
-    def _takes(self, variant: Variant) -> Takes:
-        return BACKENDS[variant.backend].support[self._device.kind].takes
-
-    def _default(self, signature: _CallSignature) -> Configuration:
-        """Return what PyTorch does for a user who chose nothing, with the model's choices.
-
-        Raises:
-            ValueError: No backend can.
-        """
-        workload = self.workload.model_copy(
-            update={"phase": signature.phase, "score_mod": signature.scores}
-        )
-        usual = default_variant(workload, self._device).backend
-        for backend in (usual, *BACKENDS):
-            chosen = self.model.model_dump() | {"backend": backend, "execution": "eager"}
-            found = Configuration.of(workload, chosen)
-            if not unsupported_reasons(found, self._device) and not (
-                signature.masked and self._takes(found.variant) is Takes.PLAIN
-            ):
-                return found
-        raise ValueError(
-            f"no backend computes {signature.phase} with score_mod {signature.scores} for a "
-            f"model of {self.model.label}"
-        )
-
     def _prepare(
-        self, signature: _CallSignature, configuration: Configuration, capacity: int
-    ) -> _PreparedRoute:
+        self, signature: CallSignature, configuration: Configuration, capacity: int
+    ) -> PreparedRoute:
         workload, variant = configuration.workload, configuration.variant
         backend, execution = BACKENDS[variant.backend], EXECUTIONS[variant.execution]
         support = backend.support[self._device.kind]
@@ -397,7 +341,7 @@ class DispatchedAttention:
                 f"execution {execution.name} captures a whole step, which attention alone cannot: "
                 f"its kernels are launched one by one here (Deployment.layer captures)"
             )
-        return _PreparedRoute(
+        return PreparedRoute(
             configuration=configuration,
             mask=prepared.mask,
             attend=attend,
@@ -407,9 +351,10 @@ class DispatchedAttention:
                 self.model.kv_dtype, self.model.precision, self._device.capability
             ),
             capacity=capacity,
+            unmasked=None if execution.compiles else prepared.unmasked(),
         )
 
-    def _say_outside(self, phase: Phase, decision: _Decision, length: int) -> None:
+    def _say_outside(self, phase: Phase, decision: Decision, length: int) -> None:
         side = "below" if length < decision.shortest else "above"
         if (phase, side) not in self._said:
             self._said.add((phase, side))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,6 +30,26 @@ class Layout(NamedTuple):
     value_dim: int
 
 
+class RememberedRoute(NamedTuple):
+    """What a call of one new token came to, for those to follow that are like it."""
+
+    attention: object  # whose it is
+    signature: tuple[object, ...]
+    shortest: float  # lengths for which it holds
+    longest: float
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class LayerMemory:
+    """Of one layer's cache: how its last call was computed."""
+
+    __slots__ = ("route",)
+
+    def __init__(self) -> None:
+        """Remember nothing."""
+        self.route: RememberedRoute | None = None
+
+
 class CachedKV:
     """What a call attends to, and where its queries stand: keys and values of standard shapes."""
 
@@ -38,6 +59,7 @@ class CachedKV:
     # One row at a position that only the device knows: `length` is the end of its range.
     fixed = False
     carried = False  # keys and values were given away, and come back to `attend`
+    memory: LayerMemory | None = None
 
     def __init__(self, place: StepPosition, kv: KeyValue) -> None:
         """Take keys and values; `kv_len` of `place` counts them."""
@@ -99,11 +121,12 @@ class CachedPlanes(CachedKV):
         planes: list[Tensor],
         layout: Layout,
         windowed: bool = False,
+        memory: LayerMemory | None = None,
     ) -> None:
         """Take what a cache gave to attend to after its last token."""
         self.place, self.length, self.codec, self.layout = place, cache.length, codec, layout
         self.windowed, self.paged = windowed, place.table is not None
-        self._cache, self._planes = cache, planes
+        self._cache, self._planes, self.memory = cache, planes, memory
 
     def whole(self) -> CachedKV:
         cache = self._cache
@@ -162,6 +185,7 @@ class LayerCache:
         self._codec: Codec | None = None
         self._layout: Layout | None = None
         self._one: tuple[torch.Size, torch.Size] | None = None  # shapes of one more token
+        self._memory = LayerMemory()
 
     @property
     def length(self) -> int:
@@ -258,4 +282,4 @@ class LayerCache:
         place = cache.place()
         planes = cache.append(codec.encode(key, value), place)
         cache.length += 1
-        return CachedPlanes(cache, codec, place, planes, layout, self.kind.windowed)
+        return CachedPlanes(cache, codec, place, planes, layout, self.kind.windowed, self._memory)

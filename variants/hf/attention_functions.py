@@ -70,13 +70,14 @@ def attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
         sliding_window: int | None = _NOT_SAID,
         **others: object,
     ) -> tuple[Tensor, None]:
-        if dropout or others or is_causal is not None:
+        if dropout or is_causal is not None or not others.keys() <= _OF_NO_MEANING:
             _refuse_others(dropout, is_causal, others)
         if not getattr(module, "is_causal", True):
             raise ValueError(f"attention must be causal, got {type(module).__name__}")
         if sliding_window is _NOT_SAID:
             sliding_window = None
-            _check_no_window(module)
+            if left_to_attention:
+                _check_no_window(module)
         last_call[own] = object()
         held: Any = getattr(key, HELD, None)
         if held is None or getattr(value, HELD, None) is not held:
@@ -85,7 +86,8 @@ def attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
                 # A prompt, in a buffer that has room for more: see `sdpa_attention_forward`.
                 key, value = (part[:, :, : query.shape[2]] for part in (key, value))
             held = CachedKV.given(query, key, value)
-        score_mod = _score_mod(softcap, sliding_window)
+        plain = softcap is None and sliding_window is None
+        score_mod = "none" if plain else _score_mod(softcap, sliding_window)
         kv = KeyValue(key, value) if held.carried else None
         out = attention.attend(query, held, attention_mask, score_mod, scaling, kv)
         return out.transpose(1, 2).contiguous(), None
