@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ with warnings.catch_warnings():
 
     from variants import hf
     from variants.hf import attention_functions, attention_interface
+    from variants.hf.model_classes import PrecisionWarning
 
 from tests.configurations import configured
 from variants.deploy.deployment import Deployment
@@ -175,6 +177,26 @@ def test_generated_tokens_are_those_of_eager(
     assert cache.get_seq_length() == 24 + 15  # the last token was not fed back
     if "paged" not in words and "ring" not in words:
         assert torch.equal(generate(model, inputs), expected)
+
+
+def test_another_precision_is_said_before_the_first_call(tmp_path: Path) -> None:
+    name = hf.register(deployment("llama", "math fp16 static"))
+    said = rf"LlamaForCausalLM is of torch.bfloat16, and {name} computes in torch.float16 only"
+    tiny("llama").to(torch.bfloat16).save_pretrained(tmp_path)
+    with pytest.warns(PrecisionWarning, match=said):
+        model = LlamaForCausalLM.from_pretrained(tmp_path, attn_implementation=name)
+    with pytest.warns(PrecisionWarning, match=said):
+        model.set_attn_implementation(name)
+    with pytest.raises(ValueError, match=r"model must be of torch.float16, .* got torch.bfloat16"):
+        hf.capture_decoding(model, deployment("llama", "math fp16 static"), capacity=40)
+    with pytest.raises(ValueError, match=r"query must be of torch.float16"):
+        model(**prompt())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PrecisionWarning)
+        model = LlamaForCausalLM.from_pretrained(
+            tmp_path, attn_implementation=name, dtype=torch.float16
+        )
+        model.to(torch.float16).set_attn_implementation(name)
 
 
 def test_a_static_cache_of_theirs_serves_too() -> None:

@@ -145,7 +145,7 @@ class Decision:
             low, high = max(low, self.shortest), min(high, self.longest + 1)
         else:
             low = max(low, self.longest + 1)
-        return math.ceil(low), min(math.ceil(high), self.ways[index].capacity) - 1
+        return math.ceil(low), math.ceil(min(high, self.ways[index].capacity)) - 1
 
 
 class MeasuredWorkloads:

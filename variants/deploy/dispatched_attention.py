@@ -109,7 +109,7 @@ class DispatchedAttention:
     ) -> Tensor:
         """Attend to what a cache holds, or `kv`, `taken` from it; the rest as in a call."""
         memory = held.memory
-        if memory is not None and mask is None and kv is not None:
+        if memory is not None and mask is None:
             route = memory.route
             if (
                 route is not None
@@ -118,10 +118,11 @@ class DispatchedAttention:
                 and route.signature == (query.shape, query.dtype, score_mod, scale)
                 and not (torch.is_grad_enabled() and query.requires_grad)
             ):
+                key, value = held.read(False) if kv is None else kv
                 if self._turn is None:
-                    return route.attend(query, kv.key, kv.value)
+                    return route.attend(query, key, value)
                 with self._turn:
-                    return route.attend(query, kv.key, kv.value)
+                    return route.attend(query, key, value)
         if held.fixed:
             mask = held.visible(score_mod or self._only_score_mod(), mask)
         decision = self._decision(query, held, mask is not None, score_mod, scale)
@@ -131,7 +132,7 @@ class DispatchedAttention:
         else:
             with self._turn:
                 out = self._along(way, query, held, mask, kv)
-        if memory is not None and mask is None and kv is not None:
+        if memory is not None and mask is None:
             like = (query.shape, query.dtype, score_mod, scale)
             memory.route = self._remembered(decision, way, like, held)
         return out
@@ -198,7 +199,7 @@ class DispatchedAttention:
         held: CachedKV,
     ) -> RememberedRoute | None:
         """Return what serves calls like one that has been computed, with fewer calls; or None."""
-        codec, place = held.codec, held.place
+        place = held.place
         if (
             way.unmasked is None
             or way.whole
@@ -206,9 +207,6 @@ class DispatchedAttention:
             or decision.signature.trains
             or place.q_len != 1
             or place.kv_len != place.position + 1
-            or codec is None
-            or codec.key_scale is not None
-            or codec.value_scale is not None
         ):
             return None
         return RememberedRoute(self, like, *decision.around(held.length), way.unmasked)

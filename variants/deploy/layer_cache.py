@@ -59,7 +59,7 @@ class CachedKV:
     # One row at a position that only the device knows: `length` is the end of its range.
     fixed = False
     carried = False  # keys and values were given away, and come back to `attend`
-    memory: LayerMemory | None = None
+    memory: LayerMemory | None = None  # where keys and values are kept as they are
 
     def __init__(self, place: StepPosition, kv: KeyValue) -> None:
         """Take keys and values; `kv_len` of `place` counts them."""
@@ -185,7 +185,7 @@ class LayerCache:
         self._codec: Codec | None = None
         self._layout: Layout | None = None
         self._one: tuple[torch.Size, torch.Size] | None = None  # shapes of one more token
-        self._memory = LayerMemory()
+        self._memory = LayerMemory() if self.readable else None
 
     @property
     def length(self) -> int:

@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from variants.deploy.layer_cache import CachedKV
 from variants.deploy.step_state import NotCapturableError
+from variants.hf.attention_operator import attend, given, numbered
 from variants.hf.captured_cache import HELD
 from variants.hf.step_operator import attend_in_step
 from variants.kv_dtypes import KeyValue
@@ -55,7 +56,14 @@ left_to_attention: set[type] = set()
 
 def attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
     """Return the function that transformers calls in each layer."""
-    attention, own = deployment.attention, deployment.name
+    number, computed = numbered(deployment.attention), _computed_by(deployment)
+    of_our_cache = torch.compiler.disable(
+        computed,
+        reason="a deployment's cache is not compiled; capture_decoding compiles around it",
+    )
+    with_gradients = torch.compiler.disable(
+        computed, reason="a deployment's attention is not compiled where gradients are recorded"
+    )
 
     def forward(
         module: nn.Module,
@@ -78,21 +86,44 @@ def attention_of(deployment: Deployment) -> Callable[..., tuple[Tensor, None]]:
             sliding_window = None
             if left_to_attention:
                 _check_no_window(module)
-        last_call[own] = object()
-        held: Any = getattr(key, HELD, None)
-        if held is None or getattr(value, HELD, None) is not held:
-            # Of no cache of ours, or changed since: what is given counts.
-            if attention_mask is None and query.shape[2] > 1:
-                # A prompt, in a buffer that has room for more: see `sdpa_attention_forward`.
-                key, value = (part[:, :, : query.shape[2]] for part in (key, value))
-            held = CachedKV.given(query, key, value)
+        if torch.compiler.is_compiling():
+            score_mod = _score_mod.__wrapped__(softcap, sliding_window)
+            if getattr(key, HELD, None) is not None:
+                return of_our_cache(query, key, value, attention_mask, score_mod, scaling), None
+            if torch.is_grad_enabled() and query.requires_grad:
+                return with_gradients(query, key, value, attention_mask, score_mod, scaling), None
+            return attend(query, key, value, attention_mask, number, score_mod, scaling), None
         plain = softcap is None and sliding_window is None
         score_mod = "none" if plain else _score_mod(softcap, sliding_window)
-        kv = KeyValue(key, value) if held.carried else None
-        out = attention.attend(query, held, attention_mask, score_mod, scaling, kv)
-        return out.transpose(1, 2).contiguous(), None
+        return computed(query, key, value, attention_mask, score_mod, scaling), None
 
     return forward
+
+
+def _computed_by(deployment: Deployment) -> Callable[..., Tensor]:
+    """Return what attends, once it is known that all that is asked for can be computed."""
+    attention, own = deployment.attention, deployment.name
+
+    def computed(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        score_mod: str,
+        scaling: float | None,
+    ) -> Tensor:
+        last_call[own] = object()
+        held: Any = getattr(key, HELD, None)
+        kv = None
+        if held is None or getattr(value, HELD, None) is not held:
+            # Of no cache of ours, or changed since: what is given counts.
+            held = given(query, key, value, mask)
+        elif held.carried:
+            kv = KeyValue(key, value)
+        out = attention.attend(query, held, mask, score_mod, scaling, kv)
+        return out.transpose(1, 2).contiguous()
+
+    return computed
 
 
 def attention_of_step(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from variants.deploy.layer_cache import CachedPlanes, LayerCache
@@ -57,7 +58,7 @@ def register(deployment: Deployment) -> str:
     AttentionMaskInterface.register(name, _mask)
     AttentionInterface.register(STEP, attention_of_step)
     AttentionMaskInterface.register(STEP, _mask)
-    watch(name)
+    watch(name, deployment.dtype)
     return name
 
 
@@ -82,9 +83,13 @@ def capture_decoding(
         What takes it back: `remove()`, or the end of a `with` block.
 
     Raises:
-        ValueError: The model has another attention, is captured already, or has layers of a kind
-            that the deployment cannot serve.
+        ValueError: The model has another attention or type, is captured already, or has layers of
+            a kind that the deployment cannot serve.
     """
+    if model.dtype is not deployment.dtype:
+        raise ValueError(
+            f"the model must be of {deployment.dtype}, as the deployment is; got {model.dtype}"
+        )
     layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
     others = {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}
     if others:
@@ -187,6 +192,12 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
         Raises:
             ValueError: The model has computed an attention of its own since the tokens before.
         """
+        if torch.compiler.is_compiling():
+            return _appended(self, key_states, value_states)
+        return self.append(key_states, value_states)
+
+    def append(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Do what `update` does, where nothing is compiled."""
         call = last_call.get(self._name)
         if self.is_initialized and call is self._call:
             raise ValueError(
@@ -247,6 +258,14 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
     def crop(self, tokens_to_remove: int) -> None:
         """Refuse to take tokens back."""
         self.activate_past_recording()
+
+
+@torch.compiler.disable(
+    reason="a deployment's cache is not compiled; hf.capture_decoding compiles around it"
+)
+def _appended(layer: _CacheLayer, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Append where a model is compiled: a compiler would make all lengths constants."""
+    return layer.append(key, value)
 
 
 class _HybridLayer(_CacheLayer, LinearAttentionAndFullAttentionLayer):  # type: ignore[misc]

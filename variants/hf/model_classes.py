@@ -12,8 +12,10 @@ import importlib
 import inspect
 import re
 import sys
+import warnings
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -74,15 +76,37 @@ def asks_of(config: Any) -> Asks:
     return asks
 
 
-def watch(name: str) -> None:
-    """Have models checked before they take `name`: when they are built, and when it is set."""
+class PrecisionWarning(UserWarning):
+    """A model has another type than what is to compute its attention."""
+
+
+def watch(name: str, dtype: torch.dtype) -> None:
+    """Have models checked before they take `name`: when they are built, and when it is set.
+
+    Args:
+        name: For `attn_implementation=`.
+        dtype: That the model must have when it is called.
+    """
     if not _watched:
         _watch_loading()
-    _watched.add(name)
+    _watched[name] = dtype
+
+
+def _say_dtype(model: Any, name: str, dtype: torch.dtype | None) -> None:
+    """Warn of another type than was measured: it may still be changed before the first call."""
+    wanted = _watched[name]
+    if dtype is None or dtype is wanted:
+        return
+    warnings.warn(
+        f"{type(model).__name__} is of {dtype}, and {name} computes in {wanted} only: load it "
+        f"with dtype={wanted}, or call model.to({wanted})",
+        PrecisionWarning,
+        stacklevel=4,
+    )
 
 
 _known: dict[type, Asks] = {}  # by the class of the configuration
-_watched: set[str] = set()
+_watched: dict[str, torch.dtype] = {}  # by name, the type that the attention is given
 
 
 def _watch_loading() -> None:
@@ -96,6 +120,7 @@ def _watch_loading() -> None:
     def checked(self: Any, requested: str | None, *args: Any, **kwargs: Any) -> Any:
         if requested in _watched:
             check_class(self, requested)
+            _say_dtype(self, requested, self.config.dtype)  # None where nothing was asked for
         return theirs(self, requested, *args, **kwargs)
 
     @functools.wraps(their_setting)
@@ -104,6 +129,7 @@ def _watch_loading() -> None:
         asked = implementation if isinstance(implementation, str) else implementation.get("")
         if asked in _watched:
             check_class(self, asked)
+            _say_dtype(self, asked, self.dtype)
         return their_setting(self, implementation, *args, **kwargs)
 
     PreTrainedModel.get_correct_attn_implementation = checked
