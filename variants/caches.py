@@ -62,6 +62,7 @@ class CacheShape(NamedTuple):
     capacity: int  # tokens of a sequence
     window: int | None = None  # keys that are ever needed; None for all
     whole: bool = False  # give the backend the whole buffer, and let its mask hide the rest
+    joined: bool = False  # planes that are alike lie in one buffer, so that one kernel writes them
 
 
 class KVCache(ABC):
@@ -75,10 +76,18 @@ class KVCache(ABC):
 
         self.shape, self.length, self.device = shape, length, device
         tokens = self.allocated(shape, length)
-        self.planes = [
-            torch.zeros(*self._leading(shape), tokens, spec.width, dtype=spec.dtype, device=device)
-            for spec in specs
-        ]
+        self.joined: torch.Tensor | None = None
+        if shape.joined and len(set(specs)) == 1:
+            first, *rest = self._leading(shape)
+            sizes = (len(specs) * first, *rest, tokens, specs[0].width)
+            joined = self.joined = torch.zeros(sizes, dtype=specs[0].dtype, device=device)
+            with torch.enable_grad():  # gradients may pass them even if they are made without
+                self.planes = [joined.narrow(0, i * first, first) for i in range(len(specs))]
+        else:
+            sizes = (*self._leading(shape), tokens)
+            self.planes = [
+                torch.zeros(*sizes, spec.width, dtype=spec.dtype, device=device) for spec in specs
+            ]
         self._mark = length
 
     @staticmethod
@@ -171,34 +180,6 @@ class ConcatCache(KVCache):
         ]
 
 
-class _TokenRows:
-    """A plane's rows of one token each, made many at a time: one by one costs the host twice."""
-
-    TOGETHER = 32
-
-    def __init__(self, plane: torch.Tensor) -> None:
-        """Make none yet."""
-        self._plane, self._strides, self._tokens = plane, plane.stride(), plane.shape[2]
-        self._batch, self._heads, _, self._width = plane.shape
-        self._start = -self.TOGETHER
-        self._rows: tuple[torch.Tensor, ...] = ()
-
-    def of(self, slot: int) -> torch.Tensor:
-        """Return the row of a token, `(batch, kv_heads, 1, width)`."""
-        place = slot - self._start
-        if not 0 <= place < len(self._rows):
-            self._start, place = slot, 0
-            count = min(self.TOGETHER, self._tokens - slot)
-            self._rows = self._plane.narrow(2, slot, count).split(1, 2)
-        return self._rows[place]
-
-    def first(self, tokens: int) -> torch.Tensor:
-        """Return the rows of the first tokens, as a slice does, which costs the host twice."""
-        return self._plane.as_strided(
-            (self._batch, self._heads, tokens, self._width), self._strides
-        )
-
-
 class StaticCache(KVCache):
     """Allocated once at full capacity; a step writes in place and attends to a slice."""
 
@@ -214,17 +195,24 @@ class StaticCache(KVCache):
         return StepPosition(length, 1, kv_len, length)
 
     def append(self, new: Sequence[torch.Tensor], place: StepPosition) -> list[torch.Tensor]:
+        # Each slice costs the host twice what `as_strided` does.
         slot, kv_len, held = int(place.slot), place.kv_len, []
-        for rows, tokens in zip(self._token_rows, new, strict=True):
-            if tokens.requires_grad:  # which no row that was made with others lets pass
-                return self.write(self.planes, new, place)
-            rows.of(slot).copy_(tokens)
-            held.append(rows.first(kv_len))
+        for (plane, one, strides, step), tokens in zip(self._laid_out, new, strict=True):
+            plane.as_strided(one, strides, slot * step + plane.storage_offset()).copy_(tokens)
+            batch, heads, _, width = one
+            held.append(plane.as_strided((batch, heads, kv_len, width), strides))
         return held
 
     @functools.cached_property
-    def _token_rows(self) -> list[_TokenRows]:
-        return [_TokenRows(plane) for plane in self.planes]
+    def _laid_out(
+        self,
+    ) -> list[tuple[torch.Tensor, tuple[int, int, int, int], tuple[int, ...], int]]:
+        """Each plane with the shape of a token in it, its strides, and that of tokens."""
+        found = []
+        for plane in self.planes:
+            batch, heads, _, width = plane.shape
+            found.append((plane, (batch, heads, 1, width), plane.stride(), plane.stride(2)))
+        return found
 
     @staticmethod
     def write(

@@ -76,9 +76,9 @@ def test_replays_in_half_precision_are_near_kernels_launched_one_by_one(kv_dtype
         token = found.sequences[:, -1:]
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 8), value=1)
         replayed = model(token, attention_mask=mask, past_key_values=found.past_key_values).logits
+        assert handle.ranges
         handle.remove()
         launched = model(token, attention_mask=mask, past_key_values=cache).logits
-    assert handle.ranges
     assert float((replayed - launched).norm() / launched.norm()) < 2e-2
 
 

@@ -31,7 +31,9 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 def _refusing_to_wait() -> Iterator[None]:
     """Make an error of what would have the host wait for the device: no graph can hold it."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # once a process: that it does not see all
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -63,7 +63,8 @@ class CachedKV:
 
     def __init__(self, place: StepPosition, kv: KeyValue) -> None:
         """Take keys and values; `kv_len` of `place` counts them."""
-        self.place, self.length, self._kv = place, place.kv_len, kv
+        self._place: StepPosition | None = place
+        self.length, self._kv = place.kv_len, kv
         key, value = kv.key.shape, kv.value.shape
         self.layout = Layout(key[1], key[3], value[1], value[3])
 
@@ -81,6 +82,16 @@ class CachedKV:
                 f"got {q_len} queries and {kv_len} keys"
             )
         return cls(StepPosition(kv_len - q_len, q_len, kv_len), KeyValue(key, value))
+
+    @property
+    def place(self) -> StepPosition:
+        """Where the queries stand."""
+        assert self._place is not None
+        return self._place
+
+    @place.setter
+    def place(self, place: StepPosition) -> None:
+        self._place = place
 
     def whole(self) -> CachedKV:
         """Return the same with the whole buffer, where it lies in one that was allocated once."""
@@ -117,16 +128,29 @@ class CachedPlanes(CachedKV):
         self,
         cache: KVCache,
         codec: Codec,
-        place: StepPosition,
+        place: StepPosition | None,
         planes: list[Tensor],
         layout: Layout,
         windowed: bool = False,
         memory: LayerMemory | None = None,
     ) -> None:
-        """Take what a cache gave to attend to after its last token."""
-        self.place, self.length, self.codec, self.layout = place, cache.length, codec, layout
-        self.windowed, self.paged = windowed, place.table is not None
+        """Take what a cache gave to attend to after its last token.
+
+        A `place` that is not given is that of one token, and made if it is asked for.
+        """
+        self._place, self.length, self.codec, self.layout = place, cache.length, codec, layout
+        self.windowed, self.paged = windowed, place is not None and place.table is not None
         self._cache, self._planes, self.memory = cache, planes, memory
+
+    @property
+    def place(self) -> StepPosition:
+        if self._place is None:
+            self._place = self._cache.place_of(self._cache.shape, self.length - 1)
+        return self._place
+
+    @place.setter
+    def place(self, place: StepPosition) -> None:
+        self._place = place
 
     def whole(self) -> CachedKV:
         cache = self._cache
@@ -149,6 +173,31 @@ class CachedPlanes(CachedKV):
             return visible
         kept = self.place.kv_len
         return visible.roll((self.length - kept) % kept, dims=-1)
+
+
+class JoinedRows:
+    """Writes keys and values of one token into the one buffer of both: one kernel, few calls."""
+
+    TOGETHER = 32  # rows are made at once: one by one costs the host several times that
+
+    def __init__(self, cache: KVCache, joined: Tensor) -> None:
+        """Write into the `joined` buffer of a cache."""
+        self._joined, (self._key, self._value) = joined, cache.planes
+        self._strides = self._key.stride()
+        self._batch, self._heads, self._tokens, self._width = self._key.shape
+        self._first = 0
+        self._rows: tuple[Tensor, ...] = ()
+
+    def append(self, key: Tensor, value: Tensor, slot: int) -> list[Tensor]:
+        """Write token number `slot`; return keys and values of all tokens until then."""
+        place = slot - self._first
+        if not 0 <= place < len(self._rows):
+            self._first, place = slot, 0
+            count = min(self.TOGETHER, self._tokens - slot)
+            self._rows = self._joined.narrow(2, slot, count).split(1, 2)
+        torch.cat((key, value), out=self._rows[place])
+        shape, strides = (self._batch, self._heads, slot + 1, self._width), self._strides
+        return [self._key.as_strided(shape, strides), self._value.as_strided(shape, strides)]
 
 
 class LayerCache:
@@ -185,6 +234,7 @@ class LayerCache:
         self._codec: Codec | None = None
         self._layout: Layout | None = None
         self._one: tuple[torch.Size, torch.Size] | None = None  # shapes of one more token
+        self._rows: JoinedRows | None = None
         self._memory = LayerMemory() if self.readable else None
 
     @property
@@ -205,7 +255,7 @@ class LayerCache:
 
     def reset(self) -> None:
         """Forget all tokens; the next ones may be of another batch."""
-        self._cache = self._codec = self._one = None
+        self._cache = self._codec = self._one = self._rows = None
 
     def append(self, key: Tensor, value: Tensor) -> CachedKV:
         """Store new tokens, `(batch, kv_heads, tokens, head_dim)`, and return all to attend to.
@@ -262,7 +312,8 @@ class LayerCache:
             batch, kv_heads, head_dim, key.dtype, key.device, value_dim=value.shape[3]
         )
         assert self.kind.cache is not None
-        shape = CacheShape(batch, kv_heads, self.capacity, self.window)
+        joined = self.readable and self.kind.cache is StaticCache
+        shape = CacheShape(batch, kv_heads, self.capacity, self.window, joined=joined)
         cache = self.kind.cache(codec.planes(), shape, tokens, key.device)
         with torch.no_grad():
             for sequence in range(batch):
@@ -270,6 +321,7 @@ class LayerCache:
                 codec.calibrate(sequence, key[own], value[own])
                 cache.fill(sequence, codec.encode(key[own], value[own], sequence))
         self._codec, self._cache = codec, cache
+        self._rows = None if cache.joined is None else JoinedRows(cache, cache.joined)
         self._layout = Layout(kv_heads, head_dim, kv_heads, value.shape[3])
         self._one = key[:, :, :1].shape, value[:, :, :1].shape
         # The prompt attends to itself, as it is: nothing of it was rounded or dropped yet.
@@ -279,7 +331,12 @@ class LayerCache:
         codec, layout = self._codec, self._layout
         assert codec is not None
         assert layout is not None
-        place = cache.place()
-        planes = cache.append(codec.encode(key, value), place)
+        rows, place = self._rows, None
+        # With an `out=`, no gradient is recorded, and none is refused without.
+        if rows is not None and not (key.requires_grad or value.requires_grad):
+            planes = rows.append(key, value, cache.length)
+        else:
+            place = cache.place()
+            planes = cache.append(codec.encode(key, value), place)
         cache.length += 1
         return CachedPlanes(cache, codec, place, planes, layout, self.kind.windowed, self._memory)
