@@ -1,15 +1,82 @@
-"""Which measured workload is nearest to a call, in the distance of logarithms."""
+"""Which measured workload is nearest to a call, and what is prepared for calls like it."""
 
 from __future__ import annotations
 
 import math
 import sys
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from variants.caches import StepPosition
 from variants.configuration import Configuration
+from variants.deploy.layer_cache import Layout
+from variants.gqa import GroupedHeads
+from variants.kv_dtypes import KeyValue, Scales
+from variants.workload import Phase
 
 _LARGEST = math.log(sys.float_info.max)
+
+
+class CallSignature(NamedTuple):
+    """What a decision depends on beside the length."""
+
+    one_row: bool
+    trains: bool
+    batch: int
+    q_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    score_mod: str | None
+    scale: float | None
+    masked: bool
+    windowed: bool
+    paged: bool
+    fixed: bool  # one row at a position that only the device knows
+    padded: bool  # of some sequences keys are hidden there
+    layout: Layout
+
+    @property
+    def phase(self) -> Phase:
+        """What the model is doing."""
+        if self.trains:
+            return Phase.TRAIN
+        return Phase.DECODE if self.one_row else Phase.PREFILL
+
+    @property
+    def scores(self) -> str:
+        """The score_mod, once it is known."""
+        assert self.score_mod is not None
+        return self.score_mod
+
+
+@dataclass(slots=True)
+class PreparedRoute:
+    """One backend, ready for calls of one signature."""
+
+    configuration: Configuration
+    mask: Callable[[StepPosition], Any]  # what a call needs to know beside query, key and value
+    attend: Callable[[Tensor, KeyValue, Any, Scales | None], Tensor]
+    grouped: GroupedHeads  # how grouped heads reach the backend
+    whole: bool  # it takes the whole buffer of a cache
+    counts: bool  # it is told on the device how many keys there are, instead of a mask
+    stored: bool  # it takes keys and values as they are stored
+    capacity: int
+
+
+@dataclass(slots=True)
+class DispatchDecision:
+    """The ways of one signature, by length."""
+
+    signature: CallSignature
+    bounds: list[float]
+    ways: list[PreparedRoute]
+    shortest: float  # lengths between which it was measured
+    longest: float
 
 
 class Route:

@@ -6,21 +6,19 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from variants.backends import BACKENDS, Attention, Takes
-from variants.caches import StepPosition
+from variants.backends import BACKENDS, Attention, Support, Takes
 from variants.configuration import Configuration, default_variant
-from variants.deploy.dispatch import Route
-from variants.deploy.layer_cache import CachedKV, KeepsKeys, Layout
+from variants.deploy.dispatch import CallSignature, DispatchDecision, PreparedRoute, Route
+from variants.deploy.layer_cache import CachedKV, KeepsKeys
 from variants.deploy.model_choice import ModelChoice
+from variants.deploy.step_state import NotCapturableError
 from variants.device import Device
 from variants.executions import EXECUTIONS
-from variants.gqa import GroupedHeads, grouped_heads
+from variants.gqa import grouped_heads
 from variants.kv_dtypes import KeyValue
 from variants.precisions import PRECISIONS, Precision
 from variants.score_mods import parse_score_mod
@@ -45,61 +43,6 @@ class DispatchWarning(UserWarning):
     """A call is computed in a way that was not measured for its like. Said once for each kind."""
 
 
-class _CallSignature(NamedTuple):
-    """What a decision depends on beside the length."""
-
-    one_row: bool
-    trains: bool
-    batch: int
-    q_heads: int
-    head_dim: int
-    dtype: torch.dtype
-    score_mod: str | None
-    scale: float | None
-    masked: bool
-    windowed: bool
-    paged: bool
-    fixed: bool  # one row at a position that only the device knows
-    layout: Layout
-
-    @property
-    def phase(self) -> Phase:
-        """What the model is doing."""
-        if self.trains:
-            return Phase.TRAIN
-        return Phase.DECODE if self.one_row else Phase.PREFILL
-
-    @property
-    def scores(self) -> str:
-        """The score_mod, once it is known."""
-        assert self.score_mod is not None
-        return self.score_mod
-
-
-@dataclass(slots=True)
-class _PreparedRoute:
-    """One backend, ready for calls of one signature."""
-
-    configuration: Configuration
-    mask: Callable[[StepPosition], Any]  # what a call needs to know beside query, key and value
-    attend: Callable[[Tensor, KeyValue, Any], Tensor]
-    grouped: GroupedHeads  # how grouped heads reach the backend
-    whole: bool  # it takes the whole buffer of a cache
-    stored: bool  # it takes keys and values as they are stored
-    capacity: int
-
-
-@dataclass(slots=True)
-class _Decision:
-    """The ways of one signature, by length."""
-
-    signature: _CallSignature
-    bounds: list[float]
-    ways: list[_PreparedRoute]
-    shortest: float  # lengths between which it was measured
-    longest: float
-
-
 class DispatchedAttention:
     """A callable over keys and values of standard shapes, `(batch, heads, tokens, head_dim)`.
 
@@ -117,7 +60,9 @@ class DispatchedAttention:
         self._precision = PRECISIONS[model.precision]
         self._turn = None if self._precision.matmul is None else _MATMUL.of(self._precision)
         self._score_mods = tuple(dict.fromkeys(of.workload.score_mod for of in measured))
-        self._decisions: dict[tuple[object, ...], _Decision] = {}
+        # Whether a step can be computed in another way where no batch is padded.
+        self._counts = any(self._support(of.variant).counts_keys for of in measured)
+        self._decisions: dict[tuple[object, ...], DispatchDecision] = {}
         self._said: set[tuple[object, ...]] = set()
 
     def __call__(
@@ -161,9 +106,14 @@ class DispatchedAttention:
         kv: KeyValue | None = None,
     ) -> Tensor:
         """Attend to what a cache holds, or `kv`, `taken` from it; the rest as in a call."""
-        if held.fixed:
-            mask = held.visible(score_mod or self._only_score_mod(), mask)
+        if held.fixed and mask is not None:
+            raise NotCapturableError("the model makes a mask of its own in each step")
         way = self.way(query, held, mask is not None, score_mod, scale)
+        if held.fixed:
+            if self._counts:
+                held.depend_on_padding()
+            if not way.counts:
+                mask = held.visible(score_mod or self._only_score_mod())
         if self._turn is not None:
             with self._turn:
                 return self._along(way, query, held, mask, kv)
@@ -176,7 +126,7 @@ class DispatchedAttention:
         masked: bool = False,
         score_mod: str | None = None,
         scale: float | None = None,
-    ) -> _PreparedRoute:
+    ) -> PreparedRoute:
         """Return how a call will be computed: what `attend` decides before it computes."""
         batch, q_heads, q_len, head_dim = query.shape
         # A plain tuple of plain values: this is the path of every call.
@@ -193,15 +143,16 @@ class DispatchedAttention:
             held.windowed,
             held.paged,
             held.fixed,
+            held.padded,
             held.layout,
         )
         decision = self._decisions.get(found)
         if decision is None:
             self._check(query, held)
-            decision = self._decisions[found] = self._decide(_CallSignature(*found))
+            decision = self._decisions[found] = self._decide(CallSignature(*found))
         length = held.length
         if not held.fixed and not decision.shortest <= length <= decision.longest:
-            self._say_outside(_CallSignature(*found).phase, decision, length)
+            self._say_outside(CallSignature(*found).phase, decision, length)
         index = bisect_right(decision.bounds, length)
         way = decision.ways[index]
         if length >= way.capacity:
@@ -212,7 +163,7 @@ class DispatchedAttention:
 
     def _along(
         self,
-        way: _PreparedRoute,
+        way: PreparedRoute,
         query: Tensor,
         held: CachedKV,
         mask: Tensor | None,
@@ -235,20 +186,12 @@ class DispatchedAttention:
             kv = held.read(way.stored)
         if way.grouped.repeat is not None:
             kv = way.grouped.given(kv, self._groups)
-        codec = held.codec
-        if codec is not None and codec.key_scale is not None:
-            query = query * self._by_query_head(codec.key_scale)
-        out = way.attend(query, kv, way.mask(place))
-        if codec is not None and codec.value_scale is not None:
-            out = out * self._by_query_head(codec.value_scale)
-        return out
+        scales = None if held.codec is None else held.codec.scales
+        return way.attend(query, kv, way.mask(place), scales)
 
     @staticmethod
     def _keys_of(held: CachedKV) -> int:
         return held.length if held.paged else held.place.kv_len
-
-    def _by_query_head(self, scale: Tensor) -> Tensor:
-        return scale.repeat_interleave(self._groups, dim=1)[:, :, None, None]
 
     def _only_score_mod(self) -> str:
         if len(self._score_mods) > 1:
@@ -258,14 +201,14 @@ class DispatchedAttention:
             )
         return self._score_mods[0]
 
-    def _decide(self, signature: _CallSignature) -> _Decision:
+    def _decide(self, signature: CallSignature) -> DispatchDecision:
         """Find the measured workloads that are like a call, and prepare their backends."""
         named = signature.score_mod or self._only_score_mod()
         signature = signature._replace(score_mod=parse_score_mod(named).canonical)
         measured = self._like(signature)
         if not measured:
             way = self._prepare(signature, self._default(signature), CAPACITY)
-            return _Decision(signature, [], [way], 0, float("inf"))
+            return DispatchDecision(signature, [], [way], 0, float("inf"))
         route = Route(measured, signature.batch)
         if not route.batch_measured:
             low, high = route.batches
@@ -274,7 +217,7 @@ class DispatchedAttention:
                 f"{signature.phase}; the nearest is used"
             )
         ways = [self._prepare(signature, of, CAPACITY) for of in route.configurations]
-        return _Decision(signature, route.bounds, ways, route.shortest, route.longest)
+        return DispatchDecision(signature, route.bounds, ways, route.shortest, route.longest)
 
     def _check(self, query: Tensor, held: CachedKV) -> None:
         layout, head_dim = held.layout, self.workload.head_dim
@@ -295,7 +238,7 @@ class DispatchedAttention:
                 f"got {query.dtype}"
             )
 
-    def _like(self, signature: _CallSignature) -> list[Configuration]:
+    def _like(self, signature: CallSignature) -> list[Configuration]:
         """Return the measured configurations of a call's phase and score_mod that can take it."""
         score_mod = signature.scores
         like = [of for of in self.measured if of.workload.score_mod == score_mod]
@@ -310,9 +253,7 @@ class DispatchedAttention:
             default = self._default(signature).variant.backend
             self._say(f"{what} was not measured: backend {default} is used")
             return []
-        if not signature.masked:
-            return here
-        taken = [of for of in here if self._takes(of.variant) > Takes.PLAIN]
+        taken = [of for of in here if self._can_hide(of.variant, signature)]
         if len(taken) < len(here):
             refusing = sorted({of.variant.backend for of in here if of not in taken})
             instead = (
@@ -320,7 +261,7 @@ class DispatchedAttention:
             )
             why, where = (
                 ("a mask hides what a captured step has not reached", "in captured steps")
-                if signature.fixed
+                if signature.fixed and not signature.padded
                 else ("padding needs one", "for padded batches")
             )
             self._say(
@@ -329,10 +270,19 @@ class DispatchedAttention:
             )
         return taken
 
-    def _takes(self, variant: Variant) -> Takes:
-        return BACKENDS[variant.backend].support[self._device.kind].takes
+    def _support(self, variant: Variant) -> Support:
+        return BACKENDS[variant.backend].support[self._device.kind]
 
-    def _default(self, signature: _CallSignature) -> Configuration:
+    def _can_hide(self, variant: Variant, signature: CallSignature) -> bool:
+        """Tell whether a backend can hide what a call's rows must not see."""
+        support = self._support(variant)
+        if support.takes > Takes.PLAIN:
+            return True
+        if signature.fixed:
+            return support.counts_keys and not signature.padded
+        return not signature.masked
+
+    def _default(self, signature: CallSignature) -> Configuration:
         """Return what PyTorch does for a user who chose nothing, with the model's choices.
 
         Raises:
@@ -345,8 +295,8 @@ class DispatchedAttention:
         for backend in (usual, *BACKENDS):
             chosen = self.model.model_dump() | {"backend": backend, "execution": "eager"}
             found = Configuration.of(workload, chosen)
-            if not unsupported_reasons(found, self._device) and not (
-                signature.masked and self._takes(found.variant) is Takes.PLAIN
+            if not unsupported_reasons(found, self._device) and self._can_hide(
+                found.variant, signature
             ):
                 return found
         raise ValueError(
@@ -355,11 +305,11 @@ class DispatchedAttention:
         )
 
     def _prepare(
-        self, signature: _CallSignature, configuration: Configuration, capacity: int
-    ) -> _PreparedRoute:
+        self, signature: CallSignature, configuration: Configuration, capacity: int
+    ) -> PreparedRoute:
         workload, variant = configuration.workload, configuration.variant
         backend, execution = BACKENDS[variant.backend], EXECUTIONS[variant.execution]
-        support = backend.support[self._device.kind]
+        support = self._support(variant)
         grouped = grouped_heads(variant.gqa)
         scores = parse_score_mod(signature.scores)
         if signature.windowed:  # what is kept is the window: nothing is left to hide
@@ -369,8 +319,8 @@ class DispatchedAttention:
         scale = signature.head_dim**-0.5 if signature.scale is None else signature.scale
         prepared = backend.prepare(
             Attention(
+                scores=scores,
                 mod=scores.bind(workload.q_heads, device),
-                plain=scores.plain,
                 batch=signature.batch,
                 q_heads=workload.q_heads,
                 kv_heads=grouped.kv_heads(workload),
@@ -388,7 +338,7 @@ class DispatchedAttention:
                 variant=variant,
             )
         )
-        attend: Callable[..., Tensor] = prepared.attend
+        attend: Callable[..., Tensor] = prepared.attend_scaled
         if execution.compiles:
             options = dict(backend.inductor_options.get(self._device.kind, {}))
             attend = torch.compile(attend, fullgraph=True, dynamic=True, options=options)
@@ -397,19 +347,20 @@ class DispatchedAttention:
                 f"execution {execution.name} captures a whole step, which attention alone cannot: "
                 f"its kernels are launched one by one here (Deployment.layer captures)"
             )
-        return _PreparedRoute(
+        return PreparedRoute(
             configuration=configuration,
             mask=prepared.mask,
             attend=attend,
             grouped=grouped,
             whole=backend.whole_buffer and not signature.windowed,
+            counts=support.counts_keys and signature.fixed and not signature.padded,
             stored=support.reads(
                 self.model.kv_dtype, self.model.precision, self._device.capability
             ),
             capacity=capacity,
         )
 
-    def _say_outside(self, phase: Phase, decision: _Decision, length: int) -> None:
+    def _say_outside(self, phase: Phase, decision: DispatchDecision, length: int) -> None:
         side = "below" if length < decision.shortest else "above"
         if (phase, side) not in self._said:
             self._said.add((phase, side))
