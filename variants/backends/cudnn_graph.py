@@ -20,9 +20,9 @@ from variants.caches import CACHES, StepPosition
 if TYPE_CHECKING:
     import torch
 
-    from variants.configuration import Configuration
     from variants.device import Device
     from variants.kv_dtypes import KeyValue
+    from variants.workload import Workload
 
 PACKAGE = KernelPackage(distribution="nvidia-cudnn-frontend", module="cudnn", since="1.24")
 PLANS_KEPT = 256  # of a process; each holds a kernel's launch, and no memory of the device
@@ -200,8 +200,9 @@ class CudnnGraphAttention(Prepared):
         return out.transpose(1, 2)
 
 
-def _reasons(configuration: Configuration, device: Device) -> Iterator[str]:
-    workload, cache = configuration.workload, configuration.variant.cache
+def _reasons(configuration: Any, device: Device) -> Iterator[str]:
+    workload: Workload = configuration.workload
+    cache: str | None = configuration.variant.cache
     if not workload.decodes:
         yield f"backend cudnn_graph computes decode steps, not {workload.phase.value}"
     elif cache is not None and not CACHES[cache].fixed:

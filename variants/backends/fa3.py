@@ -25,10 +25,10 @@ from variants.caches import CACHES, PAGE, StepPosition
 if TYPE_CHECKING:
     import torch
 
-    from variants.configuration import Configuration
     from variants.device import Device
     from variants.kv_dtypes import KeyValue, Scales
     from variants.score_mods import ScoreModChain
+    from variants.workload import Workload
 
 FP8_MULTIPLE = 16  # of head_dim: bytes that a row of keys is read in
 
@@ -103,8 +103,9 @@ def computed(scores: ScoreModChain) -> tuple[str, ...]:
     return tuple(part.entry.name for part in scores.parts if part.entry.name != "none")
 
 
-def _reasons(configuration: Configuration, device: Device) -> Iterator[str]:
-    workload, variant = configuration.workload, configuration.variant
+def _reasons(configuration: Any, device: Device) -> Iterator[str]:
+    workload: Workload = configuration.workload
+    variant = configuration.variant
     support = FA3.support[device.kind]
     cache = None if variant.cache is None else CACHES[variant.cache]
     scores = workload.scores
@@ -141,6 +142,14 @@ class Fa3Mask(NamedTuple):
 
     lengths: torch.Tensor | None  # int32 (batch,); None: every key is valid
     table: torch.Tensor | None  # int32 (batch, pages)
+
+
+class _Descales(NamedTuple):
+    """Factors that were taken out of float8 numbers, `(batch, kv_heads)` each."""
+
+    query: torch.Tensor | None = None
+    key: torch.Tensor | None = None
+    value: torch.Tensor | None = None
 
 
 class Fa3Attention(Prepared):
@@ -187,7 +196,7 @@ class Fa3Attention(Prepared):
         return Fa3Mask(self._counts.at(position), None)
 
     def attend(self, query: torch.Tensor, kv: KeyValue, mask: Fa3Mask) -> torch.Tensor:
-        return self._call(query.transpose(1, 2), kv, mask)
+        return self._call(query.transpose(1, 2), kv, mask, _Descales())
 
     def attend_scaled(
         self, query: torch.Tensor, kv: KeyValue, mask: Fa3Mask, scales: Scales | None
@@ -198,12 +207,13 @@ class Fa3Attention(Prepared):
             return super().attend_scaled(query, kv, mask, scales)
         heads = self._attention.kv_heads
         rounded = rounded_query(query, heads)
-        taken = [
-            scale if scale.shape[1] == heads
-            else scale.repeat_interleave(heads // scale.shape[1], dim=1)
+        key, value = (
+            scale.repeat_interleave(heads // scale.shape[1], dim=1)
+            if scale.shape[1] < heads  # keys and values were repeated
+            else scale
             for scale in (scales.key_float, scales.value_float)
-        ]  # fmt: skip
-        out = self._call(rounded.query, kv, mask, (rounded.scale, *taken))
+        )
+        out = self._call(rounded.query, kv, mask, _Descales(rounded.scale, key, value))
         return out.to(query.dtype)  # a float8 product comes in bfloat16
 
     def _call(
@@ -211,7 +221,7 @@ class Fa3Attention(Prepared):
         query: torch.Tensor,
         kv: KeyValue,
         mask: Fa3Mask,
-        scales: tuple[torch.Tensor | None, ...] = (None, None, None),
+        descales: _Descales,
     ) -> torch.Tensor:
         import torch
 
@@ -220,14 +230,15 @@ class Fa3Attention(Prepared):
         numbers = (self._attention.scale, self._window, self._softcap)
         if self._operator is not None and torch.compiler.is_compiling():
             name = self._build.namespace
-            out = self._operator(query, key, value, *mask, *scales, *numbers, name)
+            out = self._operator(query, key, value, *mask, *descales, *numbers, name)
         else:
-            out = _attend(self._forward, query, key, value, *mask, *scales, *numbers)
+            out = _attend(self._forward, query, key, value, *mask, *descales, *numbers)
         return out.transpose(1, 2)
 
     def _in_pages(self, pool: torch.Tensor) -> torch.Tensor:
         """Return a pool, `(1, kv_heads, tokens, width)`, as `(pages, PAGE, kv_heads, width)`."""
-        return pool[0].unflatten(1, (-1, PAGE)).permute(1, 2, 0, 3)
+        kv_heads, tokens, width = pool.shape[1:]
+        return pool[0].view(kv_heads, tokens // PAGE, PAGE, width).permute(1, 2, 0, 3)
 
 
 def _attend(

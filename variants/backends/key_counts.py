@@ -36,12 +36,9 @@ class KeyCounts:
 
     def of(self, place: StepPosition) -> torch.Tensor:
         """Return the counts of a call: the keys up to the last of its rows."""
-        position = place.at
-        if position is None:
-            length = place.position + place.q_len
-            known = self._known.get(length)
-            if known is not None:
-                return known
+        position, length = place.at, place.position + place.q_len
+        if position is None and length in self._known:
+            return self._known[length]
         last, written = self._last, times_written(position)
         if last is not None and last.place.at is position and last.serves(place, written):
             made: torch.Tensor = last.made
