@@ -1,20 +1,15 @@
-"""FlashAttention-3, from the packages that hold builds of it for Hopper GPUs.
-
-What a build takes is set when it is compiled; each package's is written in its `*_config.py`, and
-what is said here of them was read there.
-"""
+"""FlashAttention-3, from packages that hold builds of it for Hopper GPUs."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from variants.backends.backend import Attention, Backend, Prepared, Support, Takes
+from variants.backends.fa3_builds import BUILDS, Needs, build_for, build_obstacles, computed
 from variants.backends.fp8_query import rounded_query
 from variants.backends.kernel_package import (
-    KernelPackage,
     KernelPackageError,
     installed_versions,
 )
@@ -27,80 +22,9 @@ if TYPE_CHECKING:
 
     from variants.device import Device
     from variants.kv_dtypes import KeyValue, Scales
-    from variants.score_mods import ScoreModChain
     from variants.workload import Workload
 
 FP8_MULTIPLE = 16  # of head_dim: bytes that a row of keys is read in
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Build:
-    """FlashAttention-3 as one package has compiled it."""
-
-    package: KernelPackage
-    namespace: str  # of its operators
-    precisions: tuple[str, ...]
-    computes: tuple[str, ...]  # score_mods
-    head_dims: tuple[int, ...]  # of its kernels; others run in the next larger one
-    paged: bool
-
-    def obstacle(self, needs: Needs) -> str | None:
-        """Say what it lacks; None where it has all that is needed."""
-        if needs.precision not in self.precisions:
-            return needs.precision
-        lacking = [name for name in needs.computes if name not in self.computes]
-        if lacking:
-            return lacking[0]
-        return "a block table" if needs.paged and not self.paged else None
-
-    def padded(self, head_dim: int) -> int:
-        """Return the head_dim that its kernel computes."""
-        return min((d for d in self.head_dims if d >= head_dim), default=max(self.head_dims))
-
-
-class Needs(NamedTuple):
-    """What a build must have."""
-
-    precision: str
-    computes: tuple[str, ...]
-    paged: bool
-    head_dim: int
-
-
-BUILDS = (
-    Build(
-        package=KernelPackage(
-            distribution="tokenspeed-fa3", module="flash_attn_3._C", since="3.0"
-        ),
-        namespace="flash_attn_3",
-        precisions=("bf16", "fp16"),
-        computes=("sliding_window",),
-        head_dims=(64, 128, 192, 256),
-        paged=True,
-    ),
-    Build(
-        package=KernelPackage(distribution="fa3-fwd", module="fa3_fwd._C", since="0.0.3"),
-        namespace="fa3_fwd",
-        precisions=("bf16",),
-        computes=("softcap",),
-        head_dims=(64, 96, 128, 192, 256),
-        paged=False,
-    ),
-)
-
-
-def build_for(needs: Needs, installed: Mapping[str, str]) -> Build | None:
-    """Return the build that pads head_dim least, the first of several; None if none can.
-
-    `installed` are versions by distribution.
-    """
-    able = [b for b in BUILDS if b.obstacle(needs) is None and b.package.usable(installed)]
-    return min(able, key=lambda build: build.padded(needs.head_dim), default=None)
-
-
-def computed(scores: ScoreModChain) -> tuple[str, ...]:
-    """Return the names of the score_mods that a kernel has to compute."""
-    return tuple(part.entry.name for part in scores.parts if part.entry.name != "none")
 
 
 def _reasons(configuration: Any, device: Device) -> Iterator[str]:
@@ -115,26 +39,13 @@ def _reasons(configuration: Any, device: Device) -> Iterator[str]:
         return  # said by the declarations
     paged = cache is not None and cache.paged
     needs = Needs(variant.precision, computed(scores), paged, workload.head_dim)
-    yield from _no_build(needs, device.kernel_packages)
+    yield from build_obstacles(needs, device.kernel_packages)
     stored = support.reads(variant.kv_dtype, variant.precision, device.capability)
     if stored and workload.head_dim % FP8_MULTIPLE:
         yield (
             f"backend fa3 reads a float8 cache at head_dim in multiples of {FP8_MULTIPLE}, "
             f"got {workload.head_dim}"
         )
-
-
-def _no_build(needs: Needs, installed: Mapping[str, str]) -> Iterator[str]:
-    """Say what stands against each build, unless one can."""
-    if build_for(needs, installed) is not None:
-        return
-    obstacles = [
-        f"{build.package.distribution}, which has no {lacking}"
-        if (lacking := build.obstacle(needs)) is not None
-        else build.package.obstacle(installed)
-        for build in BUILDS
-    ]
-    yield f"backend fa3 cannot use {', nor '.join(str(obstacle) for obstacle in obstacles)}"
 
 
 class Fa3Mask(NamedTuple):
@@ -144,12 +55,12 @@ class Fa3Mask(NamedTuple):
     table: torch.Tensor | None  # int32 (batch, pages)
 
 
-class _Descales(NamedTuple):
-    """Factors that were taken out of float8 numbers, `(batch, kv_heads)` each."""
+class Fa3Scores(NamedTuple):
+    """What a build is told of the scores."""
 
-    query: torch.Tensor | None = None
-    key: torch.Tensor | None = None
-    value: torch.Tensor | None = None
+    scale: float
+    window: int  # keys that a row sees before its own; -1 for all
+    softcap: float  # 0 for none
 
 
 class Fa3Attention(Prepared):
@@ -173,16 +84,18 @@ class Fa3Attention(Prepared):
         installed = installed_versions(build.package for build in BUILDS)
         build = build_for(needs, installed)
         if build is None:
-            raise KernelPackageError("; ".join(_no_build(needs, installed)))
+            raise KernelPackageError("; ".join(build_obstacles(needs, installed)))
         build.package.load()
         self._attention, self._build = attention, build
         self._forward = _forward_of(build.namespace)
         self._operator = _operator() if attention.inlined else None
         self._counts = KeyCounts(attention)
-        window = scores.parameter("sliding_window")
-        # Theirs counts the keys before a row's own.
-        self._window = -1 if window is None else window - 1
-        self._softcap = float(scores.parameter("softcap") or 0)
+        window, softcap = scores.parameter("sliding_window"), scores.parameter("softcap")
+        self._scores = Fa3Scores(
+            scale=attention.scale,
+            window=-1 if window is None else window - 1,  # ours counts a row's own key, too
+            softcap=float(softcap or 0),
+        )
 
     @property
     def nbytes(self) -> int:
@@ -190,55 +103,37 @@ class Fa3Attention(Prepared):
 
     def mask(self, place: StepPosition) -> Fa3Mask:
         whole = place.at is None and place.kv_len == place.position + place.q_len
+        whole = whole and place.table is None
         return Fa3Mask(None if whole else self._counts.of(place), place.table)
 
     def mask_at(self, position: torch.Tensor) -> Fa3Mask:
         return Fa3Mask(self._counts.at(position), None)
 
     def attend(self, query: torch.Tensor, kv: KeyValue, mask: Fa3Mask) -> torch.Tensor:
-        return self._call(query.transpose(1, 2), kv, mask, _Descales())
+        return self._call(query, kv, mask, None, None)
 
     def attend_scaled(
         self, query: torch.Tensor, kv: KeyValue, mask: Fa3Mask, scales: Scales | None
     ) -> torch.Tensor:
-        import torch
-
-        if scales is None or kv.key.dtype is not torch.float8_e4m3fn:
+        if scales is None or kv.key.dtype.itemsize > 1:
             return super().attend_scaled(query, kv, mask, scales)
-        heads = self._attention.kv_heads
-        rounded = rounded_query(query, heads)
-        key, value = (
-            scale.repeat_interleave(heads // scale.shape[1], dim=1)
-            if scale.shape[1] < heads  # keys and values were repeated
-            else scale
-            for scale in (scales.key_float, scales.value_float)
-        )
-        out = self._call(rounded.query, kv, mask, _Descales(rounded.scale, key, value))
-        return out.to(query.dtype)  # a float8 product comes in bfloat16
+        return self._call(query, kv, mask, scales.key_float, scales.value_float)
 
     def _call(
         self,
         query: torch.Tensor,
         kv: KeyValue,
         mask: Fa3Mask,
-        descales: _Descales,
+        key_scale: torch.Tensor | None,
+        value_scale: torch.Tensor | None,
     ) -> torch.Tensor:
         import torch
 
-        key, value = (self._in_pages(part) if mask.table is not None else part.transpose(1, 2)
-                      for part in kv)  # fmt: skip
-        numbers = (self._attention.scale, self._window, self._softcap)
+        scales = (key_scale, value_scale)
         if self._operator is not None and torch.compiler.is_compiling():
             name = self._build.namespace
-            out = self._operator(query, key, value, *mask, *descales, *numbers, name)
-        else:
-            out = _attend(self._forward, query, key, value, *mask, *descales, *numbers)
-        return out.transpose(1, 2)
-
-    def _in_pages(self, pool: torch.Tensor) -> torch.Tensor:
-        """Return a pool, `(1, kv_heads, tokens, width)`, as `(pages, PAGE, kv_heads, width)`."""
-        kv_heads, tokens, width = pool.shape[1:]
-        return pool[0].view(kv_heads, tokens // PAGE, PAGE, width).permute(1, 2, 0, 3)
+            return self._operator(query, *kv, *mask, *scales, *self._scores, name)
+        return _attend(self._forward, query, *kv, *mask, *scales, self._scores)
 
 
 def _attend(
@@ -248,33 +143,57 @@ def _attend(
     value: torch.Tensor,
     lengths: torch.Tensor | None,
     table: torch.Tensor | None,
-    query_scale: torch.Tensor | None,
     key_scale: torch.Tensor | None,
     value_scale: torch.Tensor | None,
-    scale: float,
-    window: int,
-    softcap: float,
+    scores: Fa3Scores,
 ) -> torch.Tensor:
-    """Call a build's operator. Its causality is aligned at the last valid key, bottom-right."""
-    if query.stride(3) != 1:
-        query = query.contiguous()
+    """Call a build's operator. Its causality is aligned at the last valid key, bottom-right.
+
+    Where keys have scales they are float8, and the query is rounded to it.
+    """
+    kv_heads = key.shape[1]
+    ours = query
+    query_scale = None
+    if key_scale is None:
+        query = _by_token(query)
+    else:
+        query, query_scale = rounded_query(query, kv_heads)
     out: torch.Tensor = forward(
         query,
-        key if key.stride(3) == 1 else key.contiguous(),
-        value if value.stride(3) == 1 else value.contiguous(),
+        _by_token(key) if table is None else _in_pages(key),
+        _by_token(value) if table is None else _in_pages(value),
         seqused_k=lengths,
         page_table=table,
         q_descale=query_scale,
-        k_descale=key_scale,
-        v_descale=value_scale,
-        softmax_scale=scale,
+        k_descale=_of_heads(key_scale, kv_heads),
+        v_descale=_of_heads(value_scale, kv_heads),
+        softmax_scale=scores.scale,
         is_causal=True,
-        window_size_left=window,
-        window_size_right=-1 if window < 0 else 0,
-        softcap=softcap,
+        window_size_left=scores.window,
+        window_size_right=-1 if scores.window < 0 else 0,
+        softcap=scores.softcap,
         num_splits=0,  # as many as it finds best
     )[0]
-    return out
+    return out.to(ours.dtype).transpose(1, 2)  # of float8 numbers it comes in bfloat16
+
+
+def _by_token(heads: torch.Tensor) -> torch.Tensor:
+    """Return `(batch, tokens, heads, width)`, the width contiguous and nothing else."""
+    tokens = heads.transpose(1, 2)
+    return tokens if tokens.stride(3) == 1 else tokens.contiguous()
+
+
+def _in_pages(pool: torch.Tensor) -> torch.Tensor:
+    """Return a pool, `(1, kv_heads, tokens, width)`, as `(pages, PAGE, kv_heads, width)`."""
+    _, kv_heads, tokens, width = pool.shape
+    return pool.view(kv_heads, tokens // PAGE, PAGE, width).permute(1, 2, 0, 3)
+
+
+def _of_heads(scale: torch.Tensor | None, kv_heads: int) -> torch.Tensor | None:
+    """Return the factor of each head that is given: they may have been repeated."""
+    if scale is None or scale.shape[1] == kv_heads:
+        return scale
+    return scale.repeat_interleave(kv_heads // scale.shape[1], dim=1)
 
 
 @functools.cache
@@ -288,19 +207,20 @@ def _forward_of(namespace: str) -> Callable[..., Any]:
 @functools.cache
 def _operator() -> Callable[..., torch.Tensor]:
     """Return the same as an operator that a compiler takes as it is."""
-    import torch
+    attend: Callable[..., torch.Tensor] = _attend
 
     def compute(*given: Any) -> torch.Tensor:
-        return _attend(_forward_of(given[-1]), *given[:-1])
+        *tensors, scale, window, softcap, namespace = given
+        return attend(_forward_of(namespace), *tensors, Fa3Scores(scale, window, softcap))
 
     def fake(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
-        whole = query.dtype if query.dtype.itemsize > 1 else torch.bfloat16
-        return query.new_empty((*query.shape[:3], value.shape[3]), dtype=whole)
+        batch, heads, q_len, _width = query.shape
+        return query.new_empty((batch, q_len, heads, value.shape[3])).transpose(1, 2)
 
     return define_operator(
         "fa3(Tensor query, Tensor key, Tensor value, Tensor? lengths, Tensor? table, "
-        "Tensor? query_scale, Tensor? key_scale, Tensor? value_scale, float scale, int window, "
-        "float softcap, str namespace) -> Tensor",
+        "Tensor? key_scale, Tensor? value_scale, float scale, int window, float softcap, "
+        "str namespace) -> Tensor",
         compute,
         fake,
     )
