@@ -244,7 +244,7 @@ KV_DTYPES = Registry(
         ),
         KvDtype(
             name="fp8",
-            summary="float8_e4m3, a scale for each sequence and head; flex and fa3 read it on CUDA",
+            summary="float8_e4m3, a scale for each sequence and head; read by flex and fa3",
             codec=Fp8Codec,
             bits=8,
         ),
