@@ -40,7 +40,7 @@ from studies.session.estimate import estimate_s
 from studies.session.preload import preload_in_background
 from studies.session.session import Session
 from studies.session.worker_pool import Worker
-from studies.space.defaults import DEFAULT_AXES, default_max_error
+from studies.space.defaults import default_axes, default_max_error
 from studies.space.space import Survey, fill_defaults, survey
 from studies.storage.url import shown
 from studies.study.opening import open_study, stored_plan
@@ -74,7 +74,7 @@ def run(settings: RunSettings) -> None:
         _warn_of_cores(settings.compile_ahead, tracks)
         here = start_together(benches[:1] if settings.dry_run or opened is None else benches)
         _warn_of_neighbours(here, len(tracks))
-        base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
+        base = default_axes(here) if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
         trials = settings.probe or settings.trials or TRIALS
         _introduce(found, here, trials, defaults_alone=not given and stored is None)

@@ -15,9 +15,10 @@ from typing import Any
 
 from variants.axes import VARIANT_AXES
 from variants.backends import BACKENDS
+from variants.backends.kernel_package import KernelPackage, installed_versions
 from variants.caches import CACHES
 from variants.configuration import Configuration
-from variants.device import DEVICE_PROFILES, Device
+from variants.device import DEVICE_PROFILES, Device, DeviceKind
 from variants.gqa import GQA
 from variants.precisions import PRECISIONS
 from variants.score_mods import SCORE_MODS
@@ -52,6 +53,20 @@ WIDE: Mapping[str, Any] = {"batch": 18, "seq_len": 37, "new_tokens": 4, "head_di
 HIDDEN_SIZE = 48
 
 Factors = Mapping[str, str]
+
+
+def packages() -> Iterator[KernelPackage]:
+    """What optional backends need."""
+    for backend in BACKENDS.values():
+        yield from backend.packages
+
+
+def contract_device(kind: DeviceKind) -> Device:
+    """The device whose declarations are tried: with what is installed here, and no more."""
+    if kind == "cpu":
+        return DEVICE_PROFILES["cpu"].device
+    here = installed_versions(packages())
+    return DEVICE_PROFILES["h100"].device.model_copy(update={"kernel_packages": here})
 
 
 def configure(factors: Factors, shape: Mapping[str, Any]) -> Configuration:
@@ -217,10 +232,10 @@ def refused_for_one_reason(device: Device, each: int) -> dict[str, list[Configur
     }
 
 
-def coverage_lines(kinds: Iterable[str]) -> Iterator[str]:
+def coverage_lines(kinds: Iterable[DeviceKind]) -> Iterator[str]:
     """Say what was generated for a kind of device, and what was left out for which reason."""
     for kind in sorted(kinds):
-        device = DEVICE_PROFILES["h100" if kind == "cuda" else "cpu"].device
+        device = contract_device(kind)
         divided = factorial(device)
         yield (
             f"{kind}: full factorial of {divided.generated}, of which {len(divided.supported)} "

@@ -75,6 +75,8 @@ _SHARED: tuple[VariantAxis[Any], ...] = (
         summary="how softmax(QKᵀ)V is computed",
         registry=BACKENDS,
         choosable=lambda backend: backend.searched,
+        optional=lambda backend: bool(backend.packages),
+        there=lambda backend, device: backend.is_there(device),
         says_default=True,
     ),
     VariantAxis(

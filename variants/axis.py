@@ -91,6 +91,9 @@ class VariantAxis(Axis, Generic[Entry]):
     # What is searched where the user names nothing, on any device or by its kind; None: all.
     searched: tuple[str, ...] | None = None
     searched_on: Mapping[DeviceKind, tuple[str, ...]] = field(default_factory=dict)
+    # Choices that are searched only where this tells that a device has them, unless named.
+    optional: Callable[[Entry], bool] | None = None
+    there: Callable[[Entry, Device], bool] | None = None
     label: str = "{}"  # how a choice stands in the name of a variant
     says_default: bool = False  # the name of a variant holds it even where it is the default
     # The backends that alone have it (`Backend.axes`); empty: all do.
@@ -127,8 +130,22 @@ class VariantAxis(Axis, Generic[Entry]):
         return self.when is None or self.when(workload, chosen)
 
     def searched_unless_named(self, kind: DeviceKind) -> tuple[str, ...]:
-        """Return what is searched on a kind of device where the user names no choice."""
-        return self.searched_on.get(kind) or self.searched or self.known
+        """Return what is searched on any device of a kind where the user names no choice."""
+        usual = self.searched_on.get(kind) or self.searched or self.known
+        return tuple(name for name in usual if not self._is_optional(name))
+
+    def searched_here(self, device: Device) -> tuple[str, ...]:
+        """Return what is searched on a device where the user names no choice."""
+        there = self.there
+        usual = self.searched_unless_named(device.kind)
+        return usual + tuple(
+            name
+            for name in self.known
+            if self._is_optional(name) and there is not None and there(self.registry[name], device)
+        )
+
+    def _is_optional(self, name: str) -> bool:
+        return self.optional is not None and self.optional(self.registry[name])
 
     def said(self, choice: str) -> str | None:
         """Return how the name of a variant tells a choice; None where it goes without saying."""

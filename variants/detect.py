@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from variants.backends import BACKENDS
+from variants.backends.kernel_package import installed_versions
 from variants.device import Device, DeviceKind
 from variants.quantizations import QUANTIZATIONS, dry_run
 from variants.user_error import UserError
@@ -66,7 +68,18 @@ def _cuda_device(failed_quantizations: Mapping[str, str] | None) -> Device:
         triton=_version("triton"),
         cpp_compiler=_has_cpp_compiler(),
         torchao=_version("torchao"),
+        kernel_packages=_kernel_packages("cuda"),
         failed_quantizations=_failed_quantizations("cuda", failed_quantizations),
+    )
+
+
+def _kernel_packages(kind: DeviceKind) -> dict[str, str]:
+    """Look for what optional backends need, without importing any of it."""
+    return installed_versions(
+        package
+        for backend in BACKENDS.values()
+        if kind in backend.support
+        for package in backend.packages
     )
 
 

@@ -31,6 +31,7 @@ class Device(BaseModel):
     triton: str | None = None
     cpp_compiler: bool = False  # Inductor's CPU code needs one
     torchao: str | None = None
+    kernel_packages: dict[str, str] = {}  # versions of what optional backends need, where found
     failed_quantizations: dict[str, str] = {}  # those whose dry run failed, with the reason
 
 

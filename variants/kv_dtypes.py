@@ -27,6 +27,25 @@ class KeyValue(NamedTuple):
     value: torch.Tensor
 
 
+class Scales(NamedTuple):
+    """Factors that a codec took out of keys and values, `(batch, kv_heads)` each.
+
+    They come back on the query, since q · (k · s) = (q · s) · k, and on the output.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+    # The same numbers in float32, for kernels that apply them themselves.
+    key_float: torch.Tensor
+    value_float: torch.Tensor
+
+    @staticmethod
+    def by_head(scale: torch.Tensor, q_heads: int) -> torch.Tensor:
+        """Return the factor of each query head, `(batch, q_heads, 1, 1)`."""
+        groups = q_heads // scale.shape[1]
+        return scale.repeat_interleave(groups, dim=1)[:, :, None, None]
+
+
 class PlaneSpec(NamedTuple):
     """Element type and last dimension of one plane."""
 
@@ -37,10 +56,7 @@ class PlaneSpec(NamedTuple):
 class Codec(ABC):
     """Encodes keys and values of one layer."""
 
-    # Factors of `(batch, kv_heads)` that were taken out of keys and values: they come back on
-    # the query, since q · (k · s) = (q · s) · k, and on the output.
-    key_scale: torch.Tensor | None = None
-    value_scale: torch.Tensor | None = None
+    scales: Scales | None = None  # what is taken out of keys and values, of whole sequences
 
     def __init__(
         self,
@@ -78,8 +94,7 @@ class Codec(ABC):
     @property
     def nbytes(self) -> int:
         """Bytes of what it keeps beside the planes: scales of whole sequences."""
-        scales = (self.key_scale, self.value_scale)
-        return sum(scale.nbytes for scale in scales if scale is not None)
+        return sum(scale.nbytes for scale in self.scales or ())
 
 
 class SameCodec(Codec):
@@ -163,8 +178,11 @@ class Fp8Codec(Codec):
         import torch
 
         super().__init__(batch, kv_heads, head_dim, dtype, device, value_dim=value_dim)
-        self.key_scale = torch.ones(batch, kv_heads, dtype=dtype, device=device)
-        self.value_scale = torch.ones_like(self.key_scale)
+        rounded, exact = (
+            torch.ones(2, batch, kv_heads, dtype=kind, device=device)
+            for kind in (dtype, torch.float32)
+        )
+        self.scales: Scales = Scales(*rounded, *exact)
 
     def planes(self) -> tuple[PlaneSpec, ...]:
         import torch
@@ -176,18 +194,18 @@ class Fp8Codec(Codec):
         import torch
 
         half = torch.finfo(torch.float8_e4m3fn).max / 2
-        for scale, tensor in ((self.key_scale, key), (self.value_scale, value)):
-            assert scale is not None
+        key_scale, value_scale, key_float, value_float = self.scales
+        for held, tensor in (((key_scale, key_float), key), ((value_scale, value_float), value)):
             most = tensor.float().abs().amax(dim=(0, 2, 3)).clamp(min=2.0**-6)
-            scale[sequence] = torch.exp2(torch.ceil(torch.log2(most / half)))
+            for scale in held:
+                scale[sequence] = torch.exp2(torch.ceil(torch.log2(most / half)))
 
     def encode(
         self, key: torch.Tensor, value: torch.Tensor, sequence: int | None = None
     ) -> list[torch.Tensor]:
         own = slice(None) if sequence is None else slice(sequence, sequence + 1)
-        assert self.key_scale is not None
-        assert self.value_scale is not None
-        return [_fp8(key, self.key_scale[own]), _fp8(value, self.value_scale[own])]
+        scales = self.scales
+        return [_fp8(key, scales.key[own]), _fp8(value, scales.value[own])]
 
     def decode(self, planes: Sequence[torch.Tensor]) -> KeyValue:
         return KeyValue(planes[0].to(self._dtype), planes[1].to(self._dtype))
@@ -226,7 +244,7 @@ KV_DTYPES = Registry(
         ),
         KvDtype(
             name="fp8",
-            summary="float8_e4m3, a scale for each sequence and head; flex reads it on CUDA",
+            summary="float8_e4m3, a scale for each sequence and head; read by flex and fa3",
             codec=Fp8Codec,
             bits=8,
         ),

@@ -15,7 +15,7 @@ changes scores in that order, and a query sees what every part lets it see.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -118,6 +118,14 @@ class ScoreModChain:
     def without_window(self) -> ScoreModChain:
         """Return the chain for keys that a cache has cut to the window already."""
         return ScoreModChain(tuple(part for part in self.parts if not part.entry.bounded))
+
+    def without(self, names: Collection[str]) -> ScoreModChain:
+        """Return the chain that is left where something else computes the parts of `names`."""
+        return ScoreModChain(tuple(part for part in self.parts if part.entry.name not in names))
+
+    def parameter(self, name: str) -> int | None:
+        """Return the number of the part of that name; None where there is no such part."""
+        return next((number for entry, number in self.parts if entry.name == name), None)
 
     @property
     def prefix(self) -> int:

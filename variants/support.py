@@ -11,6 +11,7 @@ from operator import attrgetter
 from variants.axes import VARIANT_AXES
 from variants.axis import Rule
 from variants.backends import BACKENDS, Support, Takes
+from variants.backends.kernel_package import missing
 from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.device import Device
@@ -84,6 +85,13 @@ def _backend_reasons(configuration: Configuration, device: Device) -> Iterator[s
         yield f"backend {name} takes {_or(support.precisions)}, not {variant.precision}"
     if _below(device, support.min_capability):
         yield _needs_capability(f"backend {name}", support.min_capability, device)
+    if support.max_capability is not None and (device.capability or (0, 0)) > (
+        support.max_capability
+    ):
+        yield (
+            f"backend {name} takes compute capability up to {_dotted(support.max_capability)}, "
+            f"this device has {_dotted(device.capability)}"
+        )
     yield from _score_mod_reasons(name, support, configuration)
     if workload.grouped:
         yield from grouped_heads(variant.gqa).reasons(name, support)
@@ -101,6 +109,7 @@ def _score_mod_reasons(name: str, support: Support, configuration: Configuration
     scores = workload.scores
     if variant.cache is not None and CACHES[variant.cache].windowed:
         scores = scores.without_window()  # the cache has done that part
+    scores = scores.without(support.computes)
     if support.takes < Takes.ANY and not scores.additive:
         yield f"backend {name} adds a bias at most, and {workload.score_mod} is not additive"
     elif support.takes < Takes.ADDITIVE and not scores.plain:
@@ -218,11 +227,21 @@ def _execution_reasons(configuration: Configuration, device: Device) -> Iterator
     if variant.cache is not None and not CACHES[variant.cache].fixed:
         fixed = _or(tuple(kind.name for kind in CACHES.values() if kind.fixed))
         yield f"{name} holds lengths on the device and needs cache {fixed}, not {variant.cache}"
-    if workload.decodes and support is not None and support.takes < Takes.ADDITIVE:
+    if workload.decodes and support is not None and not support.captures_decoding:
         yield (
             f"backend {variant.backend} takes no mask, which hides what a captured step has not "
             f"reached yet"
         )
+
+
+def _package_reasons(configuration: Configuration, device: Device) -> Iterator[str]:
+    backend = BACKENDS[configuration.variant.backend]
+    if device.kind not in backend.support:
+        return
+    obstacles = list(missing(backend.packages, device.kernel_packages))
+    yield from (f"backend {backend.name} needs {obstacle}" for obstacle in obstacles)
+    if backend.reasons is not None and not obstacles:
+        yield from backend.reasons(configuration, device)
 
 
 def _below(device: Device, needed: tuple[int, int] | None) -> bool:
@@ -252,5 +271,6 @@ RULES: Mapping[Rule, tuple[str, ...]] = {
     _quantized_shape_reasons: ("quantization", "cache"),
     _cache_reasons: ("cache", "backend"),
     _execution_reasons: ("execution", "cache", "backend"),
+    _package_reasons: ("backend", "precision", "cache", "kv_dtype", "gqa", "execution"),
     **{rule: reads for axis in VARIANT_AXES.values() for rule, reads in axis.rules.items()},
 }

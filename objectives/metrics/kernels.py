@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # Attention and matrix products; copies and element-wise kernels say nothing about the choice.
 _TELLING = re.compile(
-    r"scaled_dot_product|softmax|flash|fmha|sdpa|cutlass|gemm|mma|triton_|Torch-Compiled Region"
-    r"|::bmm$|_mm$|linear_dynamic|^graph_\d+_"
+    r"scaled_dot_product|softmax|flash|fa3|fmha|sdpa|cutlass|gemm|mma|triton_"
+    r"|Torch-Compiled Region|::bmm$|_mm$|linear_dynamic|^graph_\d+_"
 )
 _MAX_NAME = 120  # characters; C++ template names run to thousands
 

@@ -83,11 +83,10 @@ def predict(configuration: Configuration, device: Device) -> Prediction:
     kept += stored if cached or workload.phase == "prefill" else 0.0
     kept += 4 * hidden if workload.trains else 0.0
     bias = 0.0
-    if (
-        not workload.scores.plain
-        and workload.scores.additive
-        and not BACKENDS[variant.backend].compiled
-    ):
+    backend = BACKENDS[variant.backend]
+    support = backend.support.get(device.kind)
+    biased = workload.scores.without(support.computes if support is not None else ())
+    if not biased.plain and biased.additive and not backend.compiled:
         heads = workload.q_heads if workload.scores.relative else 1
         bias = rows * keys * heads * width
     passing = 3 * hidden + held * passes + copied + bias + (hidden if execution.captures else 0)

@@ -8,6 +8,7 @@ from objectives.roofline.bound import bound
 from objectives.schema.evaluation import Measurements, Outcome
 from objectives.schema.limits import Limits
 from variants.backends import BACKENDS
+from variants.backends.kernel_package import KernelPackageError
 from variants.configuration import Configuration
 from variants.device import Device
 from variants.quantizations import QUANTIZATIONS
@@ -65,7 +66,10 @@ def outcome_of_error(error: Exception) -> Outcome | None:
     text = str(error)
     if "can't allocate memory" in text or "not enough memory" in text:
         return Outcome.OUT_OF_MEMORY
-    declined = ("No available kernel", "No viable backend", "not supported", "is not implemented")
+    if isinstance(error, KernelPackageError):
+        return Outcome.REFUSED
+    declined = ("No available kernel", "No viable backend", "not supported", "is not implemented",
+                "does not support")  # fmt: skip
     if any(words in text for words in declined):
         return Outcome.REFUSED
     return None

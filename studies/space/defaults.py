@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from objectives.schema.limits import Limits
 from variants.axes import VARIANT_AXES, Choice
-from variants.device import DeviceKind
+from variants.device import Device, DeviceKind
 from variants.kv_dtypes import KV_DTYPES
 from variants.quantizations import QUANTIZATIONS
 
@@ -68,3 +68,9 @@ class _DefaultAxes(Mapping[DeviceKind, Mapping[str, tuple[Choice, ...]]]):
 
 
 DEFAULT_AXES = _DefaultAxes()
+
+
+def default_axes(device: Device) -> Mapping[str, tuple[Choice, ...]]:
+    """Return what is searched on a device: beside `DEFAULT_AXES`, what is installed there."""
+    decisions = {name: axis.searched_here(device) for name, axis in VARIANT_AXES.items()}
+    return {**DEFAULT_AXES[device.kind], **decisions}

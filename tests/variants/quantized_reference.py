@@ -88,7 +88,7 @@ def _stored(layer: AttentionLayer, key: Tensor, value: Tensor) -> tuple[Tensor, 
         context = slice(0, workload.seq_len)
         codec.calibrate(i, key[i : i + 1, :, context], value[i : i + 1, :, context])
     whole = codec.decode(codec.encode(key, value))
-    scales = (codec.key_scale, codec.value_scale)
+    scales = codec.scales[:2] if codec.scales else (None, None)
     return tuple(  # type: ignore[return-value]
         part.double() * (1.0 if scale is None else scale[:, :, None, None].double())
         for part, scale in zip(whole, scales, strict=True)

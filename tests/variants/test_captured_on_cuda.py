@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     from tests.variants.test_hf import deployment, tiny
     from variants import hf
 
+from variants.backends import BACKENDS
 from variants.deploy.deployment import Deployment
 from variants.detect import detect_device
 
@@ -80,6 +81,23 @@ def test_replays_in_half_precision_are_near_kernels_launched_one_by_one(kv_dtype
         handle.remove()
         launched = model(token, attention_mask=mask, past_key_values=cache).logits
     assert float((replayed - launched).norm() / launched.norm()) < 2e-2
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_kernel_that_counts_keys_replays_what_it_launches(padded: bool) -> None:
+    """FlashAttention-3 is told how many keys there are; padding is hidden by another backend."""
+    if not BACKENDS["fa3"].is_there(detect_device("cuda")):
+        pytest.skip("no package of fa3 is installed")
+    inputs = {name: given.cuda() for name, given in prompts(padded=padded).items()}
+    given = {"output_logits": True, "return_dict_in_generate": True}
+    model, handle = on_cuda("llama", "fa3 bf16 static")
+    found = answer(model, inputs, 8, **given)
+    assert handle.ranges
+    plain, _ = on_cuda("llama", "eager bf16 static")
+    expected = answer(plain, inputs, 8, **given)
+    first, wanted = found.logits[1].float(), expected.logits[1].float()  # of a replayed step
+    assert torch.equal(found.sequences[:, :-7], expected.sequences[:, :-7])
+    assert float((first - wanted).norm() / wanted.norm()) < 3e-2
 
 
 def test_memory_is_that_of_one_cache() -> None:

@@ -21,16 +21,18 @@ from objectives.trial.bench import DeviceBench
 from tests.combinations import (
     CORE,
     FACTORS,
+    contract_device,
     covering,
     factorial,
     factors_of,
+    packages,
     refused_for_one_reason,
 )
 from tests.variants.quantized_reference import quantized_reference
 from variants.backends import BACKENDS, backend_that_ran
 from variants.configuration import Configuration
 from variants.detect import detect_device
-from variants.device import DEVICE_PROFILES, Device, DeviceKind
+from variants.device import Device, DeviceKind
 from variants.layer.reference import reference_results
 from variants.layer.run import Run
 from variants.quantizations import QUANTIZATIONS
@@ -171,10 +173,9 @@ def is_flex(configuration: Configuration) -> bool:
 
 def combinations_of(kind: DeviceKind, *, everything: bool) -> tuple[Configuration, ...]:
     """What a device of that kind has to show."""
+    device = contract_device(kind)
     if kind == "cuda":
-        device = DEVICE_PROFILES["h100"].device
         return (*factorial(device).supported, *covering(device, 3).rows)
-    device = DEVICE_PROFILES["cpu"].device
     all_of_core = factorial(device).supported
     light = covering(device, 3, lambda c: not compiles(c)).rows
     # On a CPU a combination compiles for seconds.
@@ -185,9 +186,8 @@ def combinations_of(kind: DeviceKind, *, everything: bool) -> tuple[Configuratio
     return (*core, *light, *heavy[0], *heavy[1])
 
 
-def overreach(kind: DeviceKind) -> dict[str, list[Configuration]]:
-    profile, each = ("h100", 3) if kind == "cuda" else ("cpu", 1)
-    refused = refused_for_one_reason(DEVICE_PROFILES[profile].device, each)
+def overreach(kind: DeviceKind, device: Device) -> dict[str, list[Configuration]]:
+    refused = refused_for_one_reason(device, 3 if kind == "cuda" else 1)
     # TF32 on a CPU would run as float32: it is the name that says no.
     return {reason: c for reason, c in refused.items() if not reason.startswith("precision tf32")}
 
@@ -200,7 +200,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         found = () if nothing else combinations_of(kind, everything=everything)
         metafunc.parametrize("configuration", found, ids=lambda c: c.key)
     if "refusal" in metafunc.fixturenames:
-        refusals = {} if nothing else overreach(kind)
+        refusals = {} if nothing else overreach(kind, contract_device(kind))
         metafunc.parametrize(
             "refusal",
             [(reason, c) for reason, some in refusals.items() for c in some],
@@ -266,16 +266,19 @@ def test_what_is_declared_not_to_run_does_not_on_cuda(
     try_refused(benches("cuda"), refusal)
 
 
-@pytest.mark.parametrize("profile", ["cpu", "h100"])
-def test_every_choice_is_tried_or_refused_with_a_reason(profile: str) -> None:
-    device = DEVICE_PROFILES[profile].device
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_every_choice_is_tried_or_refused_with_a_reason(kind: DeviceKind) -> None:
+    every = {package.distribution: package.since for package in packages()}
+    device = contract_device(kind)
+    if kind == "cuda":
+        device = device.model_copy(update={"kernel_packages": every})
     divided = factorial(device)
     assert divided.generated == len(divided.supported) + sum(divided.refused.values())
     tried = {(a, v) for c in divided.supported for a, v in factors_of(c).items() if a in CORE}
     rows = covering(device, 1).rows
     tried |= {(axis, value) for c in rows for axis, value in factors_of(c).items()}
     missing = {(axis, value) for axis, values in FACTORS.items() for value in values} - tried
-    words = " ".join((*divided.refused, *overreach("cpu" if profile == "cpu" else "cuda")))
+    words = " ".join((*divided.refused, *overreach(kind, device)))
     assert all(f"{axis} {value} does not exist" in words for axis, value in missing)
 
 

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable
 
 from variants.backends.backend import Attention, Backend, Support, Takes
+from variants.backends.cudnn_graph import CUDNN_GRAPH
 from variants.backends.eager import EAGER
+from variants.backends.fa3 import FA3
 from variants.backends.flex import FLEX
 from variants.backends.sdpa import AUTO, CUDNN, EFFICIENT, FLASH, MATH
 from variants.device import DeviceKind
@@ -12,7 +14,9 @@ from variants.registry import Registry
 
 __all__ = ["BACKENDS", "Attention", "Backend", "Support", "Takes", "backend_that_ran"]
 
-BACKENDS = Registry("backend", [AUTO, EAGER, MATH, FLASH, EFFICIENT, CUDNN, FLEX])
+BACKENDS = Registry(
+    "backend", [AUTO, EAGER, MATH, FLASH, EFFICIENT, CUDNN, FLEX, FA3, CUDNN_GRAPH]
+)
 
 
 def backend_that_ran(

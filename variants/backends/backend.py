@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-    from variants.axis import VariantAxis
+    from variants.axis import Rule, VariantAxis
+    from variants.backends.kernel_package import KernelPackage
     from variants.caches import StepPosition
-    from variants.device import DeviceKind
-    from variants.kv_dtypes import KeyValue
-    from variants.score_mods import BoundScoreMod
+    from variants.device import Device, DeviceKind
+    from variants.kv_dtypes import KeyValue, Scales
+    from variants.score_mods import BoundScoreMod, ScoreModChain
 
 
 class Takes(IntEnum):
@@ -32,20 +33,29 @@ class Support:
 
     precisions: tuple[str, ...]
     takes: Takes
+    # score_mods that the kernel computes from their parameters, whatever it takes beside them.
+    computes: tuple[str, ...] = ()
     grouped_heads: bool  # kv_heads < q_heads without repeating keys and values
     backward: bool = True
     inlined: bool = True  # torch.compile can take it together with its layer
     paged: bool = False  # keys and values through a block table
+    counts_keys: bool = False  # how many keys are valid is read on the device
     # By kv_dtype, the precisions of queries with which it is read as it is stored.
     reads_stored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reads_stored_capability: tuple[int, int] = (0, 0)
     min_capability: tuple[int, int] = (0, 0)
+    max_capability: tuple[int, int] | None = None
     head_dim_multiple: Mapping[str, int] | None = None  # by precision
     min_head_dim: int = 1
     # Largest head_dim by compute capability, the last entry not above the device's counts.
     max_head_dim: tuple[tuple[tuple[int, int], int], ...] = ()
     needs_triton: bool = False
     needs_cpp_compiler: bool = False
+
+    @property
+    def captures_decoding(self) -> bool:
+        """Whether it can attend to a buffer of which the device knows how much is valid."""
+        return self.counts_keys or self.takes >= Takes.ADDITIVE
 
     def reads(
         self, kv_dtype: str | None, precision: str, capability: tuple[int, int] | None
@@ -59,8 +69,8 @@ class Support:
 class Attention:
     """What a backend is told once, when a layer is built."""
 
-    mod: BoundScoreMod
-    plain: bool  # the score_mod is `none`
+    scores: ScoreModChain
+    mod: BoundScoreMod  # the same as functions
     batch: int
     q_heads: int
     kv_heads: int
@@ -78,6 +88,11 @@ class Attention:
     device: torch.device
     # A `Variant`, whose module stands higher: `AXIS.of(attention.variant)` is what was chosen.
     variant: object
+
+    @property
+    def plain(self) -> bool:
+        """Whether the score_mod is `none`."""
+        return self.scores.plain
 
     @property
     def grouped(self) -> bool:
@@ -140,6 +155,19 @@ class Prepared(ABC):
         """
         return None
 
+    def attend_scaled(
+        self, query: torch.Tensor, kv: KeyValue, mask: Any, scales: Scales | None
+    ) -> torch.Tensor:
+        """Attend to keys and values of which a codec has taken `scales` out, if any.
+
+        They come back on query and output, unless a kernel takes them itself.
+        """
+        if scales is None:
+            return self.attend(query, kv, mask)
+        heads = query.shape[1]
+        out = self.attend(query * scales.by_head(scales.key, heads), kv, mask)
+        return out * scales.by_head(scales.value, heads)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
@@ -160,7 +188,17 @@ class Backend:
     # Of torch.compile, where the whole layer is compiled.
     inductor_options: Mapping[DeviceKind, Mapping[str, Any]] = field(default_factory=dict)
     searched: bool = True  # False: a baseline, not a choice of the search
+    packages: tuple[KernelPackage, ...] = ()  # of which one at least must be installed
+    # Yields what no declaration says: reasons against a `Configuration` on a device that has one
+    # of the packages. It reads no quantization, and no axis that some backends alone have.
+    reasons: Rule | None = None
     axes: tuple[VariantAxis[Any], ...] = ()  # that other backends do not have
+
+    def is_there(self, device: Device) -> bool:
+        """Tell whether a device has what this needs to be built at all."""
+        return device.kind in self.support and any(
+            package.usable(device.kernel_packages) for package in self.packages
+        )
 
 
 # So that a profiler sees Inductor's kernels on a CPU by name.

@@ -67,13 +67,14 @@ class CapturedStep:
         self._step = step
         self._pool = pool
         self._inputs: list[Tensor] = []
-        self._ways: dict[int, Callable[[], Tensor]] = {}
+        # By the end of a range, and whether it was made for a padded batch alone.
+        self._ways: dict[tuple[int, bool], Callable[[], Tensor]] = {}
         self.refused: str | None = None  # why nothing is captured
 
     @property
     def ranges(self) -> tuple[int, ...]:
         """The ends of the ranges of lengths for which there is a step."""
-        return tuple(sorted(self._ways))
+        return tuple(sorted({keys for keys, _ in self._ways}))
 
     def forget(self) -> None:
         """Drop what was captured: something that it computed with is gone."""
@@ -115,13 +116,18 @@ class CapturedStep:
         with torch.no_grad():
             self._take(inputs)
             cache.state.stand_at(length)
-            way = self._ways.get(keys)
+            way = self._ways.get(self._key(keys))
             if way is None:
-                way = self._ways[keys] = self._prepare(keys, length)
+                way = self._prepare(keys, length)
+                self._ways[self._key(keys)] = way  # it is known now whether padding matters
             out = way()
         cache.state.stepped()
         cache.advance()
         return out
+
+    def _key(self, keys: int) -> tuple[int, bool]:
+        state = self.cache.state
+        return keys, state.padded and state.by_padding
 
     def _take(self, inputs: tuple[Tensor, ...]) -> None:
         if not self._inputs:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from variants.backends import BACKENDS, Takes
+from variants.backends import BACKENDS, Support, Takes
 from variants.backends.backend import Unmasked
 from variants.caches import StepPosition
 from variants.configuration import Configuration, default_variant
@@ -20,12 +20,83 @@ from variants.deploy.layer_cache import Layout
 from variants.deploy.model_choice import ModelChoice
 from variants.device import Device
 from variants.gqa import GroupedHeads
-from variants.kv_dtypes import KeyValue
+from variants.kv_dtypes import KeyValue, Scales
 from variants.support import unsupported_reasons
 from variants.variant import Variant
 from variants.workload import Phase
 
 _LARGEST = math.log(sys.float_info.max)
+
+
+class CallSignature(NamedTuple):
+    """What a decision depends on beside the length."""
+
+    one_row: bool
+    trains: bool
+    batch: int
+    q_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    score_mod: str | None
+    scale: float | None
+    masked: bool
+    windowed: bool
+    paged: bool
+    fixed: bool  # one row at a position that only the device knows
+    padded: bool  # of some sequences keys are hidden there
+    layout: Layout
+
+    @property
+    def phase(self) -> Phase:
+        """What the model is doing."""
+        if self.trains:
+            return Phase.TRAIN
+        return Phase.DECODE if self.one_row else Phase.PREFILL
+
+    @property
+    def scores(self) -> str:
+        """The score_mod, once it is known."""
+        assert self.score_mod is not None
+        return self.score_mod
+
+
+@dataclass(slots=True)
+class PreparedRoute:
+    """One backend, ready for calls of one signature."""
+
+    configuration: Configuration
+    mask: Callable[[StepPosition], Any]  # what a call needs to know beside query, key and value
+    attend: Callable[[Tensor, KeyValue, Any, Scales | None], Tensor]
+    grouped: GroupedHeads  # how grouped heads reach the backend
+    whole: bool  # it takes the whole buffer of a cache
+    counts: bool  # it is told on the device how many keys there are, instead of a mask
+    stored: bool  # it takes keys and values as they are stored
+    capacity: int
+    unmasked: Unmasked | None  # of one row that sees all keys: see `Prepared.unmasked`
+
+
+@dataclass(slots=True)
+class DispatchDecision:
+    """The ways of one signature, by length."""
+
+    signature: CallSignature
+    bounds: list[float]
+    ways: list[PreparedRoute]
+    shortest: float  # lengths between which it was measured
+    longest: float
+
+    def around(self, length: int) -> tuple[float, float]:
+        """Return between which lengths calls are like one of `length`: a way, and what is said."""
+        index = bisect_right(self.bounds, length)
+        low = self.bounds[index - 1] if index else 0.0
+        high = self.bounds[index] if index < len(self.bounds) else math.inf
+        if length < self.shortest:
+            high = min(high, self.shortest)
+        elif length <= self.longest:
+            low, high = max(low, self.shortest), min(high, self.longest + 1)
+        else:
+            low = max(low, self.longest + 1)
+        return math.ceil(low), math.ceil(min(high, self.ways[index].capacity)) - 1
 
 
 class Route:
@@ -79,75 +150,6 @@ def lowest_parabolas(points: Sequence[tuple[float, float]]) -> tuple[list[float]
         owners.append(current)
 
 
-class CallSignature(NamedTuple):
-    """What a decision depends on beside the length."""
-
-    one_row: bool
-    trains: bool
-    batch: int
-    q_heads: int
-    head_dim: int
-    dtype: torch.dtype
-    score_mod: str | None
-    scale: float | None
-    masked: bool
-    windowed: bool
-    paged: bool
-    fixed: bool  # one row at a position that only the device knows
-    layout: Layout
-
-    @property
-    def phase(self) -> Phase:
-        """What the model is doing."""
-        if self.trains:
-            return Phase.TRAIN
-        return Phase.DECODE if self.one_row else Phase.PREFILL
-
-    @property
-    def scores(self) -> str:
-        """The score_mod, once it is known."""
-        assert self.score_mod is not None
-        return self.score_mod
-
-
-@dataclass(slots=True)
-class PreparedRoute:
-    """One backend, ready for calls of one signature."""
-
-    configuration: Configuration
-    mask: Callable[[StepPosition], Any]  # what a call needs to know beside query, key and value
-    attend: Callable[[Tensor, KeyValue, Any], Tensor]
-    grouped: GroupedHeads  # how grouped heads reach the backend
-    whole: bool  # it takes the whole buffer of a cache
-    stored: bool  # it takes keys and values as they are stored
-    capacity: int
-    unmasked: Unmasked | None  # of one row that sees all keys: see `Prepared.unmasked`
-
-
-@dataclass(slots=True)
-class Decision:
-    """The ways of one signature, by length."""
-
-    signature: CallSignature
-    bounds: list[float]
-    ways: list[PreparedRoute]
-    shortest: float  # lengths between which it was measured
-    longest: float
-
-    def around(self, length: int) -> tuple[float, float]:
-        """Return between which lengths calls are like one of `length`: a way, and what is said."""
-        index = bisect_right(self.bounds, length)
-        low = self.bounds[index - 1] if index else 0.0
-        high = self.bounds[index] if index < len(self.bounds) else math.inf
-        if length < self.shortest:
-            high = min(high, self.shortest)
-        elif length <= self.longest:
-            low, high = max(low, self.shortest), min(high, self.longest + 1)
-        else:
-            low = max(low, self.longest + 1)
-        return math.ceil(low), math.ceil(min(high, self.ways[index].capacity)) - 1
-
-
 class MeasuredWorkloads:
     """Which of the measured workloads are like a call, and what serves one that none is like."""
 
@@ -177,9 +179,7 @@ class MeasuredWorkloads:
             default = self.default(signature).variant.backend
             self._say(f"{what} was not measured: backend {default} is used")
             return []
-        if not signature.masked:
-            return here
-        taken = [of for of in here if self._takes(of.variant) > Takes.PLAIN]
+        taken = [of for of in here if self._can_hide(of.variant, signature)]
         if len(taken) < len(here):
             refusing = sorted({of.variant.backend for of in here if of not in taken})
             instead = (
@@ -187,7 +187,7 @@ class MeasuredWorkloads:
             )
             why, where = (
                 ("a mask hides what a captured step has not reached", "in captured steps")
-                if signature.fixed
+                if signature.fixed and not signature.padded
                 else ("padding needs one", "for padded batches")
             )
             self._say(
@@ -196,8 +196,18 @@ class MeasuredWorkloads:
             )
         return taken
 
-    def _takes(self, variant: Variant) -> Takes:
-        return BACKENDS[variant.backend].support[self._device.kind].takes
+    def support(self, variant: Variant) -> Support:
+        """Return what the variant's backend can take here."""
+        return BACKENDS[variant.backend].support[self._device.kind]
+
+    def _can_hide(self, variant: Variant, signature: CallSignature) -> bool:
+        """Tell whether a backend can hide what a call's rows must not see."""
+        support = self.support(variant)
+        if support.takes > Takes.PLAIN:
+            return True
+        if signature.fixed:
+            return support.counts_keys and not signature.padded
+        return not signature.masked
 
     def default(self, signature: CallSignature) -> Configuration:
         """Return what PyTorch does for a user who chose nothing, with the model's choices.
@@ -212,8 +222,8 @@ class MeasuredWorkloads:
         for backend in (usual, *BACKENDS):
             chosen = self.model.model_dump() | {"backend": backend, "execution": "eager"}
             found = Configuration.of(workload, chosen)
-            if not unsupported_reasons(found, self._device) and not (
-                signature.masked and self._takes(found.variant) is Takes.PLAIN
+            if not unsupported_reasons(found, self._device) and self._can_hide(
+                found.variant, signature
             ):
                 return found
         raise ValueError(

@@ -63,7 +63,7 @@ def dispatch_us(loaded: Deployment) -> tuple[float, float, float]:
         before = time.perf_counter_ns()
         way = loaded.attention.way(query, CachedKV.given(query, key, key), score_mod=score_mod)
         first = (time.perf_counter_ns() - before) / 1e3
-        way.attend = lambda query, kv, mask: query
+        way.attend = lambda query, kv, mask, scales: query
         return first, *microseconds(call)
 
 

@@ -14,13 +14,14 @@ from variants.backends import BACKENDS, Attention
 from variants.configuration import Configuration
 from variants.deploy.dispatch import (
     CallSignature,
-    Decision,
+    DispatchDecision,
     MeasuredWorkloads,
     PreparedRoute,
     Route,
 )
 from variants.deploy.layer_cache import CachedKV, KeepsKeys, RememberedRoute
 from variants.deploy.model_choice import ModelChoice
+from variants.deploy.step_state import NotCapturableError
 from variants.device import Device
 from variants.executions import EXECUTIONS
 from variants.gqa import grouped_heads
@@ -63,9 +64,11 @@ class DispatchedAttention:
         self._precision = PRECISIONS[model.precision]
         self._turn = None if self._precision.matmul is None else _MATMUL.of(self._precision)
         self._score_mods = tuple(dict.fromkeys(of.workload.score_mod for of in measured))
-        self._decisions: dict[tuple[object, ...], Decision] = {}
-        self._said: set[tuple[object, ...]] = set()
+        # Whether a step can be computed in another way where no batch is padded.
         self._choices = MeasuredWorkloads(self.measured, model, device, self._say)
+        self._counts = any(self._choices.support(of.variant).counts_keys for of in measured)
+        self._decisions: dict[tuple[object, ...], DispatchDecision] = {}
+        self._said: set[tuple[object, ...]] = set()
 
     def __call__(
         self,
@@ -123,10 +126,15 @@ class DispatchedAttention:
                     return route.attend(query, key, value)
                 with self._turn:
                     return route.attend(query, key, value)
-        if held.fixed:
-            mask = held.visible(score_mod or self._only_score_mod(), mask)
+        if held.fixed and mask is not None:
+            raise NotCapturableError("the model makes a mask of its own in each step")
         decision = self._decision(query, held, mask is not None, score_mod, scale)
         way = self._way(decision, held.length)
+        if held.fixed:
+            if self._counts:
+                held.depend_on_padding()
+            if not way.counts:
+                mask = held.visible(score_mod or self._only_score_mod())
         if self._turn is None:
             out = self._along(way, query, held, mask, kv)
         else:
@@ -155,7 +163,7 @@ class DispatchedAttention:
         masked: bool,
         score_mod: str | None,
         scale: float | None,
-    ) -> Decision:
+    ) -> DispatchDecision:
         batch, q_heads, q_len, head_dim = query.shape
         # A plain tuple of plain values: this is the path of every call.
         found = (
@@ -171,6 +179,7 @@ class DispatchedAttention:
             held.windowed,
             held.paged,
             held.fixed,
+            held.padded,
             held.layout,
         )
         decision = self._decisions.get(found)
@@ -182,7 +191,7 @@ class DispatchedAttention:
             self._say_outside(CallSignature(*found).phase, decision, length)
         return decision
 
-    def _way(self, decision: Decision, length: int) -> PreparedRoute:
+    def _way(self, decision: DispatchDecision, length: int) -> PreparedRoute:
         index = bisect_right(decision.bounds, length)
         way = decision.ways[index]
         if length >= way.capacity:
@@ -193,7 +202,7 @@ class DispatchedAttention:
 
     def _remembered(
         self,
-        decision: Decision,
+        decision: DispatchDecision,
         way: PreparedRoute,
         like: tuple[object, ...],
         held: CachedKV,
@@ -236,20 +245,12 @@ class DispatchedAttention:
             kv = held.read(way.stored)
         if way.grouped.repeat is not None:
             kv = way.grouped.given(kv, self._groups)
-        codec = held.codec
-        if codec is not None and codec.key_scale is not None:
-            query = query * self._by_query_head(codec.key_scale)
-        out = way.attend(query, kv, way.mask(place))
-        if codec is not None and codec.value_scale is not None:
-            out = out * self._by_query_head(codec.value_scale)
-        return out
+        scales = None if held.codec is None else held.codec.scales
+        return way.attend(query, kv, way.mask(place), scales)
 
     @staticmethod
     def _keys_of(held: CachedKV) -> int:
         return held.length if held.paged else held.place.kv_len
-
-    def _by_query_head(self, scale: Tensor) -> Tensor:
-        return scale.repeat_interleave(self._groups, dim=1)[:, :, None, None]
 
     def _only_score_mod(self) -> str:
         if len(self._score_mods) > 1:
@@ -259,14 +260,14 @@ class DispatchedAttention:
             )
         return self._score_mods[0]
 
-    def _decide(self, signature: CallSignature) -> Decision:
+    def _decide(self, signature: CallSignature) -> DispatchDecision:
         """Find the measured workloads that are like a call, and prepare their backends."""
         named = signature.score_mod or self._only_score_mod()
         signature = signature._replace(score_mod=parse_score_mod(named).canonical)
         measured = self._choices.like(signature)
         if not measured:
             way = self._prepare(signature, self._choices.default(signature), CAPACITY)
-            return Decision(signature, [], [way], 0, float("inf"))
+            return DispatchDecision(signature, [], [way], 0, float("inf"))
         route = Route(measured, signature.batch)
         if not route.batch_measured:
             low, high = route.batches
@@ -275,7 +276,7 @@ class DispatchedAttention:
                 f"{signature.phase}; the nearest is used"
             )
         ways = [self._prepare(signature, of, CAPACITY) for of in route.configurations]
-        return Decision(signature, route.bounds, ways, route.shortest, route.longest)
+        return DispatchDecision(signature, route.bounds, ways, route.shortest, route.longest)
 
     def _check(self, query: Tensor, held: CachedKV) -> None:
         layout, head_dim = held.layout, self.workload.head_dim
@@ -301,7 +302,7 @@ class DispatchedAttention:
     ) -> PreparedRoute:
         workload, variant = configuration.workload, configuration.variant
         backend, execution = BACKENDS[variant.backend], EXECUTIONS[variant.execution]
-        support = backend.support[self._device.kind]
+        support = self._choices.support(variant)
         grouped = grouped_heads(variant.gqa)
         scores = parse_score_mod(signature.scores)
         if signature.windowed:  # what is kept is the window: nothing is left to hide
@@ -311,8 +312,8 @@ class DispatchedAttention:
         scale = signature.head_dim**-0.5 if signature.scale is None else signature.scale
         prepared = backend.prepare(
             Attention(
+                scores=scores,
                 mod=scores.bind(workload.q_heads, device),
-                plain=scores.plain,
                 batch=signature.batch,
                 q_heads=workload.q_heads,
                 kv_heads=grouped.kv_heads(workload),
@@ -330,7 +331,7 @@ class DispatchedAttention:
                 variant=variant,
             )
         )
-        attend: Callable[..., Tensor] = prepared.attend
+        attend: Callable[..., Tensor] = prepared.attend_scaled
         if execution.compiles:
             options = dict(backend.inductor_options.get(self._device.kind, {}))
             attend = torch.compile(attend, fullgraph=True, dynamic=True, options=options)
@@ -345,6 +346,7 @@ class DispatchedAttention:
             attend=attend,
             grouped=grouped,
             whole=backend.whole_buffer and not signature.windowed,
+            counts=support.counts_keys and signature.fixed and not signature.padded,
             stored=support.reads(
                 self.model.kv_dtype, self.model.precision, self._device.capability
             ),
@@ -352,7 +354,7 @@ class DispatchedAttention:
             unmasked=None if execution.compiles else prepared.unmasked(),
         )
 
-    def _say_outside(self, phase: Phase, decision: Decision, length: int) -> None:
+    def _say_outside(self, phase: Phase, decision: DispatchDecision, length: int) -> None:
         side = "below" if length < decision.shortest else "above"
         if (phase, side) not in self._said:
             self._said.add((phase, side))

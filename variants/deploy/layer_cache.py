@@ -58,6 +58,7 @@ class CachedKV:
     paged = False  # keys are found through a table
     # One row at a position that only the device knows: `length` is the end of its range.
     fixed = False
+    padded = False  # in a fixed step keys of some sequences are padding
     carried = False  # keys and values were given away, and come back to `attend`
     memory: LayerMemory | None = None  # where keys and values are kept as they are
 
@@ -109,9 +110,13 @@ class CachedKV:
         """Return a mask over the last tokens in the order in which keys are kept."""
         return visible
 
-    def visible(self, score_mod: str, given: Tensor | None) -> Tensor | None:
-        """Return which keys the rows see: what a caller has given, but for a fixed step."""
-        return given
+    def visible(self, score_mod: str) -> Tensor:
+        """Return which keys the row of a fixed step sees."""
+        raise NotImplementedError
+
+    def depend_on_padding(self) -> None:
+        """Note of a fixed step that what computes it differs where there is padding."""
+        raise NotImplementedError
 
 
 class KeepsKeys(Protocol):

@@ -8,7 +8,7 @@ from torch import Tensor
 from variants.caches import CACHES, CacheOverflowError, CacheShape, StaticCache, StepPosition
 from variants.deploy.layer_cache import CachedKV, Layout
 from variants.deploy.model_choice import ModelChoice
-from variants.deploy.step_state import NotCapturableError, StepState
+from variants.deploy.step_state import StepState
 from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue, KvDtype
 
 
@@ -24,7 +24,7 @@ class HeldInBuffers(CachedKV):
     ) -> None:
         """Take the planes to attend to; of a step in its `state`, at a position of the device."""
         self.place, self.length, self.codec = place, place.kv_len, codec
-        self.fixed = state is not None
+        self.fixed, self.padded = state is not None, state is not None and state.padded
         self._planes, self._state = planes, state
         heads = planes[0].shape[1]
         self.layout = Layout(heads, codec.head_dim, heads, codec.value_dim)
@@ -37,12 +37,13 @@ class HeldInBuffers(CachedKV):
         planes, self._planes, self.carried = self._planes, [], True
         return planes
 
-    def visible(self, score_mod: str, given: Tensor | None) -> Tensor | None:
-        if self._state is None:
-            return given
-        if given is not None:
-            raise NotCapturableError("the model makes a mask of its own in each step")
+    def visible(self, score_mod: str) -> Tensor:
+        assert self._state is not None
         return self._state.visible(score_mod)
+
+    def depend_on_padding(self) -> None:
+        assert self._state is not None
+        self._state.by_padding = True
 
 
 class Buffers:
@@ -151,10 +152,7 @@ class StaticKVCache:
                 plane[own, :, start:stop] = tokens
 
     def _scales(self) -> list[Tensor]:
-        if self._codec is None:
-            return []
-        scales = (self._codec.key_scale, self._codec.value_scale)
-        return [scale for scale in scales if scale is not None]
+        return [] if self._codec is None else list(self._codec.scales or ())
 
     def reorder(self, order: Tensor) -> None:
         """Put other sequences in the place of these, as beam search does."""

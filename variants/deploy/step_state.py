@@ -34,7 +34,9 @@ class StepState:
             self._valid = torch.ones(batch, capacity, dtype=torch.bool, device=device)
             self._columns = torch.arange(capacity, device=device)
         self.keys: int | None = None  # that a step attends to; None outside of one
-        self._padded = False
+        self.padded = False  # some slots hold padding
+        # What computes a step differs by that: where there is none, keys need only be counted.
+        self.by_padding = False
         self._standing = 0  # what the device knows
         self._rules: dict[str, VisibleFunction] = {}
         self._seen: dict[str, Tensor] = {}
@@ -68,10 +70,10 @@ class StepState:
         """Take a mask of `(batch, tokens)`: zero where a slot holds padding. None: no padding."""
         if mask is not None:
             self._valid[:, : mask.shape[1]].copy_(mask)
-            self._padded = True
-        elif self._padded:
+            self.padded = True
+        elif self.padded:
             self._valid.fill_(True)
-            self._padded = False
+            self.padded = False
 
     def visible(self, score_mod: str) -> Tensor:
         """Return which keys the row of this step sees, booleans of `(batch, 1, 1, keys)`.

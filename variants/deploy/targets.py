@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from variants.backends import BACKENDS, Takes
+from variants.backends import BACKENDS
 from variants.caches import CACHES
 from variants.configuration import Configuration
 from variants.deploy.model_choice import ModelChoice
@@ -70,7 +70,7 @@ def _obstacle_to_capture(configuration: Configuration, kind: DeviceKind) -> str 
     if not QUANTIZATIONS[variant.quantization].capturable:
         return f"quantization {variant.quantization} cannot be captured into a CUDA graph"
     support = BACKENDS[variant.backend].support.get(kind)
-    if support is None or support.takes < Takes.ADDITIVE:
+    if support is None or not support.captures_decoding:
         return (
             f"backend {variant.backend} takes no mask, which hides what a captured step has not "
             f"reached yet"

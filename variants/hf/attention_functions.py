@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from variants.deploy.layer_cache import CachedKV
 from variants.deploy.step_state import NotCapturableError
 from variants.hf.attention_operator import attend, given, numbered
 from variants.hf.captured_cache import HELD
@@ -113,13 +114,15 @@ def _computed_by(deployment: Deployment) -> Callable[..., Tensor]:
         scaling: float | None,
     ) -> Tensor:
         last_call[own] = object()
-        held: Any = getattr(key, HELD, None)
+        found: CachedKV | None = getattr(key, HELD, None)
         kv = None
-        if held is None or getattr(value, HELD, None) is not held:
+        if found is None or getattr(value, HELD, None) is not found:
             # Of no cache of ours, or changed since: what is given counts.
             held = given(query, key, value, mask)
-        elif held.carried:
-            kv = KeyValue(key, value)
+        else:
+            held = found
+            if held.carried:
+                kv = KeyValue(key, value)
         out = attention.attend(query, held, mask, score_mod, scaling, kv)
         return out.transpose(1, 2).contiguous()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -193,7 +194,7 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
             ValueError: The model has computed an attention of its own since the tokens before.
         """
         if torch.compiler.is_compiling():
-            return _appended(self, key_states, value_states)
+            return _append_uncompiled(self, key_states, value_states)
         return self.append(key_states, value_states)
 
     def append(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,12 +261,17 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
         self.activate_past_recording()
 
 
-@torch.compiler.disable(
-    reason="a deployment's cache is not compiled; hf.capture_decoding compiles around it"
-)
-def _appended(layer: _CacheLayer, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Append where a model is compiled: a compiler would make all lengths constants."""
+def _append(layer: _CacheLayer, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return layer.append(key, value)
+
+
+# Where a model is compiled: a compiler would make all lengths constants.
+_append_uncompiled: Callable[[_CacheLayer, Tensor, Tensor], tuple[Tensor, Tensor]] = (
+    torch.compiler.disable(
+        _append,
+        reason="a deployment's cache is not compiled; hf.capture_decoding compiles around it",
+    )
+)
 
 
 class _HybridLayer(_CacheLayer, LinearAttentionAndFullAttentionLayer):  # type: ignore[misc]

@@ -183,8 +183,8 @@ class AttentionLayer(nn.Module):
         places = self.places()
         captured_decode = self.execution.captures and workload.decodes
         attention = Attention(
+            scores=scores,
             mod=scores.bind(workload.q_heads, self.device),
-            plain=scores.plain,
             batch=workload.batch,
             q_heads=workload.q_heads,
             kv_heads=self._grouped.kv_heads(workload),
@@ -317,21 +317,14 @@ class AttentionLayer(nn.Module):
 
     def _attend(self, query: Tensor, kv: KeyValue, mask: Any) -> Tensor:
         """Return the output of the heads, `(batch, q_heads, q_len, head_dim)`."""
-        codec = None if self._filled is None else self._filled.codec
-        if codec is not None and codec.key_scale is not None:
-            query = query * self._by_query_head(codec.key_scale)
-        out = self._backend.attend(query, self._grouped.given(kv, self._groups), mask)
-        if codec is not None and codec.value_scale is not None:
-            out = out * self._by_query_head(codec.value_scale)
-        return out
+        scales = None if self._filled is None else self._filled.codec.scales
+        given = self._grouped.given(kv, self._groups)
+        return self._backend.attend_scaled(query, given, mask, scales)
 
     @property
     def _groups(self) -> int:
         workload = self.configuration.workload
         return workload.q_heads // workload.kv_heads
-
-    def _by_query_head(self, scale: Tensor) -> Tensor:
-        return scale.repeat_interleave(self._groups, dim=1)[:, :, None, None]
 
     def _heads(self, projected: Tensor) -> Tensor:
         """Return `(batch, heads, length, head_dim)` from `(batch, length, heads · head_dim)`."""

@@ -239,6 +239,10 @@ CUDA_CASES = [
     ("alibi", "flex fp32 static", {}),
     ("softcap:2+sliding_window:6", "flex bf16 static", {}),
     ("softcap:2+sliding_window:6", "eager fp32 static", {"execution": "compiled"}),
+    ("none", "fa3 bf16 static", {}),
+    ("none", "fa3 bf16 static", {"kv_dtype": "fp8"}),
+    ("softcap:2", "fa3 bf16 static", {}),
+    ("sliding_window:6", "fa3 bf16 static", {"gqa": "repeat_kv"}),
 ]
 
 
@@ -251,6 +255,9 @@ def test_a_replay_is_what_its_kernels_are(
 ) -> None:
     """Logits of replays against those of the same kernels launched one by one, over ranges."""
     monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 8)
+    backend = BACKENDS[words.split()[0]]
+    if backend.packages and not backend.is_there(detect_device("cuda")):
+        pytest.skip(f"no package of {backend.name} is installed")
     loaded = deployment(score_mod, words, "cuda", **choices)
     model = decoder(loaded).to("cuda", loaded.dtype)
     tokens = torch.cat([prompt(), prompt()], dim=1).cuda()

@@ -334,7 +334,7 @@ def test_a_cache_keeps_values_of_another_width_than_keys(
     cache.append(key[:, :, :8], value[:, :, :8])
     held = cache.append(key[:, :, 8:], value[:, :, 8:])
     read = held.read(stored=False)
-    scales = (held.codec.key_scale, held.codec.value_scale) if held.codec else (None, None)
+    scales = held.codec.scales[:2] if held.codec and held.codec.scales else (None, None)
     for got, wanted, scale in zip(read, (key, value), scales, strict=True):
         whole = got if scale is None else got * scale[:, :, None, None]
         assert whole.shape == wanted.shape
