@@ -114,15 +114,14 @@ def _computed_by(deployment: Deployment) -> Callable[..., Tensor]:
         scaling: float | None,
     ) -> Tensor:
         last_call[own] = object()
-        found: CachedKV | None = getattr(key, HELD, None)
+        found: Any = getattr(key, HELD, None)
         kv = None
-        if found is None or getattr(value, HELD, None) is not found:
-            # Of no cache of ours, or changed since: what is given counts.
-            held = given(query, key, value, mask)
-        else:
-            held = found
+        if found is not None and getattr(value, HELD, None) is found:
+            held: CachedKV = found
             if held.carried:
                 kv = KeyValue(key, value)
+        else:  # of no cache of ours, or changed since: what is given counts
+            held = given(query, key, value, mask)
         out = attention.attend(query, held, mask, score_mod, scaling, kv)
         return out.transpose(1, 2).contiguous()
 
