@@ -8,12 +8,18 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from variants.device import Device, DeviceKind
 from variants.quantizations import QUANTIZATIONS, dry_run
 from variants.user_error import UserError
+
+# Packages of kernels that PyTorch lacks, by distribution, and the module that each brings.
+KERNEL_PACKAGES: Mapping[str, str] = {
+    "flash-attn-4": "flash_attn",
+    "nvidia-cutlass-dsl": "cutlass",
+}
 
 
 class DeviceMissingError(UserError):
@@ -66,12 +72,29 @@ def _cuda_device(failed_quantizations: Mapping[str, str] | None) -> Device:
         triton=_version("triton"),
         cpp_compiler=_has_cpp_compiler(),
         torchao=_version("torchao"),
+        packages=kernel_packages(),
         failed_quantizations=_failed_quantizations("cuda", failed_quantizations),
     )
 
 
 def _version(distribution: str) -> str | None:
     return version(distribution) if importlib.util.find_spec(distribution) else None
+
+
+def kernel_packages() -> dict[str, str]:
+    """Return the versions of the packages in `KERNEL_PACKAGES` that are here. Imports none.
+
+    Several distributions bring a module `flash_attn`, so both names must be there.
+    """
+    found = {}
+    for distribution, module in KERNEL_PACKAGES.items():
+        try:
+            there = version(distribution)
+        except PackageNotFoundError:
+            continue
+        if importlib.util.find_spec(module) is not None:
+            found[distribution] = there
+    return found
 
 
 def _failed_quantizations(kind: DeviceKind, known: Mapping[str, str] | None) -> dict[str, str]:

@@ -31,6 +31,7 @@ class Device(BaseModel):
     triton: str | None = None
     cpp_compiler: bool = False  # Inductor's CPU code needs one
     torchao: str | None = None
+    packages: dict[str, str] = {}  # of kernels that PyTorch lacks: versions by distribution
     failed_quantizations: dict[str, str] = {}  # those whose dry run failed, with the reason
 
 
@@ -55,6 +56,7 @@ def _gpu(name: str, model: str, capability: tuple[int, int], gib: int, l2: int) 
         triton="3.6.0",
         cpp_compiler=True,
         torchao="0.18.0",
+        packages={"flash-attn-4": "4.0.0b36", "nvidia-cutlass-dsl": "4.8.1"},
     )
     return DeviceProfile(name=name, device=device)
 

@@ -117,6 +117,11 @@ class Prepared(ABC):
     def nbytes(self) -> int:
         """Bytes of the biases or masks that are kept."""
 
+    @property
+    def inductor_options(self) -> Mapping[str, Any]:
+        """Options of torch.compile where the whole layer is compiled, beside the backend's."""
+        return {}
+
     @abstractmethod
     def mask(self, place: StepPosition) -> Any:
         """Return what `attend` needs for a step at `place`."""
@@ -150,6 +155,10 @@ class Backend:
     inductor_options: Mapping[DeviceKind, Mapping[str, Any]] = field(default_factory=dict)
     searched: bool = True  # False: a baseline, not a choice of the search
     axes: tuple[VariantAxis[Any], ...] = ()  # that other backends do not have
+
+    def compile_options(self, kind: DeviceKind, prepared: Prepared) -> dict[str, Any]:
+        """Return what torch.compile is told where it takes the layer with this backend in it."""
+        return {**self.inductor_options.get(kind, {}), **prepared.inductor_options}
 
 
 # So that a profiler sees Inductor's kernels on a CPU by name.

@@ -390,7 +390,7 @@ class DispatchedAttention:
         )
         attend: Callable[..., Tensor] = prepared.attend
         if execution.compiles:
-            options = dict(backend.inductor_options.get(self._device.kind, {}))
+            options = backend.compile_options(self._device.kind, prepared)
             attend = torch.compile(attend, fullgraph=True, dynamic=True, options=options)
         if execution.captures and not signature.fixed:
             self._say(
