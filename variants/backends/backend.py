@@ -72,6 +72,7 @@ class Attention:
     kv_capacity: int  # no more keys than this
     grows: bool  # kv_len differs from call to call
     paged: bool  # keys and values come from a pool that all sequences share
+    decodes: bool  # tokens are generated one by one
     trains: bool  # gradients will be asked for
     inlined: bool  # a compiler takes the whole layer, this backend included
     dtype: torch.dtype

@@ -43,8 +43,8 @@ class Tiles:
 
     name: str
     summary: str
-    # Steps of one row that look at a cache, steps of many rows, or whatever comes.
-    steps: Literal["one row", "many rows", "any"]
+    # One row at a time looks at a cache, a whole prompt is computed, or whatever comes.
+    steps: Literal["decode", "prompt", "any"]
     options: Mapping[str, Any] | None = None  # kernel_options of `flex_attention`
     splits: bool = False  # it runs the kernel for few rows
     tma: bool = False
@@ -66,14 +66,15 @@ class TilesTask(NamedTuple):
     head_dim: int
     groups: int  # query heads that share a key/value head
     trains: bool
-    decodes: bool | None  # one row at a time looks at a cache; None where that is not known
+    decodes: bool  # tokens are generated one by one
+    recomputes: bool  # from all tokens before, without a cache
 
     @classmethod
     def of(cls, attention: Attention) -> TilesTask:
         """Return what a backend is told, as a task."""
         import torch
 
-        device, places = attention.device, attention.places
+        device = attention.device
         on_cuda = device.type == "cuda"
         return cls(
             kind="cuda" if on_cuda else "cpu",
@@ -82,7 +83,8 @@ class TilesTask(NamedTuple):
             head_dim=attention.head_dim,
             groups=attention.q_heads // attention.kv_heads,
             trains=attention.trains,
-            decodes=all(p.q_len == 1 < p.kv_len for p in places) if places else None,
+            decodes=attention.decodes,
+            recomputes=attention.decodes and any(p.q_len > 1 for p in attention.places),
         )
 
 
@@ -99,11 +101,10 @@ def refusals(tiles: Tiles, task: TilesTask) -> Iterator[str]:
 
 def _step_refusals(tiles: Tiles, task: TilesTask) -> Iterator[str]:
     name = f"tiles {tiles.name}"
-    if task.decodes is not None:
-        if task.decodes and tiles.steps == "many rows":
-            yield f"{name} is for steps of many rows, and a step of decode has one"
-        if not task.decodes and tiles.steps == "one row":
-            yield f"{name} is for decode with a cache, whose steps have one row"
+    if tiles.steps == "prompt" and task.decodes:
+        yield f"{name} is for prefill and train, not for decode"
+    if tiles.steps == "decode" and (task.recomputes or not task.decodes):
+        yield f"{name} is for decode with a cache, whose steps have one row"
     if task.trains and not tiles.backward:
         yield f"{name} has no backward here"
     if (task.capability or (0, 0)) < tiles.min_capability:
@@ -196,7 +197,8 @@ def _tile_reasons(configuration: Any, device: Device) -> Iterator[str]:
         head_dim=workload.head_dim,
         groups=workload.q_heads // configuration.kv_heads_given,
         trains=workload.trains,
-        decodes=variant.cache is not None and CACHES[variant.cache].reuses,
+        decodes=workload.decodes,
+        recomputes=variant.cache is not None and not CACHES[variant.cache].reuses,
     )
     yield from refusals(tiles, task)
     if device.kind == "cuda":
@@ -221,7 +223,7 @@ def _one_row(keys: int, warps: int, stages: int, split: int | None = None) -> Ti
     return Tiles(
         name=f"n{keys}w{warps}s{stages}" + ("" if split is None else f"split{split}"),
         summary=f"decode: blocks of {keys} keys, {warps} warps, {_stages(stages)}{parts}",
-        steps="one row",
+        steps="decode",
         options=options if split is None else options | {"SPLIT_KV": split},
         splits=True,
     )
@@ -240,7 +242,7 @@ def _many_rows(rows: int, keys: int, warps: int, stages: int, *, tma: bool = Fal
         name=f"m{rows}n{keys}w{warps}s{stages}" + ("tma" if tma else ""),
         summary=f"prefill: blocks of {rows} rows and {keys} keys, {warps} warps, {_stages(stages)}"
         + (", loaded by the Tensor Memory Accelerator" if tma else ""),
-        steps="many rows",
+        steps="prompt",
         options=options | {"fwd_USE_TMA": True} if tma else options,
         tma=tma,
         min_capability=(9, 0) if tma else (0, 0),
@@ -252,7 +254,7 @@ FLASH_TILES = Tiles(
     name="flash",
     summary="prefill: FlashAttention-4 with the score_mod built in (packages flash-attn-4 and "
     "nvidia-cutlass-dsl)",
-    steps="many rows",
+    steps="prompt",
     options={"BACKEND": "FLASH"},
     min_capability=(9, 0),
     bits=(16,),
@@ -285,7 +287,7 @@ TILES = VariantAxis(
             Tiles(
                 name="triton",
                 summary="decode: the kernel for many rows, which does not split the keys",
-                steps="one row",
+                steps="decode",
                 options={"BACKEND": "TRITON"},
             ),
             _many_rows(64, 64, 4, 2),
@@ -298,7 +300,7 @@ TILES = VariantAxis(
             Tiles(
                 name="tma",
                 summary="prefill: Inductor's own blocks, loaded by the Tensor Memory Accelerator",
-                steps="many rows",
+                steps="prompt",
                 options={"BACKEND": "TRITON", "fwd_USE_TMA": True},
                 tma=True,
                 min_capability=(9, 0),

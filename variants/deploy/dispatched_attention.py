@@ -381,6 +381,7 @@ class DispatchedAttention:
                 kv_capacity=capacity,
                 grows=True,
                 paged=signature.paged,
+                decodes=signature.phase is Phase.DECODE,
                 trains=signature.trains,
                 inlined=execution.compiles,
                 dtype=signature.dtype,

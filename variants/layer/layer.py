@@ -197,6 +197,7 @@ class AttentionLayer(nn.Module):
             else self.capacity,
             grows=self.grows,
             paged=self.cache_kind is not None and self.cache_kind.paged,
+            decodes=workload.decodes,
             trains=workload.trains,
             inlined=self.execution.compiles,
             dtype=self.precision.dtype,

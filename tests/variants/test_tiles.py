@@ -1,0 +1,620 @@
+"""The tiles of flex: what is declared of them, that each runs as it is named, and in agreement."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from objectives.metrics.accuracy import largest_error
+from objectives.metrics.kernels import kernels_of_step
+from objectives.precompile.queue import CompileQueue
+from objectives.schema.evaluation import Outcome
+from objectives.schema.limits import Limits
+from objectives.trial.evaluator import Evaluator
+from objectives.trial.outcomes import first_line, outcome_of_error
+from studies.space.catalogue import catalogue_of
+from studies.space.defaults import DEFAULT_AXES
+from studies.space.space import SearchSpace, fill_defaults, survey
+from tests.configurations import configured
+from variants.axes import VARIANT_AXES
+from variants.backends import backend_that_ran
+from variants.backends.flex_blocks import BLOCK
+from variants.backends.flex_tiles import (
+    FLASH_TILES,
+    TILES,
+    Tiles,
+    TilesError,
+    check_strides,
+)
+from variants.configuration import Configuration
+from variants.deploy.dispatched_attention import DispatchedAttention
+from variants.deploy.loading import LoadError, load
+from variants.deploy.loading_schema import SCHEMA_VERSION
+from variants.deploy.model_choice import ModelChoice
+from variants.detect import detect_device
+from variants.device import DEVICE_PROFILES, Device
+from variants.kv_dtypes import KeyValue
+from variants.layer.reference import reference_results
+from variants.layer.run import Run
+from variants.support import unsupported_reasons
+from variants.variant import Variant
+from variants.workload import Phase, Workload
+
+SEED = 5
+H100, A100, CPU = (DEVICE_PROFILES[name].device for name in ("h100", "a100", "cpu"))
+DECODE = Workload(batch=2, seq_len=150, new_tokens=3, q_heads=8, kv_heads=2, head_dim=64)
+PREFILL = DECODE.model_copy(update={"phase": Phase.PREFILL, "new_tokens": 1})
+NAMED = [tiles for tiles in TILES.registry.values() if tiles.options is not None]
+ONE_ROW = [tiles.name for tiles in NAMED if tiles.steps == "decode"]
+MANY_ROWS = [tiles.name for tiles in NAMED if tiles.steps == "prompt"]
+
+
+def with_tiles(name: str, precision: str = "bf16", cache: str = "static", **given: Any) -> Any:
+    """Fields of the workload and choices; a step that is right for the tiles if none is said."""
+    choices = {axis: given.pop(axis) for axis in tuple(given) if axis in VARIANT_AXES}
+    base = PREFILL if name in MANY_ROWS else DECODE
+    workload = Workload.model_validate(base.model_dump() | given)
+    return configured(workload, f"flex {precision} {cache}", tiles=name, **choices)
+
+
+def reasons(name: str, device: Device = H100, **given: Any) -> str:
+    return "; ".join(unsupported_reasons(with_tiles(name, **given), device))
+
+
+# Declarations
+
+
+def test_a_name_says_what_the_kernel_is_told() -> None:
+    option = {
+        "m": "fwd_BLOCK_M",
+        "n": "fwd_BLOCK_N",
+        "w": "fwd_num_warps",
+        "s": "fwd_num_stages",
+        "split": "SPLIT_KV",
+    }
+    seen = 0
+    for tiles in NAMED:
+        told = {key: n for key, n in (tiles.options or {}).items() if isinstance(n, int)}
+        loads = told.pop("fwd_USE_TMA", False)
+        assert loads == tiles.tma == tiles.name.endswith("tma")
+        parts = re.findall(r"(split|[mnws])(\d+)", tiles.name.removesuffix("tma"))
+        seen += bool(parts)
+        assert {option[letter]: int(number) for letter, number in parts} == told
+    assert seen > 15
+    assert TILES.registry[TILES.default].options is None
+
+
+def test_blocks_of_tiles_divide_those_of_the_mask() -> None:
+    for tiles in NAMED:
+        for name in ("fwd_BLOCK_M", "fwd_BLOCK_N"):
+            assert BLOCK % (tiles.options or {}).get(name, BLOCK) == 0
+
+
+@pytest.mark.parametrize("tiles", NAMED, ids=lambda tiles: tiles.name)
+def test_all_run_on_an_h100_and_none_on_a_cpu(tiles: Tiles) -> None:
+    assert reasons(tiles.name) == ""
+    assert reasons(tiles.name, CPU) == f"tiles {tiles.name} does not exist on cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("n64w2s3", {"phase": "prefill"}, "is for decode with a cache, whose steps have one row"),
+        ("n64w2s3", {"cache": "none"}, "is for decode with a cache, whose steps have one row"),
+        ("triton", {"phase": "prefill"}, "is for decode with a cache"),
+        ("m64n64w4s3", {"phase": "decode"}, "is for prefill and train, not for decode"),
+        ("m64n64w4s3", {"phase": "decode", "cache": "none"}, "is for prefill and train"),
+        ("m64n64w4s3", {"phase": "train"}, ""),
+        ("flash", {"phase": "train"}, "tiles flash has no backward here"),
+        ("n64w2s3", {"q_heads": 6}, "power of two query heads to a key/value head, got 3"),
+        ("n64w2s3", {"q_heads": 6, "gqa": "repeat_kv"}, ""),
+        ("triton", {"q_heads": 6}, ""),
+        ("m64n64w4s3", {"q_heads": 6}, ""),
+        ("tma", {"device": A100}, "tiles tma needs compute capability 9.0, this device has 8.0"),
+        ("tma", {"head_dim": 20}, "needs head_dim in multiples of 8, got 20"),
+        ("tma", {"head_dim": 20, "precision": "fp32"}, ""),
+        ("m64n64w4s3", {"head_dim": 20, "device": A100}, ""),
+        ("flash", {"precision": "fp32"}, "tiles flash takes numbers of 16 bits, got 32"),
+        ("flash", {"head_dim": 256}, "tiles flash takes head_dim up to 128, got 256"),
+        ("flash", {"head_dim": 96}, ""),
+    ],
+)
+def test_what_tiles_cannot_do_has_a_reason(
+    name: str, given: dict[str, Any], expected: str
+) -> None:
+    found = reasons(name, **given)
+    assert expected in found
+    assert bool(found) == bool(expected)
+
+
+def test_flash_needs_its_packages() -> None:
+    one = H100.model_copy(update={"packages": {"flash-attn-4": "4.0.0b36"}})
+    none = H100.model_copy(update={"packages": {}})
+    assert reasons("flash", one) == "tiles flash needs nvidia-cutlass-dsl, which is not installed"
+    assert reasons("flash", none).startswith("tiles flash needs flash-attn-4, which is not inst")
+    assert reasons("m64n64w4s3", none) == ""
+
+
+def test_packages_are_found_without_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    from variants import detect
+
+    there = {"flash-attn-4": "4.0.0b36", "nvidia-cutlass-dsl": "4.8.1"}
+
+    def version(name: str) -> str:
+        if name not in there:
+            raise PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(detect, "version", version)
+    modules = {"flash_attn", "cutlass"}
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: object() if name in modules else None
+    )
+    assert detect.kernel_packages() == there
+    modules.remove("cutlass")  # its files are there, and not on the path
+    assert detect.kernel_packages() == {"flash-attn-4": "4.0.0b36"}
+    there.clear()
+    assert detect.kernel_packages() == {}
+
+
+# The space
+
+
+def chosen(variant: Variant) -> str:
+    tiles = TILES.of(variant)
+    return "" if tiles is None else tiles.name
+
+
+def choices_in(space: SearchSpace, device: Device) -> dict[str, set[str]]:
+    """Which tiles of flex are possible, by phase."""
+    found = survey(space, device)
+    return {
+        workload.phase.value: {
+            chosen(variant)
+            for variant in found.possible[workload.key]
+            if variant.backend == "flex"
+        }
+        for workload in found.workloads
+    }
+
+
+def test_the_default_space_has_a_few_tiles_of_each_phase() -> None:
+    space = fill_defaults({"phase": ("prefill", "decode")}, DEFAULT_AXES["cuda"])
+    assert choices_in(space, H100) == {
+        "decode": {"default", "n64w2s3"},
+        "prefill": {"default", "m64n64w4s3", "m128n128w8s2tma", "flash"},
+    }
+    recomputing = fill_defaults({"cache": ("none",)}, DEFAULT_AXES["cuda"])
+    assert choices_in(recomputing, H100) == {"decode": {"default"}}
+    without = H100.model_copy(update={"packages": {}})
+    assert "flash" not in choices_in(space, without)["prefill"]
+
+
+def test_the_default_space_of_a_cpu_knows_no_tiles() -> None:
+    space = fill_defaults({}, DEFAULT_AXES["cpu"])
+    assert "tiles" not in space.searched
+    found = survey(space, CPU)
+    assert not any("tiles" in reason for reason in found.impossible)
+    without = SearchSpace(axes={n: c for n, c in space.axes.items() if n != "tiles"})
+    keys = [of.key for of in survey(without, CPU).configurations()]
+    assert [of.key for of in found.configurations()] == keys
+    catalogue, before = catalogue_of(found), catalogue_of(survey(without, CPU))
+    assert catalogue.choices == before.choices
+    assert (catalogue.codes == before.codes).all()
+
+
+def test_tiles_are_a_column_that_other_backends_leave_empty() -> None:
+    given = {"phase": ("decode",), "cache": ("static",), "backend": ("flash", "flex")}
+    found = survey(fill_defaults(given, DEFAULT_AXES["cuda"]), H100)
+    catalogue = catalogue_of(found)
+    column = list(catalogue.choices).index("tiles")
+    backend = list(catalogue.choices).index("backend")
+    by_backend = {
+        code: set(catalogue.codes[catalogue.codes[:, backend] == code][:, column].tolist())
+        for code in (1, 2)
+    }
+    assert by_backend == {1: {0}, 2: {1, 2}}
+    assert all(catalogue.find(catalogue.params(i)) == i for i in range(len(catalogue)))
+
+
+# What comes of a kernel that cannot be had
+
+# As Inductor says it of Triton's lack of shared memory (torch 2.11).
+OUT_OF_RESOURCE = (
+    "RuntimeError: No valid triton configs. OutOfMemoryError: out of resource: "
+    "triton_tem_fused__to_copy_flex_attention_0 Required: 327680 Hardware limit:232448 "
+    "Reducing block sizes or `num_stages` may help.\n\nSet TORCHDYNAMO_VERBOSE=1 for the ..."
+)
+
+
+class OutOfResources(Exception):
+    """Triton's own is no RuntimeError."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError(OUT_OF_RESOURCE), "the kernel needs 327680 bytes of shared memory, a mult"),
+        (
+            OutOfResources(
+                "out of resource: shared memory, Required: 131072, Hardware limit: 101376. "
+                "Reducing block sizes or `num_stages` may help."
+            ),
+            "the kernel needs 131072 bytes of shared memory, a multiprocessor has 101376",
+        ),
+        (
+            RuntimeError(
+                "LoweringException: RuntimeError: BACKEND='FLASH' but flash attention cannot be "
+                "used: CUTE flash attention library is not available"
+            ),
+            "LoweringException: RuntimeError: BACKEND='FLASH'",
+        ),
+        (
+            RuntimeError(
+                "LoweringException: RuntimeError: BACKEND='TRITON_DECODE' was specified but "
+                "flex_decoding cannot be used for this input."
+            ),
+            "LoweringException: RuntimeError: BACKEND='TRITON_DECODE'",
+        ),
+        (
+            RuntimeError(
+                "LoweringException: NoValidChoicesError: No choices to select. Provided reason: "
+            ),
+            "LoweringException: NoValidChoicesError",
+        ),
+        (AssertionError("SplitKV not supported on SM 9.0"), "SplitKV not supported on SM 9.0"),
+    ],
+)
+def test_a_kernel_that_does_not_fit_is_refused(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import objectives.trial.evaluator as evaluate_module
+
+    def fail(*given: object) -> object:
+        raise error
+
+    monkeypatch.setattr(evaluate_module, "visit_first", fail)
+    of = configured(Workload(batch=1, seq_len=20, q_heads=2, head_dim=16), "math fp32 static")
+    found = Evaluator(detect_device("cpu"), Limits(sampling_s=0.01), seed=0).evaluate(of)
+    assert found.outcome is Outcome.REFUSED
+    assert found.reason.startswith(reason)
+    assert "\n" not in found.reason
+
+
+def test_what_nobody_knows_is_the_callers_to_record() -> None:
+    assert outcome_of_error(RuntimeError("illegal memory access")) is None
+
+
+@pytest.mark.parametrize("name", ["n64w2s3", "m64n64w4s3", "flash"])
+def test_a_cpu_refuses_what_it_would_pass_over(name: str) -> None:
+    of = with_tiles(name, "fp32", batch=1, seq_len=20)
+    found = Evaluator(detect_device("cpu"), Limits(sampling_s=0.01), seed=0).evaluate(of)
+    assert found.outcome is Outcome.REFUSED
+    assert found.reason == f"not supported: tiles {name} does not exist on cpu"
+
+
+def test_only_its_own_kernel_proves_flash() -> None:
+    variant = with_tiles("flash").variant
+    own = variant.own_kernel
+    assert own is not None
+    assert own.choice == "tiles flash"
+    flash = "kernel_cutlass_kernel_flash_attncuteflash_fwd_sm90FlashAttentionForwardSm90_object_at"
+    triton = "triton_tem_fused_flex_attention_0"
+    assert backend_that_ran([flash], "cuda", "flex", own.pattern) == "flex"
+    assert backend_that_ran([triton], "cuda", "flex", own.pattern) is None
+    sdpa = "aten::_scaled_dot_product_flash_attention"
+    assert backend_that_ran([sdpa, triton], "cuda", "flex", own.pattern) == "flash"
+    for name in ("default", "n64w2s3", "tma"):
+        assert with_tiles(name).variant.own_kernel is None
+    assert configured(DECODE, "flash bf16 static").variant.own_kernel is None
+    assert backend_that_ran([triton], "cuda", "flex") == "flex"
+
+
+# How they reach the kernel
+
+
+def flex_of(of: Configuration) -> Any:
+    return Run(of, torch.device("cpu"), SEED).layer._backend
+
+
+@pytest.mark.parametrize("name", ["default", *ONE_ROW, *MANY_ROWS])
+def test_the_kernel_is_told_the_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flex = flex_of(configured(DECODE, "flex fp32 static"))
+    told: list[Mapping[str, Any] | None] = []
+
+    def call(query: torch.Tensor, *given: Any, **options: Any) -> torch.Tensor:
+        told.append(options["kernel_options"])
+        return query
+
+    flex._tiles, flex._call = TILES.registry[name], call
+    query = torch.zeros(2, 8, 1, 64)
+    mask = flex.mask(flex._attention.places[0])
+    flex.attend(query, KeyValue(*torch.zeros(2, 2, 2, 151, 64)), mask)
+    assert told == [TILES.registry[name].options]
+
+
+@pytest.mark.parametrize(
+    ("shape", "cache"),
+    [(DECODE, "static"), (DECODE, "concat"), (DECODE, "paged"), (DECODE, "none"), (PREFILL, "")],
+)
+def test_each_call_has_a_mask_of_blocks(shape: Workload, cache: str) -> None:
+    # Without one, all keys are a single block, which no kernel splits.
+    flex = flex_of(configured(shape, f"flex fp32 {cache}"))
+    masks = list(flex._masks.values())
+    if cache == "paged":
+        masks = []
+        run = Run(configured(shape, "flex fp32 paged"), torch.device("cpu"), SEED)
+        assert run.layer.cache is not None
+        masks.append(run.layer._backend.mask(run.layer.cache.place()))
+    if cache == "static":
+        masks.append(flex.mask_at(torch.tensor([flex._attention.first_position])))
+    assert masks
+    for mask in masks:
+        assert mask.block_mask.BLOCK_SIZE == (BLOCK, BLOCK)
+        visited = mask.block_mask.kv_num_blocks + mask.block_mask.full_kv_num_blocks
+        assert visited.max() == 2  # of 150 keys
+
+
+def test_a_mask_of_a_caller_is_one_of_blocks_too() -> None:
+    place = Run(configured(DECODE, "flex fp32 static"), torch.device("cpu"), SEED).layer.places()[
+        0
+    ]
+    flex = flex_of(configured(DECODE, "flex fp32 static"))
+    visible = torch.ones(2, 1, 1, place.kv_len, dtype=torch.bool)
+    mask = flex.mask(place._replace(visible=visible)).block_mask
+    assert mask.BLOCK_SIZE == (BLOCK, BLOCK)
+
+
+def test_rows_that_lie_askew_are_refused_not_loaded_another_way() -> None:
+    tma = TILES.registry["tma"]
+    straight = torch.zeros(1, 2, 16, 64, dtype=torch.bfloat16)
+    check_strides(tma, straight, KeyValue(straight, straight))
+    askew = torch.zeros(1, 2, 16, 68, dtype=torch.bfloat16)[..., :64]
+    with pytest.raises(TilesError, match="rows that begin at multiples of 16 bytes, got strides"):
+        check_strides(tma, straight, KeyValue(askew, straight))
+    shifted = torch.zeros(2 * 16 * 64 + 1, dtype=torch.bfloat16)[1:].view(1, 2, 16, 64)
+    with pytest.raises(TilesError):
+        check_strides(tma, shifted, KeyValue(straight, straight))
+    with pytest.raises(TilesError):
+        check_strides(tma, straight.transpose(2, 3), KeyValue(straight, straight))
+
+
+def test_tiles_are_compiled_ahead_each_for_itself() -> None:
+    queue = CompileQueue()
+    queue.wish([with_tiles(name) for name in ("default", "n64w2s3", "n64w4s3", "n64w2s3")])
+    assert len(queue._wished) == 3
+
+
+def test_a_loaded_model_is_told_its_tiles() -> None:
+    measured = [with_tiles("n64w2s3", "fp32"), with_tiles("m64n64w4s3", "fp32")]
+    attention = DispatchedAttention(measured, ModelChoice.of(measured[0].variant), CPU)
+    key = torch.zeros(2, 2, 40, 64)
+    for rows, name in ((1, "n64w2s3"), (40, "m64n64w4s3")):
+        with pytest.raises(TilesError, match=f"tiles {name} does not exist on cpu"):
+            attention(torch.zeros(2, 8, rows, 64), key, key)
+
+
+def test_a_file_with_tiles_is_read_and_checked(tmp_path: Any) -> None:
+    import json
+
+    of = with_tiles("n64w2s3", "fp32")
+    choice = {"configuration": of.model_dump(mode="json"), "resolved_backend": "flex"}
+    here = detect_device("cpu").model_dump(mode="json")
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "environment": {"device": here},
+        "pick": "dispatch",
+        "prefer": "latency",
+        "workloads": [
+            {
+                "workload": of.workload.model_dump(mode="json"),
+                "choices": {"lowest_latency": choice},
+            }
+        ],
+        "single": {},
+    }
+    path = tmp_path / "best.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(LoadError, match=r"eager/n64w2s3: tiles n64w2s3 does not exist on cpu"):
+        load(path, device="cpu")
+
+
+# On a GPU
+
+
+def here() -> Device:
+    return detect_device("cuda", failed_quantizations={})
+
+
+SHAPES: Mapping[str, tuple[Any, ...]] = {
+    "head_dim": (64, 96, 128, 256),
+    "kv_heads": (1, 2, 4, 8),
+    "precision": ("bf16", "fp16", "fp32", "tf32"),
+    "score_mod": ("none", "alibi", "softcap:2", "sliding_window:30", "document:20"),
+    "seq_len": (33, 150, 277),
+    "gqa": ("native", "repeat_kv"),
+}
+STEPS: Mapping[str, tuple[Any, ...]] = {
+    "cache": ("static", "concat", "paged"),
+    "execution": ("eager", "cuda_graph", "compiled"),
+    "kv_dtype": ("same", "int8", "fp8"),
+}
+PROMPTS: Mapping[str, tuple[Any, ...]] = {
+    "phase": ("prefill", "train"),
+    "execution": ("eager", "compiled"),
+}
+
+
+def covered() -> Iterator[Configuration]:
+    """Yield configurations in which all tiles meet each choice that an H100 can run them with.
+
+    Of some at random, the one with the most that tiles have not met yet.
+    """
+    chance = random.Random(SEED)
+    for tiles in NAMED:
+        factors = SHAPES | (STEPS if tiles.name in ONE_ROW else PROMPTS)
+        possible: list[tuple[set[tuple[str, Any]], Configuration]] = []
+        for _ in range(150):
+            row = {name: chance.choice(known) for name, known in factors.items()}
+            of = with_tiles(tiles.name, **{"batch": 2, "q_heads": 8} | row)
+            if not unsupported_reasons(of, H100):
+                possible.append((set(row.items()), of))
+        missing = set().union(*(met for met, _ in possible))
+        while missing:
+            met, of = max(possible, key=lambda one: len(one[0] & missing))
+            missing -= met
+            yield of
+
+
+def test_all_tiles_are_covered() -> None:
+    found = list(covered())
+    assert {chosen(of.variant) for of in found} == {tiles.name for tiles in NAMED}
+    assert {of.workload.phase for of in found} == set(Phase)
+    assert {of.workload.head_dim for of in found} == set(SHAPES["head_dim"])
+    assert 80 < len(found) < 160
+
+
+def error_of(of: Configuration) -> float:
+    torch._dynamo.reset()
+    run = Run(of, torch.device("cuda"), SEED)
+    steps = [
+        {name: tensor.cpu() for name, tensor in run.results(run.step(index)).items()}
+        for index in range(run.steps)
+    ]
+    results = {name: torch.cat([step[name] for step in steps], dim=1) for name in steps[0]}
+    reference = reference_results(of.workload, torch.device("cuda"), SEED)
+    return largest_error(results, dict(reference))
+
+
+def same_by_default(of: Configuration) -> Configuration:
+    variant = of.variant.model_copy(update={"tiles": "default"})
+    return of.model_copy(update={"variant": variant})
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("of", list(covered()), ids=lambda of: of.key)
+def test_tiles_agree_with_the_reference(of: Configuration) -> None:
+    missing = unsupported_reasons(of, here())
+    if missing:
+        pytest.skip("; ".join(missing))
+    if lacks := shared_memory_lacked(of):
+        # The one thing that is not declared; only large blocks lack it.
+        assert of.workload.head_dim > 128 or of.variant.precision in ("fp32", "tf32")
+        pytest.skip(lacks)
+    assert error_of(of) <= 1.5 * error_of(same_by_default(of)) + 1e-6
+
+
+def shared_memory_lacked(of: Configuration) -> str:
+    """What the device has too little of for a first step; empty where it runs."""
+    torch._dynamo.reset()
+    run = Run(of, torch.device("cuda"), SEED)
+    try:
+        run.step(0)
+    except RuntimeError as error:
+        reason = first_line(error)
+        if outcome_of_error(error) is Outcome.REFUSED and reason.startswith("the kernel needs"):
+            return reason[:90]
+        raise
+    return ""
+
+
+def code_of(of: Configuration) -> str:
+    from torch._inductor.utils import run_and_get_code
+
+    run = Run(of, torch.device("cuda"), SEED)
+    with torch._inductor.config.patch(force_disable_caches=True):
+        _, codes = run_and_get_code(run.step, 0)
+    return "\n".join(codes)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", [n for n in (*ONE_ROW, *MANY_ROWS) if n != "flash"])
+def test_the_compiled_kernel_is_the_named_one(name: str) -> None:
+    of = with_tiles(name, head_dim=64, seq_len=300)
+    if missing := unsupported_reasons(of, here()):
+        pytest.skip("; ".join(missing))
+    code = code_of(of)
+    for option, value in (TILES.registry[name].options or {}).items():
+        option = option.removeprefix("fwd_")
+        if option.startswith("num_"):
+            assert f"{option}={value}" in code
+        elif option == "BACKEND":
+            assert ("SPLIT_KV" in code) == (value == "TRITON_DECODE")
+        elif option == "USE_TMA":
+            assert "tl.make_tensor_descriptor" in code
+        else:
+            assert f"{option} : tl.constexpr = {value}" in code
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("execution", ["eager", "cuda_graph"])
+def test_flash_runs_its_own_kernel(execution: str) -> None:
+    of = with_tiles("flash", head_dim=128, seq_len=512, score_mod="softcap:50")
+    if missing := unsupported_reasons(of, here()):
+        pytest.skip("; ".join(missing))
+    of = configured(of.workload, "flex bf16", tiles="flash", execution=execution)
+    found = Evaluator(here(), Limits(sampling_s=0.1), seed=0).evaluate(of)
+    kernels = found.measurements.kernels if found.measurements else ()
+    assert (found.outcome, found.reason) == (Outcome.MEASURED, ""), kernels
+    assert any(re.search(FLASH_TILES.kernel or "", kernel) for kernel in kernels)
+    assert not any(kernel.startswith("triton_tem") for kernel in kernels)
+
+
+@pytest.mark.cuda
+def test_what_does_not_fit_into_shared_memory_is_refused() -> None:
+    of = with_tiles("n128w4s3", "fp32", head_dim=256)
+    found = Evaluator(here(), Limits(sampling_s=0.1), seed=0).evaluate(of)
+    assert found.outcome is Outcome.REFUSED
+    assert found.reason.startswith("the kernel needs")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("seq_len", [20, 33, 100, 127, 128])
+@pytest.mark.parametrize("tiles", ["default", "m64n64w4s3", "m128n128w8s2tma", "flash"])
+def test_short_prompts_of_grouped_heads(seq_len: int, tiles: str) -> None:
+    of = with_tiles("m64n64w4s3", q_heads=32, kv_heads=4, seq_len=seq_len)
+    of = configured(of.workload, "flex bf16", tiles=tiles)
+    if missing := unsupported_reasons(of, here()):
+        pytest.skip("; ".join(missing))
+    assert error_of(of) < 1e-2
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("prefill", ["m64n64w4s3", "m128n128w8s2tma", "flash"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_loaded_model_runs_its_tiles(prefill: str, padded: bool) -> None:
+    measured = [with_tiles("n64w2s3", kv_heads=8), with_tiles(prefill, kv_heads=8)]
+    if missing := [why for of in measured for why in unsupported_reasons(of, here())]:
+        pytest.skip("; ".join(missing))
+    attention = DispatchedAttention(measured, ModelChoice.of(measured[0].variant), here())
+    chance = torch.Generator("cuda").manual_seed(SEED)
+    query, key, value = torch.randn(
+        3, 2, 8, 200, 64, generator=chance, device="cuda", dtype=torch.bfloat16
+    )
+    seen = torch.ones(200, 200, dtype=torch.bool, device="cuda").tril().expand(2, 1, -1, -1)
+    if padded:
+        seen = seen.clone()
+        seen[0, :, :, :30] = False
+        seen[0, :, :30, 0] = True  # a row of padding sees something
+    for rows in (200, 1):
+        last = query[:, :, -rows:]
+        mask = seen[:, :, -rows:] if padded else None
+        found = attention(last, key, value, mask=mask)
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            last.float(), key.float(), value.float(), attn_mask=seen[:, :, -rows:]
+        )
+        error = (found.float() - expected).norm() / expected.norm()
+        assert error < 1e-2
+
+
+@pytest.mark.cuda
+def test_kernels_of_a_captured_step_are_seen() -> None:
+    run = Run(with_tiles("n64w2s3", execution="cuda_graph"), torch.device("cuda"), SEED)
+    assert backend_that_ran(kernels_of_step(run), "cuda", "flex") == "flex"
