@@ -113,6 +113,22 @@ def test_all_run_on_an_h100_and_none_on_a_cpu(tiles: Tiles) -> None:
         ("tma", {"device": A100}, "tiles tma needs compute capability 9.0, this device has 8.0"),
         ("tma", {"head_dim": 20}, "needs head_dim in multiples of 8, got 20"),
         ("tma", {"head_dim": 20, "precision": "fp32"}, ""),
+        ("m64n64w4s3", {"precision": "tf32"}, "takes numbers of 16 bits, got 32"),
+        ("n64w2s3", {"precision": "fp32"}, ""),
+        (
+            "m128n128w8s2",
+            {"head_dim": 256},
+            "m128n128w8s2 needs 327680 bytes of shared memory at head_dim 256 and 16 bits, "
+            "this device has 232448",
+        ),
+        ("m64n64w4s3", {"head_dim": 256}, ""),
+        ("m128n128w8s3tma", {"head_dim": 96}, ""),
+        ("n64w2s3", {"head_dim": 256}, ""),
+        ("n64w2s3", {"head_dim": 256, "precision": "fp32"}, "needs 278528 bytes of shared mem"),
+        ("n128w4s3", {"head_dim": 256, "kv_dtype": "fp8"}, ""),
+        ("n128w4s3", {"head_dim": 256, "device": A100}, ""),  # it is seen when it is compiled
+        ("flash", {"score_mod": "document:20"}, "tiles flash cannot compute score_mod document"),
+        ("flash", {"score_mod": "softcap:2+sliding_window:30"}, ""),
         ("m64n64w4s3", {"head_dim": 20, "device": A100}, ""),
         ("flash", {"precision": "fp32"}, "tiles flash takes numbers of 16 bits, got 32"),
         ("flash", {"head_dim": 256}, "tiles flash takes head_dim up to 128, got 256"),

@@ -20,7 +20,7 @@ from tests.configurations import configured
 from tests.variants.test_tiles import H100, MANY_ROWS, NAMED, ONE_ROW, SEED, chosen, with_tiles
 from variants.backends import backend_that_ran
 from variants.backends.flex import FlexAttention
-from variants.backends.flex_tiles import FLASH_TILES, TILES
+from variants.backends.flex_tiles import FLASH_TILES, SHARED_MEMORY, TILES
 from variants.configuration import Configuration
 from variants.deploy.deployment import Deployment
 from variants.deploy.dispatched_attention import DispatchedAttention
@@ -109,8 +109,8 @@ def test_tiles_agree_with_the_reference(of: Configuration) -> None:
     if missing:
         pytest.skip("; ".join(missing))
     if lacks := shared_memory_lacked(of):
-        # The one thing that is not declared; only large blocks lack it.
-        assert of.workload.head_dim > 128 or of.variant.precision in ("fp32", "tf32")
+        # On other devices than Hopper's it is not known ahead what fits.
+        assert (here().capability or (0, 0))[0] not in SHARED_MEMORY, lacks
         pytest.skip(lacks)
     assert error_of(of) <= 1.5 * error_of(same_by_default(of)) + 1e-6
 

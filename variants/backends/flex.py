@@ -68,7 +68,7 @@ class FlexAttention(Prepared):
                 if attention.device.type == "cpu"
                 else self.inductor_options or None,
             )
-        # Behind a cache, row 0 is not token 0. As tensors, so that a new offset is no new graph.
+        # Behind a cache, row 0 is not token 0.
         self._offsets = torch.arange(
             attention.capacity, dtype=torch.int32, device=attention.device
         )
@@ -104,7 +104,7 @@ class FlexAttention(Prepared):
         mask = self._masks.get(place)  # at once: another thread may clear them in between
         if mask is None:
             mask = self._masks[place] = self._masked(
-                self._offsets[place.position],
+                self._offset(place.position),
                 self._blocks_of(place),
                 (place.q_len, place.kv_len),
                 backward=self._attention.trains,
@@ -169,9 +169,19 @@ class FlexAttention(Prepared):
             ).widened(-(-place.kv_len // BLOCK))
         return blocks
 
+    def _offset(self, position: int) -> torch.Tensor | int:
+        """Return how far behind the first token the first row stands.
+
+        As a tensor, so that a new offset is no new graph. FlashAttention-4 loads what a mask
+        captures for each score by itself: where a prompt begins, there is nothing to capture.
+        """
+        if position == 0 and self._tiles.kernel is not None:
+            return 0
+        return self._offsets[position]
+
     def _masked(
         self,
-        offset: torch.Tensor,
+        offset: torch.Tensor | int,
         blocks: Blocks,
         lengths: tuple[int, int],
         *,

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from variants.device import Device, DeviceKind
     from variants.kv_dtypes import KeyValue
 
+# Bytes of shared memory that a block may have, by the major number of the compute capability.
+# Where it is not known, a kernel that does not fit is refused once it is compiled.
+SHARED_MEMORY = {9: 232448}
 TMA_BYTES = 16  # rows that the Tensor Memory Accelerator moves begin at multiples of it
 
 
@@ -47,12 +50,16 @@ class Tiles:
     steps: Literal["decode", "prompt", "any"]
     options: Mapping[str, Any] | None = None  # kernel_options of `flex_attention`
     splits: bool = False  # it runs the kernel for few rows
+    # Keys and values that lie in shared memory at once, and rows of the query; 0: Inductor's own.
+    keys_held: int = 0
+    rows_held: int = 0
     tma: bool = False
     min_capability: tuple[int, int] = (0, 0)
     bits: tuple[int, ...] = (16, 32)  # of the numbers that it takes
     head_dim_multiple: int = 1
     max_head_dim: int = 2**31
     backward: bool = True
+    lacks: tuple[str, ...] = ()  # score_mods that it does not compute
     packages: tuple[str, ...] = ()  # that must be installed
     kernel: str | None = None  # what the profiler sees where it is none of Inductor's
 
@@ -131,6 +138,17 @@ def _shape_refusals(tiles: Tiles, task: TilesTask) -> Iterator[str]:
         yield f"{name} takes head_dim up to {tiles.max_head_dim}, got {task.head_dim}"
 
 
+def _shared_memory_refusals(tiles: Tiles, task: TilesTask) -> Iterator[str]:
+    width = 1 << (task.head_dim - 1).bit_length()  # as Triton pads it
+    needed = (tiles.rows_held + 2 * tiles.keys_held) * width * task.bits // 8
+    there = SHARED_MEMORY.get((task.capability or (0, 0))[0], needed)
+    if needed > there:
+        yield (
+            f"tiles {tiles.name} needs {needed} bytes of shared memory at head_dim "
+            f"{task.head_dim} and {task.bits} bits, this device has {there}"
+        )
+
+
 def tiles_of(attention: Attention) -> Tiles:
     """Return the tiles that were chosen.
 
@@ -201,10 +219,16 @@ def _tile_reasons(configuration: Any, device: Device) -> Iterator[str]:
         recomputes=variant.cache is not None and not CACHES[variant.cache].reuses,
     )
     yield from refusals(tiles, task)
-    if device.kind == "cuda":
-        for package in tiles.packages:
-            if package not in device.packages:
-                yield f"tiles {tiles.name} needs {package}, which is not installed"
+    if device.kind != "cuda":
+        return
+    if variant.kv_dtype != "fp8":  # which lies there as it is stored
+        yield from _shared_memory_refusals(tiles, task)
+    for part in workload.scores.parts:
+        if part.entry.name in tiles.lacks:
+            yield f"tiles {tiles.name} cannot compute score_mod {part.entry.name}"
+    for package in tiles.packages:
+        if package not in device.packages:
+            yield f"tiles {tiles.name} needs {package}, which is not installed"
 
 
 def _stages(number: int) -> str:
@@ -226,11 +250,17 @@ def _one_row(keys: int, warps: int, stages: int, split: int | None = None) -> Ti
         steps="decode",
         options=options if split is None else options | {"SPLIT_KV": split},
         splits=True,
+        keys_held=keys * max(1, stages - 1),  # what a stage computes is in registers
+        rows_held=16,
     )
 
 
 def _many_rows(rows: int, keys: int, warps: int, stages: int, *, tma: bool = False) -> Tiles:
-    """Return a tile of the kernel for many rows. The backward pass keeps its own."""
+    """Return a tile of the kernel for many rows. The backward pass keeps its own.
+
+    Of numbers of 16 bits: products of float32 that are not rounded to TF32 use no tensor cores,
+    and their code, which has each of a tile's products, takes minutes to compile.
+    """
     options = {
         "BACKEND": "TRITON",
         "fwd_BLOCK_M": rows,
@@ -246,6 +276,9 @@ def _many_rows(rows: int, keys: int, warps: int, stages: int, *, tma: bool = Fal
         options=options | {"fwd_USE_TMA": True} if tma else options,
         tma=tma,
         min_capability=(9, 0) if tma else (0, 0),
+        bits=(16,),
+        keys_held=keys * stages,
+        rows_held=rows,
     )
 
 
@@ -262,6 +295,8 @@ FLASH_TILES = Tiles(
     # Above it, its blocks of keys are not the 128 of a BlockMask.
     max_head_dim=128,
     backward=False,
+    # Inductor's code for it has no division of whole numbers (torch 2.13).
+    lacks=("document",),
     packages=("flash-attn-4", "nvidia-cutlass-dsl"),
     kernel=r"FlashAttentionForward",
 )
@@ -315,5 +350,5 @@ TILES = VariantAxis(
     },
     label="tiles-{}",
     kernel=lambda tiles: tiles.kernel,
-    rules={_tile_reasons: ("tiles", "backend", "precision", "cache", "gqa")},
+    rules={_tile_reasons: ("tiles", "backend", "precision", "cache", "kv_dtype", "gqa")},
 )
