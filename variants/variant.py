@@ -89,8 +89,9 @@ class Variant(BaseModel):
         """What a choice of an axis runs in place of its backend's kernel; None without one."""
         for name, axis in VARIANT_AXES.items():
             entry = axis.of(self)
-            pattern = None if entry is None or axis.kernel is None else axis.kernel(entry)
-            if pattern is not None:
+            if entry is None or axis.kernel is None:
+                continue
+            if (pattern := axis.kernel(entry)) is not None:
                 return OwnKernel(f"{name} {entry.name}", pattern)
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,19 +14,19 @@ from objectives.precompile.queue import CompileQueue
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
 from objectives.trial.evaluator import Evaluator
-from objectives.trial.outcomes import outcome_of_error
 from studies.space.catalogue import catalogue_of
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.space import SearchSpace, fill_defaults, survey
 from tests.configurations import configured
 from variants.axes import VARIANT_AXES
-from variants.backends import backend_that_ran
+from variants.backends import BACKENDS, backend_that_ran
 from variants.backends.flex_blocks import BLOCK
 from variants.backends.flex_tiles import (
     TILES,
     Tiles,
     TilesError,
     check_strides,
+    inductor_options,
 )
 from variants.configuration import Configuration
 from variants.deploy.dispatched_attention import DispatchedAttention
@@ -235,74 +236,6 @@ def test_tiles_are_a_column_that_other_backends_leave_empty() -> None:
     assert all(catalogue.find(catalogue.params(i)) == i for i in range(len(catalogue)))
 
 
-# What comes of a kernel that cannot be had
-
-# As Inductor says it of Triton's lack of shared memory (torch 2.11).
-OUT_OF_RESOURCE = (
-    "RuntimeError: No valid triton configs. OutOfMemoryError: out of resource: "
-    "triton_tem_fused__to_copy_flex_attention_0 Required: 327680 Hardware limit:232448 "
-    "Reducing block sizes or `num_stages` may help.\n\nSet TORCHDYNAMO_VERBOSE=1 for the ..."
-)
-
-
-class OutOfResources(Exception):
-    """Triton's own is no RuntimeError."""
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (RuntimeError(OUT_OF_RESOURCE), "the kernel needs 327680 bytes of shared memory, a mult"),
-        (
-            OutOfResources(
-                "out of resource: shared memory, Required: 131072, Hardware limit: 101376. "
-                "Reducing block sizes or `num_stages` may help."
-            ),
-            "the kernel needs 131072 bytes of shared memory, a multiprocessor has 101376",
-        ),
-        (
-            RuntimeError(
-                "LoweringException: RuntimeError: BACKEND='FLASH' but flash attention cannot be "
-                "used: CUTE flash attention library is not available"
-            ),
-            "LoweringException: RuntimeError: BACKEND='FLASH'",
-        ),
-        (
-            RuntimeError(
-                "LoweringException: RuntimeError: BACKEND='TRITON_DECODE' was specified but "
-                "flex_decoding cannot be used for this input."
-            ),
-            "LoweringException: RuntimeError: BACKEND='TRITON_DECODE'",
-        ),
-        (
-            RuntimeError(
-                "LoweringException: NoValidChoicesError: No choices to select. Provided reason: "
-            ),
-            "LoweringException: NoValidChoicesError",
-        ),
-        (AssertionError("SplitKV not supported on SM 9.0"), "SplitKV not supported on SM 9.0"),
-    ],
-)
-def test_a_kernel_that_does_not_fit_is_refused(
-    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import objectives.trial.evaluator as evaluate_module
-
-    def fail(*given: object) -> object:
-        raise error
-
-    monkeypatch.setattr(evaluate_module, "visit_first", fail)
-    of = configured(Workload(batch=1, seq_len=20, q_heads=2, head_dim=16), "math fp32 static")
-    found = Evaluator(detect_device("cpu"), Limits(sampling_s=0.01), seed=0).evaluate(of)
-    assert found.outcome is Outcome.REFUSED
-    assert found.reason.startswith(reason)
-    assert "\n" not in found.reason
-
-
-def test_what_nobody_knows_is_the_callers_to_record() -> None:
-    assert outcome_of_error(RuntimeError("illegal memory access")) is None
-
-
 @pytest.mark.parametrize("name", ["n64w2s3", "m64n64w4s3", "flash"])
 def test_a_cpu_refuses_what_it_would_pass_over(name: str) -> None:
     of = with_tiles(name, "fp32", batch=1, seq_len=20)
@@ -383,6 +316,26 @@ def test_a_mask_of_a_caller_is_one_of_blocks_too() -> None:
     assert mask.BLOCK_SIZE == (BLOCK, BLOCK)
 
 
+@pytest.mark.parametrize(
+    ("rows", "groups", "many"),
+    [
+        (1, 4, False),
+        (32, 4, False),
+        (33, 4, True),
+        (100, 4, True),
+        (100, 1, False),
+        (300, 1, True),
+    ],
+)
+def test_more_rows_than_a_block_are_not_left_to_the_kernel_for_few(
+    rows: int, groups: int, many: bool
+) -> None:
+    flex = flex_of(configured(DECODE, "flex fp32 static"))
+    assert flex._kernel_options(rows) is None  # on a CPU
+    flex._attention = replace(flex._attention, device=torch.device("cuda"), kv_heads=8 // groups)
+    assert flex._kernel_options(rows) == ({"BACKEND": "TRITON"} if many else None)
+
+
 def test_rows_that_lie_askew_are_refused_not_loaded_another_way() -> None:
     tma = TILES.registry["tma"]
     straight = torch.zeros(1, 2, 16, 64, dtype=torch.bfloat16)
@@ -395,6 +348,23 @@ def test_rows_that_lie_askew_are_refused_not_loaded_another_way() -> None:
         check_strides(tma, shifted, KeyValue(straight, straight))
     with pytest.raises(TilesError):
         check_strides(tma, straight.transpose(2, 3), KeyValue(straight, straight))
+
+
+def test_inductor_may_not_leave_out_the_stages_of_tiles() -> None:
+    from torch._inductor import config
+
+    told = {
+        name: value
+        for name, value in inductor_options(TILES.registry["n128w4s3"]).items()
+        if hasattr(config.triton, name.removeprefix("triton."))
+    }
+    if hasattr(config.triton, "dynamic_disable_pipelining"):
+        assert told == {"triton.dynamic_disable_pipelining": False}
+    assert inductor_options(TILES.registry["n128w4s3"]) == told  # torch.compile takes no others
+    assert inductor_options(TILES.registry["default"]) == {}
+    flex = flex_of(configured(DECODE, "flex fp32 static"))
+    flex._tiles = TILES.registry["n128w4s3"]
+    assert BACKENDS["flex"].compile_options("cuda", flex) == told
 
 
 def test_tiles_are_compiled_ahead_each_for_itself() -> None:
