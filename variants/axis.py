@@ -99,6 +99,10 @@ class VariantAxis(Axis, Generic[Entry]):
     # The backends that alone have it (`Backend.axes`); empty: all do.
     backends: tuple[str, ...] = ()
     rules: Mapping[Rule, tuple[str, ...]] = field(default_factory=dict)  # see `support.RULES`
+    # Regular expression that a kernel of a choice matches where it is none of its backend's own:
+    # the proof that this choice ran.
+    kernel: Callable[[Entry], str | None] | None = None
+    packages: tuple[Any, ...] = ()  # the `KernelPackage`s that some choices need
 
     of_variant: ClassVar[bool] = True
 

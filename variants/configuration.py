@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, mod
 
 from variants.axes import VARIANT_AXES, Choice, Chosen
 from variants.device import Device
+from variants.gqa import grouped_heads
 from variants.variant import Variant
 from variants.workload import Workload
 
@@ -85,6 +86,11 @@ class Configuration(BaseModel):
             if axis not in inactive and value is None:
                 raise ValueError(f"{axis} must be named for {self.workload.key}, got none at all")
         return self
+
+    @property
+    def kv_heads_given(self) -> int:
+        """How many key/value heads the backend is given."""
+        return grouped_heads(self.variant.gqa).kv_heads(self.workload)
 
     @property
     def key(self) -> str:

@@ -79,7 +79,7 @@ def _kernel_packages(kind: DeviceKind) -> dict[str, str]:
         package
         for backend in BACKENDS.values()
         if kind in backend.support
-        for package in backend.packages
+        for package in backend.all_packages
     )
 
 

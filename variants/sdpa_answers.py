@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from variants.caches import CACHES
 from variants.configuration import Configuration
-from variants.gqa import grouped_heads
 from variants.precisions import PRECISIONS
 
 
@@ -26,7 +25,7 @@ def sdpa_accepts(configuration: Configuration) -> bool | None:
         return None
     reuses = variant.cache is not None and CACHES[variant.cache].reuses
     rows = 1 if reuses else workload.capacity
-    kv_heads = grouped_heads(variant.gqa).kv_heads(workload)
+    kv_heads = configuration.kv_heads_given
     dtype = PRECISIONS[variant.precision].dtype
 
     def some(heads: int, length: int, width: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, create_model, field_validator
 
@@ -25,6 +25,13 @@ def _with_field_for_each_axis(model: type[_Model]) -> type[_Model]:
         __module__=model.__module__,
         **fields,
     )
+
+
+class OwnKernel(NamedTuple):
+    """A kernel that is not its backend's own, and whose choice it is."""
+
+    choice: str  # `tiles flash`
+    pattern: str  # regular expression that its name in a profile matches
 
 
 @_with_field_for_each_axis
@@ -76,6 +83,17 @@ class Variant(BaseModel):
     def compiles(self) -> bool:
         """Whether torch.compile is part of it."""
         return BACKENDS[self.backend].compiled or EXECUTIONS[self.execution].compiles
+
+    @property
+    def own_kernel(self) -> OwnKernel | None:
+        """What a choice of an axis runs in place of its backend's kernel; None without one."""
+        for name, axis in VARIANT_AXES.items():
+            entry = axis.of(self)
+            if entry is None or axis.kernel is None:
+                continue
+            if (pattern := axis.kernel(entry)) is not None:
+                return OwnKernel(f"{name} {entry.name}", pattern)
+        return None
 
     @property
     def rank(self) -> tuple[int, ...]:

@@ -175,7 +175,7 @@ class Evaluator:
             return Outcome.OUT_OF_MEMORY, first_line(error)
         except Throttled as error:
             return Outcome.THROTTLED, str(error)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except Exception as error:  # compilers and their kernels have many kinds of their own
             known = outcome_of_error(error)
             if known is None:
                 raise
@@ -285,7 +285,11 @@ class Evaluator:
             memory = measure_memory(run, baseline, self._workspace_bytes)
         with self._stage("kernels"):
             kernels = kernels_of_step(run)
-            ran = backend_that_ran(kernels, self.device.kind, configuration.variant.backend)
+            variant = configuration.variant
+            own = variant.own_kernel
+            ran = backend_that_ran(
+                kernels, self.device.kind, variant.backend, own.pattern if own else None
+            )
         cost = new_length_ms(first, later, self.device.kind)
         with self._stage("latency"):
             monitor = self.monitor()

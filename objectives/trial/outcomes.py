@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from objectives.roofline.bound import bound
@@ -13,6 +15,21 @@ from variants.configuration import Configuration
 from variants.device import Device
 from variants.quantizations import QUANTIZATIONS
 
+# What SDPA, operators, Inductor, Triton and FlashAttention-4 say where they cannot.
+DECLINED = (
+    "No available kernel",
+    "No viable backend",
+    "not supported",
+    "does not support",
+    "is not implemented",
+    "No valid triton configs",  # of the tiles that were asked for, none fits into the device
+    "out of resource",
+    "No choices to select",
+    "flex_decoding cannot be used",
+    "flash attention cannot be used",
+    "CuteDSL template failed",
+)
+SHARED_MEMORY = re.compile(r"out of resource.*Required: *(\d+).*Hardware limit: *(\d+)")
 IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
 
 
@@ -33,7 +50,10 @@ def outcome_of(
         measurements.memory,
     )
     if BACKENDS[asked].searched and measurements.backend_ran != asked:
-        return Outcome.REFUSED, f"{asked} was asked for, {measurements.backend_ran} ran"
+        own = configuration.variant.own_kernel
+        with_choice = f" with {own.choice}" if own else ""
+        ran = measurements.backend_ran or "another kernel"
+        return Outcome.REFUSED, f"{asked}{with_choice} was asked for, {ran} ran"
     quantization = QUANTIZATIONS[configuration.variant.quantization]
     if not quantization.proven_by(measurements.kernels, device.kind):
         return Outcome.REFUSED, f"{quantization.name} was asked for, no 8-bit product ran"
@@ -66,11 +86,7 @@ def outcome_of_error(error: Exception) -> Outcome | None:
     text = str(error)
     if "can't allocate memory" in text or "not enough memory" in text:
         return Outcome.OUT_OF_MEMORY
-    if isinstance(error, KernelPackageError):
-        return Outcome.REFUSED
-    declined = ("No available kernel", "No viable backend", "not supported", "is not implemented",
-                "does not support")  # fmt: skip
-    if any(words in text for words in declined):
+    if isinstance(error, KernelPackageError) or any(words in text for words in DECLINED):
         return Outcome.REFUSED
     return None
 
@@ -79,6 +95,12 @@ def first_line(error: Exception) -> str:
     """Return the first line of a PyTorch error, of lack of memory its first sentences alone."""
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
+    if found := SHARED_MEMORY.search(text):
+        needed, there = map(int, found.groups())
+        return (
+            f"the kernel needs {needed} bytes of shared memory, a multiprocessor has {there}: "
+            f"{text}"
+        )[:500]
     if isinstance(error, torch.OutOfMemoryError):
         text = ". ".join(text.split(". ")[:3])  # what was asked for, and what there was
     return text[:500]

@@ -109,19 +109,19 @@ def test_an_axis_of_one_backend_alone() -> None:
         text=True,
     )
     facts = json.loads(done.stdout)
-    assert facts["fields"] == [*Variant.model_fields, "tiles"]
-    assert facts["schema"] == sorted([*Variant.model_fields, "tiles"])
+    assert facts["fields"] == [*Variant.model_fields, "lanes"]
+    assert facts["schema"] == sorted([*Variant.model_fields, "lanes"])
     flex = "flex/bf16/none/static/same/eager"
     # At its default the key is the one from before there was such an axis.
     assert facts["keys"] == [flex, f"{flex}/wide", "flash/bf16/none/static/same/eager"]
     assert facts["read"]
     assert facts["again"] == f"{flex}/wide"
-    assert "tiles must be absent" in facts["refused"]
+    assert "lanes must be absent" in facts["refused"]
     assert facts["labels"] == ["flex bf16 static", "flex bf16 static wide"]
     assert facts["rank"]
     assert facts["entry"] == [128, None]
     assert facts["default"] == ["usual"]
-    assert facts["reasons"] == [[], ["tiles wide does not exist on cpu"]]
+    assert facts["reasons"] == [[], ["lanes wide does not exist on cpu"]]
     assert facts["tried"] == [["flash", None], ["flex", "usual"], ["flex", "wide"]]
     assert facts["found"]
     assert facts["help"] == "of the kernel (of flex alone); a choice or a list. [default: usual]"

@@ -15,7 +15,7 @@ from variants.registry import Registry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
+class Lanes:
     name: str
     summary: str
     rows: int
@@ -23,28 +23,28 @@ class Tile:
 
 def _reasons(configuration: object, device: object) -> Iterator[str]:
     variant = configuration.variant  # type: ignore[attr-defined]
-    if variant.tiles == "wide" and device.kind == "cpu":  # type: ignore[attr-defined]
-        yield "tiles wide does not exist on cpu"
+    if variant.lanes == "wide" and device.kind == "cpu":  # type: ignore[attr-defined]
+        yield "lanes wide does not exist on cpu"
 
 
-TILES = VariantAxis(
-    name="tiles",
+LANES = VariantAxis(
+    name="lanes",
     summary="of the kernel",
     registry=Registry(
-        "tiles",
+        "lanes",
         [
-            Tile(name="usual", summary="as Inductor chooses them", rows=64),
-            Tile(name="wide", summary="more rows", rows=128),
+            Lanes(name="usual", summary="as Inductor chooses them", rows=64),
+            Lanes(name="wide", summary="more rows", rows=128),
         ],
     ),
     searched=("usual",),
-    rules={_reasons: ("tiles",)},
+    rules={_reasons: ("lanes",)},
 )
 
 
 def main() -> None:
-    # What an entry `axes=(TILES,)` in flex.py does.
-    BACKENDS._entries["flex"] = replace(flex.FLEX, axes=(*flex.FLEX.axes, TILES))
+    # What an entry `axes=(LANES,)` in flex.py does.
+    BACKENDS._entries["flex"] = replace(flex.FLEX, axes=(*flex.FLEX.axes, LANES))
 
     from search.options.choices import gather_choices
     from search.options.command_options import axis_option
@@ -66,15 +66,15 @@ def main() -> None:
 
     h100, cpu = DEVICE_PROFILES["h100"].device, DEVICE_PROFILES["cpu"].device
     stored = of().model_dump(mode="json")
-    del stored["variant"]["tiles"]
-    wide = of(tiles="wide").variant
-    given = gather_choices({"tiles": "usual,wide", "backend": "flex,flash"})
+    del stored["variant"]["lanes"]
+    wide = of(lanes="wide").variant
+    given = gather_choices({"lanes": "usual,wide", "backend": "flex,flash"})
     found = survey(fill_defaults(given, DEFAULT_AXES["cuda"]), h100)
     catalogue = catalogue_of(found)
     try:
         Configuration(
             workload=Workload(),
-            variant=Variant.model_validate(of(backend="math").variant.choices | {"tiles": "wide"}),
+            variant=Variant.model_validate(of(backend="math").variant.choices | {"lanes": "wide"}),
         )
         refused = ""
     except ValueError as error:
@@ -82,23 +82,23 @@ def main() -> None:
     facts = {
         "fields": list(Variant.model_fields),
         "schema": sorted(Variant.model_json_schema()["properties"]),
-        "keys": [of().variant.key, wide.key, of(tiles="wide", backend="flash").variant.key],
+        "keys": [of().variant.key, wide.key, of(lanes="wide", backend="flash").variant.key],
         "read": Configuration.model_validate(stored) == of(),
-        "again": Configuration.model_validate_json(of(tiles="wide").model_dump_json()).variant.key,
+        "again": Configuration.model_validate_json(of(lanes="wide").model_dump_json()).variant.key,
         "refused": refused,
         "labels": [variant_label(of().variant), variant_label(wide)],
         "rank": of().variant.rank < wide.rank,
-        "entry": [TILES.of(wide).rows, TILES.of(of(backend="math").variant)],  # type: ignore[union-attr]
-        "default": DEFAULT_AXES["cuda"]["tiles"],
-        "reasons": [unsupported_reasons(of(tiles="wide"), device) for device in (h100, cpu)],
+        "entry": [LANES.of(wide).rows, LANES.of(of(backend="math").variant)],  # type: ignore[union-attr]
+        "default": DEFAULT_AXES["cuda"]["lanes"],
+        "reasons": [unsupported_reasons(of(lanes="wide"), device) for device in (h100, cpu)],
         "tried": sorted(
-            {(v.backend, v.tiles) for v in found.possible[found.workloads[0].key]}, key=str
+            {(v.backend, v.lanes) for v in found.possible[found.workloads[0].key]}, key=str
         ),
         "found": all(catalogue.find(catalogue.params(i)) == i for i in range(len(catalogue))),
-        "help": axis_option("tiles").help,
-        "docs": "## tiles\n\nof the kernel (of flex alone)\n" in axes_markdown(),
+        "help": axis_option("lanes").help,
+        "docs": "## lanes\n\nof the kernel (of flex alone)\n" in axes_markdown(),
         "columns": sorted(
-            {cell.column for cell in other_cells(h100, {}) if cell.row[0] == "tiles"}
+            {cell.column for cell in other_cells(h100, {}) if cell.row[0] == "lanes"}
         ),
     }
     print(json.dumps(facts))

@@ -82,6 +82,7 @@ class Attention:
     kv_capacity: int  # no more keys than this
     grows: bool  # kv_len differs from call to call
     paged: bool  # keys and values come from a pool that all sequences share
+    decodes: bool  # tokens are generated one by one
     trains: bool  # gradients will be asked for
     inlined: bool  # a compiler takes the whole layer, this backend included
     dtype: torch.dtype
@@ -134,6 +135,11 @@ class Prepared(ABC):
     @abstractmethod
     def nbytes(self) -> int:
         """Bytes of the biases or masks that are kept."""
+
+    @property
+    def inductor_options(self) -> Mapping[str, Any]:
+        """Options of torch.compile where the whole layer is compiled, beside the backend's."""
+        return {}
 
     @abstractmethod
     def mask(self, place: StepPosition) -> Any:
@@ -199,6 +205,15 @@ class Backend:
         return device.kind in self.support and any(
             package.usable(device.kernel_packages) for package in self.packages
         )
+
+    @property
+    def all_packages(self) -> tuple[KernelPackage, ...]:
+        """Its own, and those that some choices of its axes need."""
+        return (*self.packages, *(each for axis in self.axes for each in axis.packages))
+
+    def compile_options(self, kind: DeviceKind, prepared: Prepared) -> dict[str, Any]:
+        """Return what torch.compile is told where it takes the layer with this backend in it."""
+        return {**self.inductor_options.get(kind, {}), **prepared.inductor_options}
 
 
 # So that a profiler sees Inductor's kernels on a CPU by name.

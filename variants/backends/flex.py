@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from variants.backends.backend import (
@@ -16,6 +16,8 @@ from variants.backends.backend import (
     Takes,
     times_written,
 )
+from variants.backends.flex_blocks import BLOCK, Blocks, ordered, visited_blocks
+from variants.backends.flex_tiles import TILES, check_strides, inductor_options, tiles_of
 from variants.caches import PAGE, StepPosition
 
 if TYPE_CHECKING:
@@ -24,30 +26,12 @@ if TYPE_CHECKING:
 
     from variants.kv_dtypes import KeyValue
 
-BLOCK = PAGE  # FlexAttention's default sparse block, in rows and in keys
 # Graphs of FlexAttention in one process, beside one for each call that a process gets ready for;
 # PyTorch's 8 would refuse the ninth layer that is loaded.
 RECOMPILE_LIMIT = 64
 _made = itertools.count(1)
 MASKS_KEPT = 256  # of calls that were not known ahead
-
-
-class Blocks(NamedTuple):
-    """Which key blocks a row of query blocks visits, `(1, 1, rows)` and `(1, 1, rows, blocks)`."""
-
-    partial_count: torch.Tensor
-    partial: torch.Tensor
-    full_count: torch.Tensor
-    full: torch.Tensor
-
-    def widened(self, blocks: int) -> Blocks:
-        """Return the same with room for `blocks` blocks a row: a pool has more than a sequence."""
-        import torch.nn.functional as F
-
-        def wide(visited: torch.Tensor) -> torch.Tensor:
-            return F.pad(visited, (0, blocks - visited.shape[-1]))
-
-        return self._replace(partial=wide(self.partial), full=wide(self.full))
+MANY_ROWS: Mapping[str, Any] = {"BACKEND": "TRITON"}
 
 
 class FlexMask(NamedTuple):
@@ -57,52 +41,21 @@ class FlexMask(NamedTuple):
     block_mask: BlockMask
 
 
-def visited_blocks(
-    visible: Any, position: int, q_len: int, kv_len: int, device: torch.device
-) -> Blocks:
-    """Return the blocks that `q_len` rows starting at `position` visit among `kv_len` keys.
-
-    `create_block_mask` would hold the whole mask, `q_len × kv_len`; this holds a few block
-    rows at a time (the compiled form of `create_block_mask` fails on CPU at one query row).
-    """
-    import torch
-
-    q_blocks, kv_blocks = -(-q_len // BLOCK), -(-kv_len // BLOCK)
-    partial = torch.empty(q_blocks, kv_blocks, dtype=torch.bool, device=device)
-    full = torch.empty_like(partial)
-    kv_idx = torch.arange(kv_blocks * BLOCK, device=device)
-    blocks_at_once = max(1, 2**26 // (BLOCK * BLOCK * kv_blocks))
-    for start in range(0, q_blocks, blocks_at_once):
-        stop = min(q_blocks, start + blocks_at_once)
-        row = torch.arange(start * BLOCK, stop * BLOCK, device=device)[:, None]
-        seen = visible(row + position, kv_idx) & (row < q_len) & (kv_idx < kv_len)
-        counts = seen.view(stop - start, BLOCK, kv_blocks, BLOCK).sum(dim=(1, 3))
-        full[start:stop] = counts == BLOCK * BLOCK
-        partial[start:stop] = (counts > 0) & (counts < BLOCK * BLOCK)
-    return Blocks(*_ordered(partial[None]), *_ordered(full[None]))
-
-
-def _ordered(visited: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how many blocks each row of `(batch, rows, blocks)` visits, and which: those first.
-
-    `(batch, 1, rows)` and `(batch, 1, rows, blocks)`.
-    """
-    import torch
-
-    order = torch.argsort(visited.to(torch.int32), dim=-1, descending=True, stable=True)
-    return visited.sum(dim=-1).to(torch.int32)[:, None], order.to(torch.int32)[:, None]
-
-
 class FlexAttention(Prepared):
     """Compiled FlexAttention with the masks of all calls that are known."""
 
     def __init__(self, attention: Attention) -> None:
-        """Build the masks. Compilation comes with the first call."""
+        """Build the masks. Compilation comes with the first call.
+
+        Raises:
+            TilesError: The tiles that were chosen cannot do this.
+        """
         import torch
         from torch.nn.attention.flex_attention import flex_attention
 
         _allow_graphs(RECOMPILE_LIMIT + next(_made))
         self._attention = attention
+        self._tiles = tiles_of(attention)
         self._call: Callable[..., Any] = flex_attention
         if not attention.inlined:
             # fullgraph: past the recompile limit PyTorch would otherwise run the unfused form in
@@ -111,9 +64,11 @@ class FlexAttention(Prepared):
                 flex_attention,
                 fullgraph=True,
                 dynamic=attention.grows,
-                options=NAMED_CPU_KERNELS if attention.device.type == "cpu" else None,
+                options=NAMED_CPU_KERNELS
+                if attention.device.type == "cpu"
+                else self.inductor_options or None,
             )
-        # Behind a cache, row 0 is not token 0. As tensors, so that a new offset is no new graph.
+        # Behind a cache, row 0 is not token 0.
         self._offsets = torch.arange(
             attention.capacity, dtype=torch.int32, device=attention.device
         )
@@ -124,6 +79,10 @@ class FlexAttention(Prepared):
         for place in attention.places:
             self._blocks_of(place)
             self.mask(place)
+
+    @property
+    def inductor_options(self) -> dict[str, Any]:
+        return inductor_options(self._tiles)
 
     @property
     def nbytes(self) -> int:
@@ -145,7 +104,7 @@ class FlexAttention(Prepared):
         mask = self._masks.get(place)  # at once: another thread may clear them in between
         if mask is None:
             mask = self._masks[place] = self._masked(
-                self._offsets[place.position],
+                self._offset(place.position),
                 self._blocks_of(place),
                 (place.q_len, place.kv_len),
                 backward=self._attention.trains,
@@ -173,6 +132,8 @@ class FlexAttention(Prepared):
     def attend(self, query: torch.Tensor, kv: KeyValue, mask: FlexMask) -> torch.Tensor:
         if self._attention.grows and query.shape[2] == 1:
             _fix_batch_and_heads(query, *kv)
+        if self._tiles.tma:
+            check_strides(self._tiles, query, kv)
         out = self._call(
             query,
             kv.key,
@@ -181,8 +142,20 @@ class FlexAttention(Prepared):
             block_mask=mask.block_mask,
             scale=self._attention.scale,
             enable_gqa=self._attention.grouped,
+            kernel_options=self._kernel_options(query.shape[2]),
         )
         return out  # type: ignore[no-any-return]
+
+    def _kernel_options(self, rows: int) -> Mapping[str, Any] | None:
+        attention = self._attention
+        if self._tiles.options is not None:
+            return self._tiles.options
+        # Inductor's kernel for few rows holds those of all query heads of a key/value head in one
+        # block, and is taken below 128 rows also where they are more than a block of the mask.
+        groups = attention.q_heads // attention.kv_heads
+        if attention.device.type == "cuda" and rows * groups > BLOCK:
+            return MANY_ROWS
+        return None
 
     def _blocks_of(self, place: StepPosition) -> Blocks:
         """Return the blocks of a call; of a paged cache, those of the sequence itself."""
@@ -196,9 +169,19 @@ class FlexAttention(Prepared):
             ).widened(-(-place.kv_len // BLOCK))
         return blocks
 
+    def _offset(self, position: int) -> torch.Tensor | int:
+        """Return how far behind the first token the first row stands.
+
+        As a tensor, so that a new offset is no new graph. FlashAttention-4 loads what a mask
+        captures for each score by itself: where a prompt begins, there is nothing to capture.
+        """
+        if position == 0 and self._tiles.kernel is not None:
+            return 0
+        return self._offsets[position]
+
     def _masked(
         self,
-        offset: torch.Tensor,
+        offset: torch.Tensor | int,
         blocks: Blocks,
         lengths: tuple[int, int],
         *,
@@ -258,7 +241,7 @@ class FlexAttention(Prepared):
         offset = self._offsets[place.position] if at is None else at.to(torch.int32)[0]
         mask = self._masked(
             offset,
-            Blocks(*_ordered((counts > 0) & ~full), *_ordered(full)),
+            Blocks(*ordered((counts > 0) & ~full), *ordered(full)),
             (place.q_len, place.kv_len),
             sees=lambda sequence, row, position: seen[sequence, row, position],
         )
@@ -390,4 +373,5 @@ FLEX = Backend(
     whole_buffer=True,
     skips_hidden=True,
     proof={"cpu": r"^graph_\d+_kernel", "cuda": r"^triton_tem_fused"},
+    axes=(TILES,),
 )

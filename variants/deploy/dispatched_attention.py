@@ -324,6 +324,7 @@ class DispatchedAttention:
                 kv_capacity=capacity,
                 grows=True,
                 paged=signature.paged,
+                decodes=signature.phase is Phase.DECODE,
                 trains=signature.trains,
                 inlined=execution.compiles,
                 dtype=signature.dtype,
@@ -333,7 +334,7 @@ class DispatchedAttention:
         )
         attend: Callable[..., Tensor] = prepared.attend_scaled
         if execution.compiles:
-            options = dict(backend.inductor_options.get(self._device.kind, {}))
+            options = backend.compile_options(self._device.kind, prepared)
             attend = torch.compile(attend, fullgraph=True, dynamic=True, options=options)
         if execution.captures and not signature.fixed:
             self._say(

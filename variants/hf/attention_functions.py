@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from variants.deploy.layer_cache import CachedKV
 from variants.deploy.step_state import NotCapturableError
 from variants.hf.attention_operator import attend, given, numbered
 from variants.hf.captured_cache import HELD
@@ -114,14 +113,11 @@ def _computed_by(deployment: Deployment) -> Callable[..., Tensor]:
         scaling: float | None,
     ) -> Tensor:
         last_call[own] = object()
-        found: Any = getattr(key, HELD, None)
-        kv = None
-        if found is not None and getattr(value, HELD, None) is found:
-            held: CachedKV = found
-            if held.carried:
-                kv = KeyValue(key, value)
-        else:  # of no cache of ours, or changed since: what is given counts
+        held: Any = getattr(key, HELD, None)
+        if held is None or getattr(value, HELD, None) is not held:
+            # Of no cache of ours, or changed since: what is given counts.
             held = given(query, key, value, mask)
+        kv = KeyValue(key, value) if held.carried else None
         out = attention.attend(query, held, mask, score_mod, scaling, kv)
         return out.transpose(1, 2).contiguous()
 

@@ -172,7 +172,7 @@ class AttentionLayer(nn.Module):
 
     def _inductor_options(self) -> dict[str, Any]:
         kind = _kind(self.device)
-        return dict(BACKENDS[self.configuration.variant.backend].inductor_options.get(kind, {}))
+        return BACKENDS[self.configuration.variant.backend].compile_options(kind, self._backend)
 
     def _prepare_backend(self) -> Prepared:
         workload, variant = self.configuration.workload, self.configuration.variant
@@ -197,6 +197,7 @@ class AttentionLayer(nn.Module):
             else self.capacity,
             grows=self.grows,
             paged=self.cache_kind is not None and self.cache_kind.paged,
+            decodes=workload.decodes,
             trains=workload.trains,
             inlined=self.execution.compiles,
             dtype=self.precision.dtype,
