@@ -44,6 +44,7 @@ from studies.study.trials import finished_trials
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration, default_variant
 from variants.device import Device
+from variants.program import program
 from variants.support import unsupported_reasons
 
 console = make_console()
@@ -130,7 +131,7 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
             attach_file(study, store, file.name, file.read_bytes(), mimetype)
     except OSError as error:
         raise StudyError(f"the files could not be attached to the study: {error}") from None
-    console.print(f"attached to study {study.study_name}: see `python -m search dashboard`")
+    console.print(f"attached to study {study.study_name}: see `{program()} dashboard`")
 
 
 def one_configuration(given: Mapping[str, tuple[Choice, ...]], here: Device) -> Configuration:

@@ -45,9 +45,10 @@ from studies.space.space import Survey, fill_defaults, survey
 from studies.storage.url import shown
 from studies.study.opening import open_study, stored_plan
 from studies.study.plan import Plan
-from studies.study.study import open_storage
+from studies.study.study import existing_storage, open_storage
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
+from variants.program import program
 
 console = make_console()
 
@@ -56,12 +57,18 @@ console = make_console()
 def run(settings: RunSettings) -> None:
     """Search: measure configurations, then print each workload's winners against its default."""
     given = gather_choices(
-        settings.axes, preset=settings.preset, model=settings.model, space=settings.space
+        settings.axes,
+        preset=settings.preset,
+        model=settings.model,
+        space=settings.space,
+        phases=True,
     )
     settings.check()
-    # A dry run of a new study leaves no database behind.
-    unopened = settings.dry_run and settings.study is None
-    opened = None if unopened else open_storage(settings.storage)
+    # A dry run reads a study that is there, and leaves no database behind where there is none.
+    if settings.dry_run:
+        opened = None if settings.study is None else existing_storage(settings.storage)
+    else:
+        opened = open_storage(settings.storage)
     stored = None if opened is None else stored_plan(opened, settings.study)
     limits, sampler, seed = settings.resolved(stored, default_max_error(given))
     tracks = _placements(settings.workers, settings.kind)
@@ -223,14 +230,14 @@ def _print_next(results: Results, storage: str, trials: int, size: int, *, resum
     study = f" --study {shlex.quote(results.study_name)}"
     console.print("next:")
     lines = [
-        f"python -m search dashboard{study}{where}",
-        f"python -m search report{study}{where} --output report.html",
-        f"python -m search export{study}{where} --output best.json",
+        f"{program()} dashboard{study}{where}",
+        f"{program()} report{study}{where} --output report.html",
+        f"{program()} export{study}{where} --output best.json",
     ]
     told = len(results.trials)
     if resume:
-        lines.append(f"python -m search run{study}{where} --trials {trials}   (resumes)")
+        lines.append(f"{program()} run{study}{where} --trials {trials}   (resumes)")
     elif told < size:
-        lines.append(f"python -m search run{study}{where} --trials {told + 200}   (goes on)")
+        lines.append(f"{program()} run{study}{where} --trials {told + 200}   (goes on)")
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -21,7 +21,7 @@ FLOORS = ("variants", "objectives", "studies", "search")
 # package itself, which may hand out names of the units on its own floor and below.
 LEVELS: dict[str, tuple[set[str], ...]] = {
     "variants": (
-        {"registry", "turns", "user_error"},
+        {"program", "registry", "turns", "user_error"},
         {"device", "kv_dtypes", "score_mods"},
         {"caches", "executions", "precisions", "quantizations", "workload"},
         {"axis", "detect"},

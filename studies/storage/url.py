@@ -26,6 +26,10 @@ class DatabaseUrlError(UserError):
     """An address of no database that a study can be kept in."""
 
 
+class MissingDatabaseError(DatabaseUrlError):
+    """There is no database yet, or one without tables, and who only reads makes none."""
+
+
 def database_url(text: str) -> URL:
     """Read the address of a study's database.
 
