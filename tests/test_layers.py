@@ -53,7 +53,7 @@ LEVELS: dict[str, tuple[set[str], ...]] = {
         {"__init__", "runner"},
         {"options"},
         {"views"},
-        {"verify_in_model"},
+        {"documents", "verify_in_model"},
         {
             "export_command",
             "profile_command",

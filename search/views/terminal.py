@@ -64,6 +64,17 @@ def spoken(console: Terminal, *, as_json: bool = False, quiet: bool = False) -> 
         console.quiet = before[1]
 
 
+@contextmanager
+def aloud(console: Terminal, *, aloud: bool = True) -> Iterator[None]:
+    """Print what was asked for, also while the console is quiet; as before if not `aloud`."""
+    before = console.quiet
+    console.quiet = before and not aloud
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def print_json(document: BaseModel) -> None:
     """Print a document on standard output, and nothing beside it."""
     sys.stdout.write(document.model_dump_json(indent=2) + "\n")

@@ -110,10 +110,10 @@ def test_what_is_typed_wins_then_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_table_is_for_the_command_that_it_names() -> None:
-    written('storage = "sqlite:///x.db"\n[run]\ntrials = 7\n[export]\nprefer = "lowest_memory"\n')
+    written('storage = "sqlite:///x.db"\n[run]\ntrials = 7\n[export]\nprefer = "memory"\n')
     assert context_of("run", "--settings", "s.toml").params["trials"] == 7
     found = context_of("export", "--settings", "s.toml").params
-    assert (found["prefer"], found["storage"]) == ("lowest_memory", "sqlite:///x.db")
+    assert (found["prefer"], found["storage"]) == ("memory", "sqlite:///x.db")
 
 
 def test_plugins_are_loaded_from_a_file() -> None:
