@@ -65,7 +65,7 @@ LEVELS: dict[str, tuple[set[str], ...]] = {
             "verify_command",
         },
         {"cli"},
-        {"__main__", "command_reference"},
+        {"__main__", "command_reference", "json_reference"},
     ),
 }
 MOST_MODULES = 15  # of a folder, besides the entries of registries: more is no subject any more

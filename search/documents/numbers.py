@@ -18,7 +18,7 @@ class ConfigurationNumbers(Part):
     trial: int | None = Field(description="Number of its trial; null: the default")
     label: str = Field(description="The variant in words, as tables have it")
     variant: dict[str, str] = Field(description="Its choice for each axis that it has")
-    outcome: Outcome = Field(description="MEASURED, or what else became of it")
+    outcome: Outcome = Field(description="What became of it")
     reason: str = Field(description="Why it is not MEASURED; else empty")
     backend_ran: str | None = Field(description="The backend whose kernel ran")
     in_turns: bool = Field(
@@ -39,7 +39,7 @@ class ConfigurationNumbers(Part):
     )
     faster_high: float | None = Field(description="Its other end")
     verdict: Word | None = Field(
-        description="faster, slower, same or unclear, from turns; null where there were none"
+        description="On its latency against the default's, from turns; null where there were none"
     )
     peak_memory_mib: float | None = Field(description="Peak memory")
     smaller: float | None = Field(
