@@ -30,6 +30,11 @@ from variants.device import DeviceKind
 TRIALS = 200
 
 
+def sampler_names() -> list[str]:
+    """Return what a shell offers for `--sampler`."""
+    return list(SAMPLERS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """The options of `run`, in the order in which its help lists them."""
@@ -122,7 +127,7 @@ class RunSettings:
             metavar="NAME",
             help=f"One of {', '.join(SAMPLERS)}. [default: {OWN}]",
             rich_help_panel=SEARCHING,
-            autocompletion=lambda: list(SAMPLERS),
+            autocompletion=sampler_names,
         ),
     ] = None
     seed: Annotated[
