@@ -16,7 +16,7 @@ from search.options.output_options import QuietOption
 from search.options.plugin_option import PluginOption
 from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName
 from search.views.layout import number_table
-from search.views.loading import print_loading
+from search.views.loading_lines import print_loading
 from search.views.terminal import make_console, spoken
 from studies.export.document import (
     Admitted,

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from search.documents.document import Document, Part
+from search.documents.json_document import Document, Part
 from search.documents.space_document import SpaceDocument
 from search.documents.study_document import StudyDocument
 from search.documents.support_document import SupportDocument

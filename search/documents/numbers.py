@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from objectives.schema.evaluation import Evaluation, Outcome
-from search.documents.document import Part
+from search.documents.json_document import Part
 from studies.results.front import WorkloadResult
 from studies.results.labels import variant_label
 from studies.study.finalists import Finalist

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from search.documents.document import Document
+from search.documents.json_document import Document
 from studies.space.space import Survey
 from variants.axes import Choice
 from variants.device import Device

@@ -7,7 +7,7 @@ from pydantic import Field
 from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
-from search.documents.document import Document, Part
+from search.documents.json_document import Document, Part
 from search.documents.numbers import ConfigurationNumbers, configuration_numbers
 from studies.results.front import Candidate, Preference, Winner, WorkloadResult
 from studies.results.labels import workload_label

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pydantic import Field
 
 from objectives.schema.evaluation import Outcome
-from search.documents.document import Document, Part
+from search.documents.json_document import Document, Part
 from search.views.support_listing import Cell, CheckedSupport, core_cells, other_cells
 from studies.results.labels import variant_label, workload_label
 from variants.axes import Choice

@@ -10,7 +10,7 @@ from pydantic import Field
 from objectives.in_model.schema import InModel, InModelJob
 from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Outcome
-from search.documents.document import Document, Part
+from search.documents.json_document import Document, Part
 from studies.export.document import ExportedWorkload
 from studies.export.promise import Promise, came_ms
 from studies.export.verification import CheckedConfiguration, Claim

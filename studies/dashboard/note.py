@@ -64,9 +64,11 @@ def _reading(results: Results) -> str:
     parts = []
     if len(results.workloads) > 1:
         parts.append(
-            "**Best Trials** and **Pareto Front** are of all workloads together: values are "
-            "shares of each workload's own default, so one workload's best can hide another's. "
-            "The table above names each workload's own."
+            "**Best Trials** are those on each workload's own front, one workload after another, "
+            f"where `{program()} dashboard` serves this page. Another server of optuna-dashboard, "
+            "and **Pareto Front** always, take all workloads together: values are shares of each "
+            "workload's own default, so one workload's best can hide another's. The table above "
+            "and *Fronts* below the plots have each workload's own."
         )
     parts.append(
         f"**Hyperparameter Importance** is {_DASHBOARDS}: {ANSWERS[_DASHBOARDS]}. It asks "

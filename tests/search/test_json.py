@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from search import cli, verify_command
-from search.documents.document import Document
+from search.documents.json_document import Document
 from search.documents.space_document import SpaceDocument
 from search.documents.study_document import StudyDocument
 from search.documents.support_document import SupportDocument
