@@ -48,6 +48,7 @@ LEVELS: dict[str, tuple[set[str], ...]] = {
         {"export", "replay", "sensitivity", "session"},
         {"report"},
         {"dashboard"},
+        {"notebook"},
     ),
     "search": (
         {"__init__", "runner"},

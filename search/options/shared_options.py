@@ -12,10 +12,10 @@ import typer
 from search.options.choices import UsageError
 from search.options.help_panels import DEVICES, SPACE, STORED
 from studies.space.presets import preset_names, preset_summary
-from studies.storage.url import has_password
+from studies.storage.url import DEFAULT_ADDRESS, has_password
 from variants.models import MODELS
 
-DEFAULT_STORAGE = "sqlite:///goldilocks.db"
+DEFAULT_STORAGE = DEFAULT_ADDRESS
 STORAGE_VARIABLE = "GOLDILOCKS_STORAGE"
 
 

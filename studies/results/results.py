@@ -14,6 +14,7 @@ from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome
 from studies.results.columns import COLUMNS, STAGE
 from studies.results.front import WorkloadResult, candidates, front, strict, winners
+from studies.results.winners_html import winners_html
 from studies.study.anchor import AnchorPoint, Drift, DriftMarks, anchors_of, drifts
 from studies.study.baseline import baseline_of, default_of
 from studies.study.finalists import finalist_timings_of
@@ -47,6 +48,16 @@ class Results:
     def outcomes(self) -> Counter[Outcome]:
         """How many trials ended in each outcome; abandoned ones are not trials of the budget."""
         return Counter(trial.evaluation.outcome for trial in self.trials)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: each workload's default and winners."""
+        device = self.environment.device
+        measured = self.outcomes[Outcome.MEASURED]
+        caption = (
+            f"study {self.study_name}: {device.name}, torch {device.torch}, "
+            f"{measured} of {len(self.trials)} trials measured"
+        )
+        return winners_html(caption, self.workloads, set(self.plan.space.searched))
 
     def trials_by_workload(self) -> dict[str, list[FinishedTrial]]:
         """Return the trials of each workload that has any, in order, by its key."""

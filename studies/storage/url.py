@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from variants.user_error import UserError
 
+DEFAULT_ADDRESS = "sqlite:///goldilocks.db"  # a file in the working directory
 _PSYCOPG = "postgresql+psycopg"
 _HIDDEN = "***"
 _SHOWN_PARAMETERS = {"host", "port", "user", "dbname", "service", "sslmode"}
