@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +25,6 @@ from search.options.shared_options import (
     StudyName,
 )
 from search.views.support_listing import (
-    CheckedSupport,
     axes_markdown,
     check_support,
     print_checked,
@@ -159,32 +158,31 @@ def support(
             )
         if check:
             raise UsageError("--check must be left out where --device-profile names no device")
-        _print_support(DEVICE_PROFILES[device_profile].device, given, None, as_json=as_json)
+        _print_support(DEVICE_PROFILES[device_profile].device, given, as_json=as_json)
         return
     # Short samples, and room for 8-bit numbers: whether it runs is the question.
     limits = Limits(sampling_s=0.01, max_error=2 * EIGHT_BIT_MAX_ERROR)
     bench = DeviceBench(limits, seed=0, device=None if device == "auto" else device)
     try:
+        if not (check and as_json):  # there what was tried belongs into the document
+            _print_support(bench.device(), given, as_json=as_json)
+        if not check:
+            return
         with spoken(console, as_json=as_json):
-            tried = check_support(console, bench, given) if check else None
-        _print_support(bench.device(), given, tried, as_json=as_json)
+            tried = check_support(console, bench, given)
+            print_checked(console, tried)
+        if as_json:
+            print_json(support_document(bench.device(), given, tried))
     finally:
         bench.close()
-    if tried and any(one.disagreement for one in tried):
+    if any(one.disagreement for one in tried):
         raise typer.Exit(1)
 
 
 def _print_support(
-    here: Device,
-    given: Mapping[str, tuple[Choice, ...]],
-    tried: Sequence[CheckedSupport] | None,
-    *,
-    as_json: bool,
+    here: Device, given: Mapping[str, tuple[Choice, ...]], *, as_json: bool
 ) -> None:
-    """Print what a device can run, and, where it was tried, whether it is so."""
     if as_json:
-        print_json(support_document(here, given, tried))
-        return
-    print_support(console, here, given)
-    if tried is not None:
-        print_checked(console, tried)
+        print_json(support_document(here, given))
+    else:
+        print_support(console, here, given)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from search import cli, verify_command
+from search import cli, show_commands, verify_command
 from search.documents.json_document import Document
 from search.documents.space_document import SpaceDocument
 from search.documents.study_document import StudyDocument
@@ -22,6 +22,7 @@ from studies.results.results import read_results
 from studies.study.study import load_study, open_storage
 from tests.fake_bench import FakeBench
 from tests.search.fake_cli import fake_devices
+from tests.search.test_support import Declared
 from tests.studies.export.test_verification import OtherBench
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "json.md"
@@ -149,6 +150,18 @@ def test_support_prints_what_runs_and_why_not_the_rest(
     for place in (*found.core, *found.others):
         assert place.runs == bool(place.precisions) == (not place.reasons)
     assert typed("support --device-profile h100 --json --markdown") == 2
+
+
+@pytest.mark.parametrize(("runs", "status"), [("", 0), ("flash/fp32", 1)])
+def test_support_that_was_tried_says_what_came_of_it(
+    runs: str, status: int, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patch.setattr(show_commands, "DeviceBench", lambda *args, **kwargs: Declared(runs=runs))
+    found = document("support --check --json", SupportDocument, capsys, status)
+    assert len(found.tried) > 50
+    wrong = [one for one in found.tried if one.disagreement]
+    assert bool(wrong) == bool(status)
+    assert all("it runs, declared not to" in one.disagreement for one in wrong)
 
 
 @pytest.mark.parametrize(("memory", "status"), [(1.0, 0), (1.5, 1)])

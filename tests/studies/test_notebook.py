@@ -11,12 +11,15 @@ from optuna.storages import BaseStorage
 
 from objectives.schema.evaluation import Outcome
 from studies import notebook
+from studies.results.columns import COLUMNS
 from studies.results.labels import factor, mebibytes, milliseconds
 from studies.storage.url import DatabaseUrlError
 from studies.study.attributes import StudyError
 from studies.study.study import open_storage
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def cells(page: str) -> list[list[str]]:
@@ -85,3 +88,16 @@ def test_another_name_is_refused_in_words(storage_url: str, storage: BaseStorage
     run(session(storage), 1)
     with pytest.raises(StudyError, match="study must be one of s; got t"):
         notebook.open_results("t", storage_url)
+
+
+def test_the_blocks_of_the_page_on_notebooks_run_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(session(open_storage("sqlite:///goldilocks.db"), sampler="random"), 12)
+    page = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    exec("\n".join(blocks), {})
+    cells = re.findall(r"^\| (.+?) \|", page, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(cells))) <= set(COLUMNS)
