@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 # In the order of the list of commands, which has room for so many words at 80 columns.
-COMMANDS = {
+COMMANDS: dict[Callable[..., None], str] = {
     run: "Search: measure configurations, print each workload's winners.",
     show: "Print the fronts and the verdict of a stored study.",
     sensitivity: "Say which axes drive memory and latency, and what to try.",

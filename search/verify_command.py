@@ -101,10 +101,10 @@ def verify(
             in_model, prompt, batch, new_tokens or NEW_TOKENS, layers, rounds or ROUNDS
         )
         with spoken(console, as_json=as_json, quiet=quiet):
-            found = _holds_in_model(document, file, kind, settings, anyway=anyway)
+            came = _holds_in_model(document, file, kind, settings, anyway=anyway)
         if as_json:
-            print_json(found)
-        if found.slower:
+            print_json(came)
+        if came.slower:
             raise typer.Exit(1)
         return
     alone = {"prompt": prompt, "batch": batch, "new-tokens": new_tokens, "layers": layers}

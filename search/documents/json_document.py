@@ -19,7 +19,7 @@ class Document(Part):
     """What stands at the top of every document."""
 
     schema_version: Literal[1] = Field(
-        1, description="Grows when a key goes or changes its meaning; keys may be added"
+        default=1, description="Grows when a key goes or changes its meaning; keys may be added"
     )
     command: str = Field(description="The command that printed it")
     goldilocks: str = Field(default_factory=own_version, description="Version of this product")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from objectives.schema.evaluation import Evaluation, Outcome
@@ -72,7 +74,7 @@ def configuration_numbers(
     )
 
 
-def _of_trial(evaluation: Evaluation, default_ms: float) -> dict[str, float | Word | None]:
+def _of_trial(evaluation: Evaluation, default_ms: float) -> dict[str, Any]:
     measured = evaluation.measurements
     if measured is None:
         names = ("latency_ms", "latency_low_ms", "latency_high_ms", "gpu_ms", "host_ms")
@@ -91,7 +93,7 @@ def _of_trial(evaluation: Evaluation, default_ms: float) -> dict[str, float | Wo
     }
 
 
-def _of_turns(again: Finalist) -> dict[str, float | Word | None]:
+def _of_turns(again: Finalist) -> dict[str, Any]:
     return {
         "latency_ms": again.latency_ms,
         "latency_low_ms": None,
