@@ -50,7 +50,7 @@ def _command(name: str, command: Any, root: typer.Context) -> Iterator[str]:
 
 # A command's type is click's, which typer carries under one name or another: Any.
 def _options(command: Any, context: typer.Context) -> Iterator[str]:
-    """Yield a table for each panel of options, those without one first."""
+    """Yield a table for each panel of options."""
     for panel, records in panels_of(command, context).items():
         rows = [f"| `{_cell(words)}` | {_escaped(_cell(text))} |" for words, text in records]
         yield "\n".join([f"| {panel} | |\n|---|---|", *rows, ""])

@@ -54,7 +54,9 @@ def export(
     ] = "balanced",
     max_memory_gib: Annotated[
         float | None,
-        typer.Option(min=1e-3, help="Choose only what has a peak memory of at most this."),
+        typer.Option(
+            min=1e-3, metavar="GIB", help="Choose only what has a peak memory of at most this."
+        ),
     ] = None,
     execution: Annotated[str | None, axis_option("execution")] = None,
     target: Annotated[

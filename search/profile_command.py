@@ -55,7 +55,8 @@ ROWS = 12  # shown of each table
 def profile(
     *,
     trial: Annotated[
-        int | None, typer.Option(min=0, help="Profile this trial of a study; no axes then.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Profile this trial of a study; no axes then."),
     ] = None,
     study: StudyName = None,
     storage: Storage = DEFAULT_STORAGE,

@@ -69,8 +69,12 @@ def show(
 def dashboard(
     study: StudyName = None,
     storage: Storage = DEFAULT_STORAGE,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port to listen on.")
+    ] = 8080,
     plugin: PluginOption = None,
 ) -> None:
     """Serve optuna-dashboard: the Pareto front, live while a run goes on."""

@@ -68,22 +68,37 @@ def verify(
     ] = None,
     prompt: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of each prompt.", show_default="the exported workload's"),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Tokens of each prompt.",
+            show_default="the exported workload's",
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Prompts.", show_default="the exported workload's")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Prompts.", show_default="the exported workload's"),
     ] = None,
     new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens a prompt that are timed.", show_default=f"{NEW_TOKENS}"),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Tokens a prompt that are timed.",
+            show_default=f"{NEW_TOKENS}",
+        ),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the model.", show_default="as many as fit in memory"),
+        typer.Option(
+            min=1, metavar="N", help="Of the model.", show_default="as many as fit in memory"
+        ),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(min=1, help="Turns of default and winner.", show_default=f"{ROUNDS}"),
+        typer.Option(
+            min=1, metavar="N", help="Turns of default and winner.", show_default=f"{ROUNDS}"
+        ),
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 
 from search.options.choices import UsageError
+from search.options.help_panels import GENERAL
 from studies.storage.url import shown
 
 _SETTINGS = "settings"
@@ -72,6 +73,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     option = typer.Option(
         f"--{_SETTINGS}",
         metavar="FILE.toml",
+        rich_help_panel=GENERAL,
         is_eager=True,
         callback=_reader({parameter.name: parameter.annotation for parameter in parameters}),
         help="A TOML file with any of these options by their names; what is typed wins.",

@@ -108,6 +108,30 @@ def test_a_whole_study(
     assert len(json.loads(told_by_page)["trials"]) == 14
 
 
+def test_who_only_reads_makes_no_tables(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import psycopg
+
+    for words in (
+        ("show",),
+        ("table",),
+        ("export",),
+        ("report",),
+        ("sensitivity",),
+        ("dashboard",),
+        ("run", "--dry-run", "--device", "cpu", "--study", "s"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["search", *words, "--storage", postgres_url])
+        assert cli.main() == (0 if "run" in words else 2)
+        assert "run" in words or "the storage holds no study" in capsys.readouterr().err
+    with psycopg.connect(postgres_url) as connection:
+        found = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+        )
+        assert found.fetchall() == []
+
+
 def test_no_password_is_seen(
     postgres: Server,
     postgres_url: str,
