@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from objectives.schema.environment import own_version
 from search import cli
@@ -105,12 +107,7 @@ def test_version_names_what_results_depend_on(
     [
         ("goldilocks ver", ["verify"]),
         ("goldilocks run --trials 3 --pat", ["--patience"]),
-        ("goldilocks run --back", ["--backend"]),
         ("goldilocks run --precision bf16,f", ["bf16,fp32", "bf16,fp16"]),
-        ("goldilocks run --model qwen", ["qwen2.5-7b", "qwen3-8b"]),
-        ("goldilocks run --preset kv", ["kv-cache"]),
-        ("goldilocks run --sampler ns", ["nsga2"]),
-        ("goldilocks export --prefer b", ["balanced"]),
     ],
 )
 def test_a_shell_completes_commands_options_and_choices(
@@ -125,6 +122,30 @@ def test_a_shell_completes_commands_options_and_choices(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "begun", "expected"),
+    [
+        ("run", "--backend", "f", ["flash", "flex"]),
+        ("run", "--cache", "static,r", ["static,ring"]),
+        ("run", "--cache", "ring,r", []),  # it is there already
+        ("run", "--batch", "1", []),
+        ("run", "--model", "qwen", ["qwen2.5-7b", "qwen3-8b"]),
+        ("run", "--preset", "kv", ["kv-cache"]),
+        ("run", "--sampler", "ns", ["nsga2"]),
+        ("support", "--gqa", "r", ["repeat_kv"]),
+        ("export", "--prefer", "b", ["balanced"]),
+    ],
+)
+def test_choices_are_offered_as_they_are_typed(
+    command: str, option: str, begun: str, expected: list[str]
+) -> None:
+    root: Any = typer.main.get_command(cli.app)
+    its = root.commands[command]
+    context = typer.Context(its, info_name=command)
+    (parameter,) = (each for each in its.params if option in each.opts)
+    assert [item.value for item in parameter.shell_complete(context, begun)] == expected
 
 
 @pytest.mark.parametrize("how", ["script", "module"])
