@@ -71,12 +71,9 @@ def _run(settings: RunSettings) -> None:
         phases=True,
     )
     settings.check()
-    # A dry run reads a study that is there, and leaves no database behind where there is none.
-    if settings.dry_run:
-        opened = None if settings.study is None else existing_storage(settings.storage)
-    else:
-        opened = open_storage(settings.storage)
-    stored = None if opened is None else stored_plan(opened, settings.study)
+    # A dry run, and one that cannot begin, leave no database behind where there is none.
+    there = existing_storage(settings.storage)
+    stored = None if there is None else stored_plan(there, settings.study)
     limits, sampler, seed = settings.resolved(stored, default_max_error(given))
     tracks = _placements(settings.workers, settings.kind)
     queue = CompileQueue()
@@ -86,14 +83,14 @@ def _run(settings: RunSettings) -> None:
         if not settings.dry_run:
             preload_in_background()
         _warn_of_cores(settings.compile_ahead, tracks)
-        here = start_together(benches[:1] if settings.dry_run or opened is None else benches)
+        here = start_together(benches[:1] if settings.dry_run else benches)
         _warn_of_neighbours(here, len(tracks))
         base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
         trials = settings.probe or settings.trials or TRIALS
         with aloud(console, aloud=settings.dry_run and not settings.as_json):
             _introduce(found, here, trials, defaults_alone=not given and stored is None)
-        if settings.dry_run or opened is None:
+        if settings.dry_run:
             if settings.as_json:
                 expected_s = estimate_s(found, here.kind, trials)
                 print_json(space_document(found, here, trials, expected_s))
@@ -106,7 +103,7 @@ def _run(settings: RunSettings) -> None:
             plugins=tuple(plugin.plugin for plugin in loaded_plugins()),
         )
         begun = open_study(
-            opened,
+            there or open_storage(settings.storage),
             settings.study,
             plan,
             benches[0].environment(),

@@ -12,11 +12,10 @@ import typer
 from search.options.choices import UsageError
 from search.options.help_panels import DEVICES, SPACE, STORED
 from studies.space.presets import preset_names, preset_summary
-from studies.storage.url import DEFAULT_ADDRESS, has_password
+from studies.storage.url import DEFAULT_ADDRESS, STORAGE_VARIABLE, has_password
 from variants.models import MODELS
 
 DEFAULT_STORAGE = DEFAULT_ADDRESS
-STORAGE_VARIABLE = "GOLDILOCKS_STORAGE"
 
 
 _SEEN = ("COMMANDLINE", "DEFAULT_MAP")  # sources of a value that others can read

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from variants.user_error import UserError
 
+STORAGE_VARIABLE = "GOLDILOCKS_STORAGE"  # of the environment: the address, where none is given
 DEFAULT_ADDRESS = "sqlite:///goldilocks.db"  # a file in the working directory
 _PSYCOPG = "postgresql+psycopg"
 _HIDDEN = "***"

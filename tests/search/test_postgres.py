@@ -18,11 +18,16 @@ import sqlalchemy
 from optuna_dashboard import wsgi
 
 from search import cli
-from search.options.shared_options import STORAGE_VARIABLE
 from studies.storage.artifacts import artifact_folder
 from studies.storage.database import HEARTBEAT_S
 from studies.storage.optuna_internals import engine_of, study_id_of
-from studies.storage.url import DatabaseUrlError, database_url, shown, without_passwords
+from studies.storage.url import (
+    STORAGE_VARIABLE,
+    DatabaseUrlError,
+    database_url,
+    shown,
+    without_passwords,
+)
 from studies.study.attributes import StudyError
 from studies.study.study import load_study, open_storage
 from studies.study.trials import finished_trials

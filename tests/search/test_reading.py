@@ -61,3 +61,23 @@ def test_a_dry_run_of_a_stored_study_reads_it_and_adds_none(
     assert f"{of.survey.size} possible" in known
     assert f"{of.survey.size} possible" not in capsys.readouterr().out
     assert [each.name for each in (tmp_path).glob("*.artifacts")] == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--workers 0",
+        "--q-heads 4 --kv-heads 3",
+        "--backend flsh",
+        "--sampler best",
+        "--patience 3 --sampler tpe",
+        "--backend math --precision bf16 --cache paged",  # that no device can run
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_database(
+    options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with fake_devices() as patch:
+        assert typed(f"run --study s {options}", patch) == 2
+    assert list(tmp_path.iterdir()) == []

@@ -84,6 +84,14 @@ def test_reading_in_a_notebook_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_environment_says_where_a_study_is(
+    storage_url: str, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(session(storage), 1)
+    monkeypatch.setenv("GOLDILOCKS_STORAGE", storage_url)
+    assert notebook.open_results().study_name == "s"
+
+
 def test_another_name_is_refused_in_words(storage_url: str, storage: BaseStorage) -> None:
     run(session(storage), 1)
     with pytest.raises(StudyError, match="study must be one of s; got t"):
