@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from search.cli import app
+from search.options.help_panels import panels_of
 
 COMMAND = "python -m search.command_reference > docs/reference.md"
 # What the status of a process says, whatever command it ran.
@@ -19,7 +20,6 @@ EXIT_STATUSES = {
     2: "wrong usage: one line names the option, what it got and what was expected",
     130: "interrupted (Ctrl-C, SIGTERM): everything that was told so far is kept",
 }
-_PLAIN_PANEL = "Options"
 
 
 def reference_markdown() -> str:
@@ -50,18 +50,10 @@ def _command(name: str, command: Any, root: typer.Context) -> Iterator[str]:
 
 # A command's type is click's, which typer carries under one name or another: Any.
 def _options(command: Any, context: typer.Context) -> Iterator[str]:
-    """Yield a table for each panel of options, those without one first."""
-    panels: dict[str, list[str]] = {_PLAIN_PANEL: []}
-    for parameter in command.params:
-        record = parameter.get_help_record(context)  # None where it is hidden
-        if record is not None:
-            panel = getattr(parameter, "rich_help_panel", None) or _PLAIN_PANEL
-            words, help_text = record
-            row = f"| `{_cell(words)}` | {_escaped(_cell(help_text))} |"
-            panels.setdefault(panel, []).append(row)
-    for panel, rows in panels.items():
-        if rows:
-            yield "\n".join([f"| {panel} | |\n|---|---|", *rows, ""])
+    """Yield a table for each panel of options."""
+    for panel, records in panels_of(command, context).items():
+        rows = [f"| `{_cell(words)}` | {_escaped(_cell(text))} |" for words, text in records]
+        yield "\n".join([f"| {panel} | |\n|---|---|", *rows, ""])
 
 
 def _cell(text: str) -> str:

@@ -12,10 +12,12 @@ from rich.console import Console
 
 from search.options.choices import UsageError, choices_from_options
 from search.options.command_options import axis_option
+from search.options.output_options import QuietOption
 from search.options.plugin_option import PluginOption
 from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName
 from search.views.layout import number_table
-from search.views.terminal import make_console
+from search.views.loading_lines import print_loading
+from search.views.terminal import make_console, spoken
 from studies.export.document import (
     Admitted,
     Export,
@@ -52,7 +54,9 @@ def export(
     ] = "balanced",
     max_memory_gib: Annotated[
         float | None,
-        typer.Option(min=1e-3, help="Choose only what has a peak memory of at most this."),
+        typer.Option(
+            min=1e-3, metavar="GIB", help="Choose only what has a peak memory of at most this."
+        ),
     ] = None,
     execution: Annotated[str | None, axis_option("execution")] = None,
     target: Annotated[
@@ -65,6 +69,7 @@ def export(
     ] = None,
     plugin: PluginOption = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Write the winners as JSON, which `variants.load` turns into attention.
 
@@ -72,6 +77,8 @@ def export(
     """
     if schema:
         _write(output, export_schema())
+        with spoken(console, quiet=quiet or output is None):
+            console.print(f"wrote {output}")
         return
     chosen = choices_from_options({"execution": execution}).get("execution")
     admitted = Admitted(
@@ -83,7 +90,10 @@ def export(
     document = build_export(results, pick=pick, prefer=prefer, admitted=admitted)
     _write(output, document.model_dump_json(indent=2) + "\n")
     if output is not None:
-        print_pick(console, document, results)
+        with spoken(console, quiet=quiet):
+            console.print(f"wrote {output}")
+            print_pick(console, document, results)
+            print_loading(console, document, output)
 
 
 def _write(output: Path | None, text: str) -> None:
@@ -96,7 +106,6 @@ def _write(output: Path | None, text: str) -> None:
         raise UsageError(
             f"--output must be a file that can be written, got {output}: {error.strerror}"
         ) from None
-    console.print(f"wrote {output}")
 
 
 def print_pick(console: Console, document: Export, results: Results) -> None:

@@ -44,6 +44,7 @@ from studies.study.trials import finished_trials
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration, default_variant
 from variants.device import Device
+from variants.program import program
 from variants.support import unsupported_reasons
 
 console = make_console()
@@ -54,7 +55,8 @@ ROWS = 12  # shown of each table
 def profile(
     *,
     trial: Annotated[
-        int | None, typer.Option(min=0, help="Profile this trial of a study; no axes then.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Profile this trial of a study; no axes then."),
     ] = None,
     study: StudyName = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -130,7 +132,7 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
             attach_file(study, store, file.name, file.read_bytes(), mimetype)
     except OSError as error:
         raise StudyError(f"the files could not be attached to the study: {error}") from None
-    console.print(f"attached to study {study.study_name}: see `python -m search dashboard`")
+    console.print(f"attached to study {study.study_name}: see `{program()} dashboard`")
 
 
 def one_configuration(given: Mapping[str, tuple[Choice, ...]], here: Device) -> Configuration:

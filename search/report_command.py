@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from search.options.choices import UsageError
+from search.options.output_options import QuietOption
 from search.options.plugin_option import PluginOption
 from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName, storage_words
-from search.views.terminal import make_console
+from search.views.terminal import make_console, spoken
 from studies.storage.artifacts import artifact_store, attach_file
 from studies.storage.files import write_atomically
 from studies.study.study import load_study, open_storage
@@ -27,6 +28,7 @@ def report(
     attached: Annotated[
         bool, typer.Option("--attach/--no-attach", help="Show it in the dashboard, too.")
     ] = True,
+    quiet: QuietOption = False,
     plugin: PluginOption = None,
 ) -> None:
     """Write a study's report: one HTML file that opens without a network."""
@@ -47,7 +49,8 @@ def report(
         raise UsageError(
             f"--output must be a file that can be written, got {output}: {error.strerror}"
         ) from None
-    console.print(
-        f"wrote {output} ({len(page) / 1e6:.1f} MB; needs no network)",
-        soft_wrap=True,
-    )
+    with spoken(console, quiet=quiet):
+        console.print(
+            f"wrote {output} ({len(page) / 1e6:.1f} MB; needs no network)",
+            soft_wrap=True,
+        )

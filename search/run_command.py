@@ -19,13 +19,15 @@ from objectives.process.placement import (
 )
 from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench, start_together
+from search.documents.space_document import space_document
+from search.documents.study_document import RunNumbers, study_document
 from search.options.choices import UsageError, gather_choices
 from search.options.command_options import with_options
 from search.options.run_settings import TRIALS, RunSettings
 from search.options.shared_options import storage_words
 from search.runner import Limit, Runner, stopping_reason
 from search.views.finals import retime_finalists
-from search.views.terminal import make_console
+from search.views.terminal import aloud, make_console, print_json, spoken
 from search.views.verdict import (
     print_coverage,
     print_outcomes,
@@ -45,9 +47,10 @@ from studies.space.space import Survey, fill_defaults, survey
 from studies.storage.url import shown
 from studies.study.opening import open_study, stored_plan
 from studies.study.plan import Plan
-from studies.study.study import open_storage
+from studies.study.study import existing_storage, open_storage
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
+from variants.program import program
 
 console = make_console()
 
@@ -55,14 +58,22 @@ console = make_console()
 @with_options
 def run(settings: RunSettings) -> None:
     """Search: measure configurations, then print each workload's winners against its default."""
+    with spoken(console, as_json=settings.as_json, quiet=settings.quiet):
+        _run(settings)
+
+
+def _run(settings: RunSettings) -> None:
     given = gather_choices(
-        settings.axes, preset=settings.preset, model=settings.model, space=settings.space
+        settings.axes,
+        preset=settings.preset,
+        model=settings.model,
+        space=settings.space,
+        phases=True,
     )
     settings.check()
-    # A dry run of a new study leaves no database behind.
-    unopened = settings.dry_run and settings.study is None
-    opened = None if unopened else open_storage(settings.storage)
-    stored = None if opened is None else stored_plan(opened, settings.study)
+    # A dry run, and one that cannot begin, leave no database behind where there is none.
+    there = existing_storage(settings.storage)
+    stored = None if there is None else stored_plan(there, settings.study)
     limits, sampler, seed = settings.resolved(stored, default_max_error(given))
     tracks = _placements(settings.workers, settings.kind)
     queue = CompileQueue()
@@ -72,13 +83,17 @@ def run(settings: RunSettings) -> None:
         if not settings.dry_run:
             preload_in_background()
         _warn_of_cores(settings.compile_ahead, tracks)
-        here = start_together(benches[:1] if settings.dry_run or opened is None else benches)
+        here = start_together(benches[:1] if settings.dry_run else benches)
         _warn_of_neighbours(here, len(tracks))
         base = default_axes(here) if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
         trials = settings.probe or settings.trials or TRIALS
-        _introduce(found, here, trials, defaults_alone=not given and stored is None)
-        if settings.dry_run or opened is None:
+        with aloud(console, aloud=settings.dry_run and not settings.as_json):
+            _introduce(found, here, trials, defaults_alone=not given and stored is None)
+        if settings.dry_run:
+            if settings.as_json:
+                expected_s = estimate_s(found, here.kind, trials)
+                print_json(space_document(found, here, trials, expected_s))
             return
         plan = Plan(
             space=found.space,
@@ -88,7 +103,7 @@ def run(settings: RunSettings) -> None:
             plugins=tuple(plugin.plugin for plugin in loaded_plugins()),
         )
         begun = open_study(
-            opened,
+            there or open_storage(settings.storage),
             settings.study,
             plan,
             benches[0].environment(),
@@ -202,35 +217,53 @@ def _search(
     with runner.interrupt.ignored():  # a Ctrl-C that comes late must not cost the report
         results = read_results(session.study)
         publish(session.study)
-        print_verdict(console, results)
+        with aloud(console, aloud=not settings.as_json):
+            print_verdict(console, results)
         print_outcomes(console, results)
         session.seconds["worker start"] = sum(map(sum, starts))
         print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.workers)))
         if ahead := queue.stats.line():
             console.print(ahead, highlight=False)
         print_coverage(console, session.coverage(), session.expected_gains())
-        console.print(stopping_reason(runner, session, limit.trials))
+        ended = stopping_reason(runner, session, limit.trials)
+        console.print(ended)
         stopped = runner.interrupt.asked or runner.out_of_time
-        _print_next(results, settings.storage, limit.trials, session.survey.size, resume=stopped)
+        commands = _next_commands(
+            results, settings.storage, limit.trials, session.survey.size, resume=stopped
+        )
+        console.print("next:")
+        for line in commands:
+            console.print(f"  {line}", highlight=False, soft_wrap=True)
+        if settings.as_json:
+            part = RunNumbers(
+                ended=ended,
+                interrupted=runner.interrupt.asked,
+                trials=runner.trials,
+                wall_s=wall_s,
+                seconds=dict(session.seconds),
+                next=tuple(commands),
+            )
+            print_json(study_document(results, settings.storage, "run", part))
     if runner.interrupt.asked:
         raise typer.Exit(130)
     if not any(result.winners for result in results.workloads):
         raise typer.Exit(1)
 
 
-def _print_next(results: Results, storage: str, trials: int, size: int, *, resume: bool) -> None:
+def _next_commands(
+    results: Results, storage: str, trials: int, size: int, *, resume: bool
+) -> list[str]:
+    """Return the commands that lead on."""
     where = storage_words(storage)
     study = f" --study {shlex.quote(results.study_name)}"
-    console.print("next:")
     lines = [
-        f"python -m search dashboard{study}{where}",
-        f"python -m search report{study}{where} --output report.html",
-        f"python -m search export{study}{where} --output best.json",
+        f"{program()} dashboard{study}{where}",
+        f"{program()} report{study}{where} --output report.html",
+        f"{program()} export{study}{where} --output best.json",
     ]
     told = len(results.trials)
     if resume:
-        lines.append(f"python -m search run{study}{where} --trials {trials}   (resumes)")
+        lines.append(f"{program()} run{study}{where} --trials {trials}   (resumes)")
     elif told < size:
-        lines.append(f"python -m search run{study}{where} --trials {told + 200}   (goes on)")
-    for line in lines:
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+        lines.append(f"{program()} run{study}{where} --trials {told + 200}   (goes on)")
+    return lines

@@ -172,7 +172,7 @@ class Runner:
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=self._console.quiet or not self._console.is_terminal,
         )
 
     def _measure_defaults(self, progress: Progress) -> None:

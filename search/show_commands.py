@@ -11,8 +11,11 @@ import typer
 
 from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench
+from search.documents.study_document import study_document
+from search.documents.support_document import support_document
 from search.options.choices import UsageError, gather_choices
 from search.options.command_options import OptionForEachAxis, with_options
+from search.options.output_options import JsonOption, QuietOption
 from search.options.plugin_option import PluginOption
 from search.options.shared_options import (
     DEFAULT_STORAGE,
@@ -21,8 +24,13 @@ from search.options.shared_options import (
     Storage,
     StudyName,
 )
-from search.views.support_listing import axes_markdown, check_support, print_support
-from search.views.terminal import make_console
+from search.views.support_listing import (
+    axes_markdown,
+    check_support,
+    print_checked,
+    print_support,
+)
+from search.views.terminal import make_console, print_json, spoken
 from search.views.verdict import print_front, print_outcomes, print_verdict
 from studies.dashboard.publisher import publish
 from studies.dashboard.serving import address, serve
@@ -30,16 +38,23 @@ from studies.results.results import as_table, read_results
 from studies.space.defaults import EIGHT_BIT_MAX_ERROR
 from studies.storage.artifacts import artifact_store
 from studies.study.study import load_study, open_storage
-from variants.device import DEVICE_PROFILES
+from variants.axes import Choice
+from variants.device import DEVICE_PROFILES, Device
 
 console = make_console()
 
 
 def show(
-    study: StudyName = None, storage: Storage = DEFAULT_STORAGE, plugin: PluginOption = None
+    study: StudyName = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: JsonOption = False,
+    plugin: PluginOption = None,
 ) -> None:
     """Print the fronts and the verdict of a stored study."""
     results = read_results(load_study(open_storage(storage, create=False), study))
+    if as_json:
+        print_json(study_document(results, storage))
+        return
     environment = results.environment
     console.print(
         f"study {results.study_name}: {environment.device.name}, torch {environment.device.torch}"
@@ -54,8 +69,12 @@ def show(
 def dashboard(
     study: StudyName = None,
     storage: Storage = DEFAULT_STORAGE,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port to listen on.")
+    ] = 8080,
     plugin: PluginOption = None,
 ) -> None:
     """Serve optuna-dashboard: the Pareto front, live while a run goes on."""
@@ -77,8 +96,13 @@ def table(
     study: StudyName = None,
     storage: Storage = DEFAULT_STORAGE,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A .csv or .parquet file.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A .csv file, or a .parquet file, which needs pyarrow: pip install '.[parquet]'.",
+        ),
     ] = None,
+    quiet: QuietOption = False,
     plugin: PluginOption = None,
 ) -> None:
     """Write all trials as CSV (standard output if no file is given) or Parquet."""
@@ -94,10 +118,14 @@ def table(
         else:
             frame.to_parquet(output, index=False)
     except ImportError:
-        raise UsageError("--output *.parquet needs pyarrow, which is not installed") from None
+        raise UsageError(
+            "--output *.parquet needs pyarrow, which is not installed: pip install '.[parquet]' "
+            "in a checkout, else pip install pyarrow"
+        ) from None
     except OSError as error:
         raise UsageError(f"--output must be a file that can be written: {error}") from None
-    console.print(f"wrote {output} ({len(frame)} rows)")
+    with spoken(console, quiet=quiet):
+        console.print(f"wrote {output} ({len(frame)} rows)")
 
 
 @with_options
@@ -117,8 +145,11 @@ def support(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print all choices of all axes as Markdown.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print what a device can run, and why it cannot run the rest."""
+    if markdown and as_json:
+        raise UsageError("--markdown and --json must not both be given")
     if markdown:
         sys.stdout.write(axes_markdown())
         return
@@ -131,14 +162,31 @@ def support(
             )
         if check:
             raise UsageError("--check must be left out where --device-profile names no device")
-        print_support(console, DEVICE_PROFILES[device_profile].device, given)
+        _print_support(DEVICE_PROFILES[device_profile].device, given, as_json=as_json)
         return
     # Short samples, and room for 8-bit numbers: whether it runs is the question.
     limits = Limits(sampling_s=0.01, max_error=2 * EIGHT_BIT_MAX_ERROR)
     bench = DeviceBench(limits, seed=0, device=None if device == "auto" else device)
     try:
-        print_support(console, bench.device(), given)
-        if check and not check_support(console, bench, given):
-            raise typer.Exit(1)
+        if not (check and as_json):  # there what was tried belongs into the document
+            _print_support(bench.device(), given, as_json=as_json)
+        if not check:
+            return
+        with spoken(console, as_json=as_json):
+            tried = check_support(console, bench, given)
+            print_checked(console, tried)
+        if as_json:
+            print_json(support_document(bench.device(), given, tried))
     finally:
         bench.close()
+    if any(one.disagreement for one in tried):
+        raise typer.Exit(1)
+
+
+def _print_support(
+    here: Device, given: Mapping[str, tuple[Choice, ...]], *, as_json: bool
+) -> None:
+    if as_json:
+        print_json(support_document(here, given))
+    else:
+        print_support(console, here, given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +18,19 @@ from objectives.schema.errors import first_error
 from objectives.schema.evaluation import Evaluation
 from objectives.timing.host_scaling import at_full_speed, full_speed_of, turns_at_full_speed
 from objectives.trial.bench import Bench, DeviceBench
+from search.documents.verify_document import (
+    InModelDocument,
+    VerifyDocument,
+    checked_choices,
+    checked_default,
+    in_model_document,
+)
 from search.options.choices import UsageError
+from search.options.output_options import JsonOption, QuietOption
 from search.options.plugin_option import PluginOption
 from search.options.shared_options import DeviceOption
 from search.verify_in_model import NEW_TOKENS, ROUNDS, InModelSettings, try_in_model
-from search.views.terminal import make_console
+from search.views.terminal import aloud, make_console, print_json, spoken
 from studies.export.document import Export, ExportedWorkload
 from studies.export.verification import (
     CheckedConfiguration,
@@ -58,23 +68,40 @@ def verify(
     ] = None,
     prompt: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of each prompt.", show_default="the exported workload's"),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Tokens of each prompt.",
+            show_default="the exported workload's",
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Prompts.", show_default="the exported workload's")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Prompts.", show_default="the exported workload's"),
     ] = None,
     new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens a prompt that are timed.", show_default=f"{NEW_TOKENS}"),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Tokens a prompt that are timed.",
+            show_default=f"{NEW_TOKENS}",
+        ),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the model.", show_default="as many as fit in memory"),
+        typer.Option(
+            min=1, metavar="N", help="Of the model.", show_default="as many as fit in memory"
+        ),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(min=1, help="Turns of default and winner.", show_default=f"{ROUNDS}"),
+        typer.Option(
+            min=1, metavar="N", help="Turns of default and winner.", show_default=f"{ROUNDS}"
+        ),
     ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Measure an exported file's winners and defaults again: old against new.
 
@@ -88,7 +115,11 @@ def verify(
         settings = InModelSettings(
             in_model, prompt, batch, new_tokens or NEW_TOKENS, layers, rounds or ROUNDS
         )
-        if not _holds_in_model(document, file, kind, settings, anyway=anyway):
+        with spoken(console, as_json=as_json, quiet=quiet):
+            came = _holds_in_model(document, file, kind, settings, anyway=anyway)
+        if as_json:
+            print_json(came)
+        if came.slower:
             raise typer.Exit(1)
         return
     alone = {"prompt": prompt, "batch": batch, "new-tokens": new_tokens, "layers": layers}
@@ -101,24 +132,49 @@ def verify(
         device=kind,
     )
     try:
-        differences = _admit(document.environment, bench.environment(), file, anyway=anyway)
-        for difference in differences:
-            console.print(f"differs: {difference}", highlight=False, soft_wrap=True)
-        claims = [
-            claim
-            for workload in document.workloads
-            for one in verify_workload(console, bench, document, workload)
-            for claim in one.claims
-        ]
+        with spoken(console, as_json=as_json, quiet=quiet):
+            found = _verified(bench, document, file, anyway=anyway)
+            with aloud(console, aloud=not as_json):
+                _print_sum(found)
     finally:
         bench.close()
-    broken = sum(bool(claim.broken) for claim in claims)
-    unchecked = sum(claim.new is None and not claim.broken for claim in claims)
-    held = f"all {len(claims) - unchecked} claims hold"
-    held += f", {unchecked} more could not be checked" if unchecked else ""
-    console.print(f"{broken} of {len(claims)} claims no longer hold" if broken else held)
-    if broken:
+    if as_json:
+        print_json(found)
+    if found.broken:
         raise typer.Exit(1)
+
+
+def _verified(bench: Bench, document: Export, file: Path, *, anyway: bool) -> VerifyDocument:
+    """Measure all again, print workload after workload, and return what came of it."""
+    here = bench.environment()
+    differences = _admit(document.environment, here, file, anyway=anyway)
+    for difference in differences:
+        console.print(f"differs: {difference}", highlight=False, soft_wrap=True)
+    again = [
+        verify_workload(console, bench, document, workload) for workload in document.workloads
+    ]
+    claims = [claim for one in again for each in one.checked for claim in each.claims]
+    return VerifyDocument(
+        command="verify",
+        file=str(file),
+        environment=here,
+        differences=tuple(differences),
+        claims=len(claims),
+        broken=sum(bool(claim.broken) for claim in claims),
+        unchecked=sum(claim.new is None and not claim.broken for claim in claims),
+        defaults=tuple(checked_default(one.workload, one.default) for one in again if one.checked),
+        choices=tuple(
+            choice for one in again for choice in checked_choices(one.workload, one.checked)
+        ),
+    )
+
+
+def _print_sum(found: VerifyDocument) -> None:
+    """Print how many claims hold."""
+    held = f"all {found.claims - found.unchecked} claims hold"
+    held += f", {found.unchecked} more could not be checked" if found.unchecked else ""
+    broken = f"{found.broken} of {found.claims} claims no longer hold"
+    console.print(broken if found.broken else held)
 
 
 def _holds_in_model(
@@ -128,8 +184,8 @@ def _holds_in_model(
     settings: InModelSettings,
     *,
     anyway: bool,
-) -> bool:
-    """Try the winner in a whole model; tells whether it is worth it there."""
+) -> InModelDocument:
+    """Try the winner in a whole model, and return what came of it."""
     # The study's limit of memory is that of a layer.
     limits = document.study.limits.model_copy(update={"max_memory_gib": None})
     stages = make_console(stderr=True)
@@ -140,9 +196,19 @@ def _holds_in_model(
         on_stage=lambda stage: stages.print(stage, style="dim", highlight=False),
     )
     try:
-        for difference in _admit(document.environment, bench.environment(), file, anyway=anyway):
+        differences = _admit(document.environment, bench.environment(), file, anyway=anyway)
+        for difference in differences:
             console.print(f"differs: {difference}", highlight=False, soft_wrap=True)
-        return try_in_model(console, bench, document, file, settings, other_device=anyway)
+        tried = try_in_model(console, bench, document, file, settings, other_device=anyway)
+        return in_model_document(
+            str(file),
+            differences,
+            tried.job,
+            tried.found,
+            tried.promises,
+            tried.no_promise,
+            slower=tried.slower,
+        )
     finally:
         bench.close()
 
@@ -184,13 +250,22 @@ def _admit(there: Environment, here: Environment, file: Path, *, anyway: bool) -
     return there.differences(here)
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedWorkload:
+    """A workload whose default and choices were measured again; nothing where it has no choice."""
+
+    workload: ExportedWorkload
+    default: Evaluation | None  # None where it did not run when it was exported
+    checked: Sequence[CheckedConfiguration]
+
+
 def verify_workload(
     console: Console, bench: Bench, document: Export, workload: ExportedWorkload
-) -> list[CheckedConfiguration]:
+) -> VerifiedWorkload:
     """Measure a workload's default and choices again, and print and return what came of it."""
     choices = choices_of(document, workload)
     if not choices:
-        return []
+        return VerifiedWorkload(workload, None, ())
     configurations = configurations_of(workload, choices)
     stored = [choice.measurements for choice in choices.values()]
     if workload.default.measurements is not None:
@@ -216,7 +291,7 @@ def verify_workload(
     for one in checked:
         _add(table, one)
     console.print(table)
-    return checked
+    return VerifiedWorkload(workload, again, checked)
 
 
 def _add_default(table: Table, label: str, old: str, new: str) -> None:

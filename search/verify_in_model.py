@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -43,6 +43,17 @@ class InModelSettings:
     rounds: int
 
 
+@dataclass(frozen=True, slots=True)
+class TriedInModel:
+    """What came of a whole model, beside what was promised for it."""
+
+    job: InModelJob | None = None  # None: the choice is the default, and nothing was run
+    found: InModel = field(default_factory=InModel)
+    promises: Mapping[str, Promise] = field(default_factory=dict)  # by side
+    no_promise: str = ""  # why there is none
+    slower: bool = False  # the winner than the default
+
+
 def try_in_model(
     console: Console,
     bench: DeviceBench,
@@ -51,8 +62,8 @@ def try_in_model(
     settings: InModelSettings,
     *,
     other_device: bool,
-) -> bool:
-    """Generate with default and winner, and print what came. Tells whether the winner is worth it.
+) -> TriedInModel:
+    """Generate with default and winner, and print and return what came of it.
 
     Raises:
         UsageError: There is no such model, or the file has nothing for it.
@@ -65,7 +76,7 @@ def try_in_model(
         console.print(
             f"the choice for {workload_label(first, ())} is the default: nothing to try in a model"
         )
-        return True
+        return TriedInModel()
     job = InModelJob(
         file=str(file.resolve()),
         pick=document.pick,
@@ -90,7 +101,7 @@ def try_in_model(
     slower = is_slower(found)
     if slower:
         console.print("the winner is slower than the default in this model", style="red")
-    return not slower
+    return TriedInModel(job, found, made, why_not, slower)
 
 
 def _model(text: str) -> tuple[str, Model]:

@@ -21,7 +21,7 @@ FLOORS = ("variants", "objectives", "studies", "search")
 # package itself, which may hand out names of the units on its own floor and below.
 LEVELS: dict[str, tuple[set[str], ...]] = {
     "variants": (
-        {"registry", "turns", "user_error"},
+        {"program", "registry", "turns", "user_error"},
         {"device", "kv_dtypes", "score_mods"},
         {"caches", "executions", "precisions", "quantizations", "workload"},
         {"axis"},
@@ -48,12 +48,13 @@ LEVELS: dict[str, tuple[set[str], ...]] = {
         {"export", "replay", "sensitivity", "session"},
         {"report"},
         {"dashboard"},
+        {"notebook"},
     ),
     "search": (
         {"__init__", "runner"},
         {"options"},
         {"views"},
-        {"verify_in_model"},
+        {"documents", "verify_in_model"},
         {
             "export_command",
             "profile_command",
@@ -65,7 +66,7 @@ LEVELS: dict[str, tuple[set[str], ...]] = {
             "verify_command",
         },
         {"cli"},
-        {"__main__", "command_reference"},
+        {"__main__", "command_reference", "json_reference"},
     ),
 }
 MOST_MODULES = 15  # of a folder, besides the entries of registries: more is no subject any more

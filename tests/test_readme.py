@@ -37,6 +37,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 SEARCH = ["python", "-m", "search"]
+CALLED = (SEARCH, ["goldilocks"])
 MEASURED_SECTION = "In a minute"
 SUBSTITUTED = {
     # Three configurations instead of twelve, none of which is called a stall on a busy machine.
@@ -94,12 +95,14 @@ def commands_of(line: str) -> Iterator[list[str]]:
 
 
 def searches(page: str) -> Iterator[list[str]]:
-    """Yield what follows `python -m search` in the blocks of a page."""
+    """Yield what follows `python -m search` or `goldilocks` in the blocks of a page."""
     for block in blocks(page):
         for line in block.lines if block.language == "bash" else ():
             for words in commands_of(line):
-                if words[:3] == SEARCH:
-                    yield list(takewhile(lambda word: not word.startswith(">"), words[3:]))
+                name = next((name for name in CALLED if words[: len(name)] == name), None)
+                if name is not None:
+                    own = words[len(name) :]
+                    yield list(takewhile(lambda word: not word.startswith(">"), own))
 
 
 def check_install(words: list[str]) -> None:
@@ -171,15 +174,25 @@ def test_blocks_of_the_readme_run_as_they_stand(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_of_a_page_can_be_typed(page: Path) -> None:
+def test_commands_of_a_page_can_be_typed(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = page.read_text(encoding="utf-8")
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    root = typer.main.get_command(cli.app)
+    commands = root.commands  # type: ignore[attr-defined]
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(text):
+        if block.language == "toml" and (named := re.match(r"# (\S+\.toml)\n", block.text)):
+            (tmp_path / named[1]).write_text(block.text, encoding="utf-8")
     for name, *words in searches(text):
+        if name.startswith("--"):  # of no command
+            assert name in {option for of in root.params for option in of.opts}
+            continue
         while "--plugin" in words:  # it would stay in this process
             at = words.index("--plugin")
             assert (ROOT / words[at + 1]).is_file()
             del words[at : at + 2]
-        commands[name].make_context(name, words)
+        commands[name].make_context(name, words, parent=typer.Context(root, info_name="search"))
     for inline in re.findall(r"(?<!`)`python\s-m\ssearch\s([^`]+)`", text):
         name, *words = inline.split()
         if name == "COMMAND":

@@ -132,7 +132,8 @@ class MeasurementProcess:
         try:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "objectives.process.server"),
+                    # -P: not from the working directory, whose packages may be called as ours.
+                    *(sys.executable, "-P", "-m", "objectives.process.server"),
                     *(str(theirs.fileno()), self._target, json.dumps(self.options)),
                     json.dumps(self._placement.cores),
                 ],
@@ -142,7 +143,7 @@ class MeasurementProcess:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a group of its own: deaf to Ctrl-C
                 env=os.environ
-                | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+                | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
                 | dict(self._placement.variables),
             )
         finally:

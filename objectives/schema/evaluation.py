@@ -36,6 +36,23 @@ HostSpeed = Annotated[float, Field(ge=1e-4, le=1e4)]
 Positive = Annotated[float, Field(ge=1e-30, le=1e30)]
 
 
+# Parts of the time that a trial takes, in order: in the measuring process, then in its parent.
+Stage = Literal[
+    "free",
+    "build",
+    "first step",
+    "check",
+    "second check",
+    "memory",
+    "kernels",
+    "latency",
+    "second look",
+    "ahead",
+    "transfer",
+    "worker start",
+]
+
+
 class Samples(BaseModel):
     """Statistics of samples of one quantity, in milliseconds."""
 

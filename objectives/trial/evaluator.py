@@ -37,7 +37,13 @@ from objectives.process.placement import cores_near
 from objectives.roofline.bound import Peaks
 from objectives.roofline.peaks import measure_peaks
 from objectives.schema.comparison import Comparison
-from objectives.schema.evaluation import Conditions, Evaluation, Measurements, Outcome
+from objectives.schema.evaluation import (
+    Conditions,
+    Evaluation,
+    Measurements,
+    Outcome,
+    Stage,
+)
 from objectives.schema.limits import Limits
 from objectives.schema.profile import Profile
 from objectives.timing.affinity import CoreSelector
@@ -354,7 +360,7 @@ class Evaluator:
         settle()
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def _stage(self, name: Stage) -> Iterator[None]:
         self._on_stage(name)
         before = time.monotonic()
         try:

@@ -13,6 +13,8 @@ from variants.axes import AXES, Choice
 from variants.models import read_model
 from variants.user_error import UserError
 
+# What serving a model does: read the prompts, then answer.
+MODEL_PHASES: tuple[Choice, ...] = ("prefill", "decode")
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
 
@@ -76,8 +78,16 @@ def gather_choices(
     preset: str | None = None,
     model: str | None = None,
     space: Path | None = None,
+    phases: bool = False,
 ) -> dict[str, tuple[Choice, ...]]:
     """Return what the user chose: options win over a file, a file over a model and a preset.
+
+    Args:
+        options: The text of each axis's option; None where it was left out.
+        preset: The name of a space that comes with the product.
+        model: A name or a path, as of `--model`.
+        space: A TOML file.
+        phases: Whether a model means prefill and decode where nothing else names a phase.
 
     Raises:
         UsageError: One of them names what does not exist or cannot be expressed.
@@ -90,6 +100,8 @@ def gather_choices(
     if model is not None:
         shape = _named("--model", read_model, model)
         choices |= _named("--model", shape.axes, own.get("score_mod", ()))
+        if phases:
+            choices.setdefault("phase", MODEL_PHASES)
     return choices | own
 
 

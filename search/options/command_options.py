@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from search.options.help_panels import VARIANT_AXES as VARIANT_AXES_PANEL
+from search.options.help_panels import WORKLOAD_AXES as WORKLOAD_AXES_PANEL
 from studies.space.defaults import DEFAULT_AXES
 from variants.axes import AXES, VARIANT_AXES
 
@@ -35,8 +37,27 @@ def axis_option(name: str) -> Any:
             else (f" [default: {texts[0]}]")
         )
     help_text = f"{AXES[name].help}; a choice or a list.{default}"
-    panel = "Variant axes" if name in VARIANT_AXES else "Workload axes"
-    return typer.Option(option_of(name), metavar="A,B", help=help_text, rich_help_panel=panel)
+    return typer.Option(
+        option_of(name),
+        metavar="A,B",
+        help=help_text,
+        rich_help_panel=VARIANT_AXES_PANEL if name in VARIANT_AXES else WORKLOAD_AXES_PANEL,
+        autocompletion=_completion(name),
+    )
+
+
+def _completion(axis: str) -> Callable[[str], list[str]] | None:
+    """Return what a shell offers for an axis: the names that it knows, behind those of a list."""
+    known = AXES[axis].known
+    if not known:
+        return None
+
+    def offered(incomplete: str) -> list[str]:
+        before, comma, _ = incomplete.rpartition(",")
+        there = before.split(",")
+        return [f"{before}{comma}{name}" for name in map(str, known) if name not in there]
+
+    return offered
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from search.options.choices import UsageError
+from search.options.help_panels import GENERAL
 from variants.plugins import PluginError, load_plugin, read_plugin
 
 
@@ -31,6 +32,7 @@ PluginOption = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py",
+        rich_help_panel=GENERAL,
         is_eager=True,
         callback=load_plugins,
         help="A file of yours that registers a backend, score_mod or cache; may be repeated.",

@@ -10,12 +10,14 @@ import typer
 from objectives.schema.limits import MOST_S, Limits
 from search.options.choices import UsageError
 from search.options.command_options import AxisTexts
+from search.options.help_panels import BUDGET, DEVICES, LIMITS, OUTPUT, SEARCHING, STORED
+from search.options.output_options import JsonOption, QuietOption
 from search.options.plugin_option import PluginOption
 from search.options.shared_options import (
     DEFAULT_STORAGE,
     DeviceOption,
-    ModelOption,
     Preset,
+    ServedModel,
     SpaceFile,
     Storage,
 )
@@ -28,20 +30,39 @@ from variants.device import DeviceKind
 TRIALS = 200
 
 
+def sampler_names() -> list[str]:
+    """Return what a shell offers for `--sampler`."""
+    return list(SAMPLERS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """The options of `run`, in the order in which its help lists them."""
 
     trials: Annotated[
-        int | None, typer.Option(min=1, help=f"Unique configurations, in all. [default: {TRIALS}]")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help=f"Unique configurations, in all. [default: {TRIALS}]",
+            rich_help_panel=BUDGET,
+        ),
     ] = None
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Stop after this many minutes.")
+        float | None,
+        typer.Option(
+            min=0.01,
+            metavar="MINUTES",
+            help="Stop after this many minutes.",
+            rich_help_panel=BUDGET,
+        ),
     ] = None
     patience: Annotated[
         int | None,
         typer.Option(
             min=1,
+            metavar="N",
+            rich_help_panel=BUDGET,
             help=f"Stop when for so many trials in a row the surrogate expected less than "
             f"{LITTLE:.1%} of the hypervolume from another one.",
         ),
@@ -49,29 +70,42 @@ class RunSettings:
     probe: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Add so many trials that fill the space, for `sensitivity`; then stop."
+            min=1,
+            metavar="N",
+            help="Add so many trials that fill the space, for `sensitivity`; then stop.",
+            rich_help_panel=BUDGET,
         ),
     ] = None
     axes: AxisTexts
     preset: Preset = None
-    model: ModelOption = None
+    model: ServedModel = None
     space: SpaceFile = None
     max_error: Annotated[
         float | None,
         typer.Option(
             min=1e-12,
+            metavar="ERROR",
+            rich_help_panel=LIMITS,
             help=f"Relative error above which a result is INACCURATE. "
             f"[default: {Limits().max_error:g}, or {EIGHT_BIT_MAX_ERROR:g} where 8-bit numbers "
             f"are searched]",
         ),
     ] = None
     max_memory_gib: Annotated[
-        float | None, typer.Option(min=1e-3, help="Peak memory that must not be exceeded.")
+        float | None,
+        typer.Option(
+            min=1e-3,
+            metavar="GIB",
+            help="Peak memory that must not be exceeded.",
+            rich_help_panel=LIMITS,
+        ),
     ] = None
     max_stall_ms: Annotated[
         float | None,
         typer.Option(
             min=1e-3,
+            metavar="MS",
+            rich_help_panel=LIMITS,
             help=f"Cost of each new length above which a result STALLS. "
             f"[default: {Limits().max_stall_ms:g}]",
         ),
@@ -81,21 +115,36 @@ class RunSettings:
         typer.Option(
             min=1.0,
             max=MOST_S,
+            metavar="SECONDS",
+            rich_help_panel=LIMITS,
             help=f"Seconds for one trial, compilation included. "
             f"[default: {Limits().deadline_s:g}]",
         ),
     ] = None
     sampler: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}. [default: {OWN}]")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"One of {', '.join(SAMPLERS)}. [default: {OWN}]",
+            rich_help_panel=SEARCHING,
+            autocompletion=sampler_names,
+        ),
     ] = None
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=MOST_SEED, help="Of inputs and proposals. [default: 0]"),
+        typer.Option(
+            min=0,
+            max=MOST_SEED,
+            metavar="N",
+            help="Of inputs and proposals. [default: 0]",
+            rich_help_panel=SEARCHING,
+        ),
     ] = None
     workers: Annotated[
         str,
         typer.Option(
             metavar="N|all",
+            rich_help_panel=DEVICES,
             help="Measure on so many GPUs at once, or on all; on a CPU, on so many sets of cores.",
         ),
     ] = "1"
@@ -104,6 +153,7 @@ class RunSettings:
         typer.Option(
             min=0,
             metavar="N",
+            rich_help_panel=DEVICES,
             help="Compile what is likely to be tried next in so many more processes for each "
             "device, where cores and memory allow; they are stopped while anything is timed. "
             "Times of first steps are then those of compilers that remember. [default: 0]",
@@ -114,16 +164,25 @@ class RunSettings:
     storage: Storage = DEFAULT_STORAGE
     study: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Resume the study of that name, or give a new one it."),
+        typer.Option(
+            metavar="NAME",
+            help="Resume the study of that name, or give a new one it.",
+            rich_help_panel=STORED,
+        ),
     ] = None
     finalists: Annotated[
-        bool, typer.Option(help="Time the winners and the default again, in turns, at the end.")
+        bool,
+        typer.Option(
+            help="Time the winners and the default again, in turns, at the end.",
+            rich_help_panel=SEARCHING,
+        ),
     ] = True
     plugin: PluginOption = None
     new_environment: Annotated[
         bool,
         typer.Option(
             "--new-environment",
+            rich_help_panel=STORED,
             help="Resume although the environment differs; trials from now on are marked.",
         ),
     ] = False
@@ -131,10 +190,18 @@ class RunSettings:
         bool,
         typer.Option(
             "--take-over",
+            rich_help_panel=STORED,
             help="Abandon what another host, gone for good, was measuring in this SQLite file.",
         ),
     ] = False
-    dry_run: Annotated[bool, typer.Option(help="Print the space and an estimate; stop.")] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the space and an estimate; stop.", rich_help_panel=OUTPUT
+        ),
+    ] = False
+    as_json: JsonOption = False
+    quiet: QuietOption = False
 
     @property
     def kind(self) -> DeviceKind | None:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from search.options.choices import UsageError
+from search.options.help_panels import DEVICES, SPACE, STORED
 from studies.space.presets import preset_names, preset_summary
-from studies.storage.url import has_password
+from studies.storage.url import DEFAULT_ADDRESS, STORAGE_VARIABLE, has_password
 from variants.models import MODELS
 
-DEFAULT_STORAGE = "sqlite:///goldilocks.db"
-STORAGE_VARIABLE = "GOLDILOCKS_STORAGE"
+DEFAULT_STORAGE = DEFAULT_ADDRESS
+
+
+_SEEN = ("COMMANDLINE", "DEFAULT_MAP")  # sources of a value that others can read
 
 
 def without_password(context: typer.Context, parameter: typer.CallbackParam, storage: str) -> str:
     """Return the storage's URL; a password may stand in it where the environment gave it.
 
     Raises:
-        UsageError: It stands on the command line, for all users of the host and the history.
+        UsageError: It stands on the command line, for all users of the host and the history, or
+            in a settings file, for all who read that.
     """
     source = context.get_parameter_source(parameter.name or "")
-    if has_password(storage) and source is not None and source.name == "COMMANDLINE":
+    if has_password(storage) and source is not None and source.name in _SEEN:
         raise UsageError(
             "--storage must hold no password: give it in PGPASSWORD, in ~/.pgpass or in a service "
             f"file (?service=NAME), or give the whole URL in {STORAGE_VARIABLE}"
@@ -43,39 +47,66 @@ def storage_words(storage: str) -> str:
 
 SpaceFile = Annotated[
     Path | None,
-    typer.Option("--space", metavar="FILE", help="TOML file with a table [axes]; options win."),
+    typer.Option(
+        "--space",
+        metavar="FILE",
+        help="TOML file with a table [axes]; options win.",
+        rich_help_panel=SPACE,
+    ),
 ]
 Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
         metavar="NAME",
+        rich_help_panel=SPACE,
+        autocompletion=preset_names,
         help="A space that comes with the product; what else is given wins. "
-        + " ".join(f"{name}: {preset_summary(name)}." for name in preset_names()),
+        + " ".join(f"{name}: {preset_summary(name).rstrip('?')}." for name in preset_names()),
     ),
 ]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
+_OF_MODEL = (
+    f"Heads, sizes, layers and score_mod of a model: {', '.join(MODELS)}, or the path of a "
+    "config.json in Hugging Face's format."
+)
+
+
+def _model_option(help_text: str) -> Any:
+    return typer.Option(
         "--model",
         metavar="NAME|PATH",
-        help=f"Heads, sizes, layers and score_mod of a model: {', '.join(MODELS)}, or the path of "
-        "a config.json in Hugging Face's format.",
-    ),
+        help=help_text,
+        rich_help_panel=SPACE,
+        autocompletion=lambda: list(MODELS),
+    )
+
+
+ModelOption = Annotated[str | None, _model_option(_OF_MODEL)]
+ServedModel = Annotated[
+    str | None,
+    _model_option(f"{_OF_MODEL} It prefills and decodes, unless --phase says otherwise."),
 ]
 DeviceOption = Annotated[
-    Literal["auto", "cuda", "cpu"], typer.Option("--device", help="Where to measure.")
+    Literal["auto", "cuda", "cpu"],
+    typer.Option("--device", help="Where to measure.", rich_help_panel=DEVICES),
 ]
 Storage = Annotated[
     str,
     typer.Option(
         "--storage",
         metavar="URL",
+        rich_help_panel=STORED,
         help="sqlite:///FILE, or postgresql://USER@HOST/DATABASE for several hosts; no password.",
         envvar=STORAGE_VARIABLE,
         callback=without_password,
     ),
 ]
 StudyName = Annotated[
-    str | None, typer.Option("--study", metavar="NAME", help="The newest one if not given.")
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="NAME",
+        help="The newest one if not given.",
+        rich_help_panel=STORED,
+    ),
 ]

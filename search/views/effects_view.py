@@ -15,6 +15,7 @@ from studies.sensitivity.effects import LEAST_SHARE, Share
 from studies.sensitivity.importances import MOST_TRIALS
 from studies.sensitivity.quality import FLOOR, LEAST_PROBES
 from studies.sensitivity.report import SensitivityReport
+from variants.program import program
 
 LABELS = {MEMORY: "memory", LATENCY: "latency", FAILURE: "failure"}
 MOST_INTERACTIONS = 5
@@ -67,9 +68,7 @@ def _print_quality(console: Console, report: SensitivityReport, where: str) -> N
             "trials that an optimizer chose flatter the surrogate and mislead about the rest of "
             f"the space. {more} more probes would help:"
         )
-        console.print(
-            f"  python -m search run {where} --probe {more}", highlight=False, soft_wrap=True
-        )
+        console.print(f"  {program()} run {where} --probe {more}", highlight=False, soft_wrap=True)
     for name, objective in objectives.items():
         if objective.prior_share is not None:
             console.print(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -188,8 +188,8 @@ class CheckedSupport:
 
 def check_support(
     console: Console, bench: DeviceBench, given: Mapping[str, tuple[Choice, ...]]
-) -> bool:
-    """Try a combination of each place of the tables. Returns whether all are as declared."""
+) -> list[CheckedSupport]:
+    """Try a combination of each place of the tables, and return what came of each."""
     device = bench.device()
     tried: dict[str, CheckedSupport] = {}
     told = {"score_mod": tuple(entry.told for entry in SCORE_MODS.values())} | dict(given)
@@ -206,17 +206,21 @@ def check_support(
             tried[configuration.key] = CheckedSupport(
                 configuration, reasons, found.outcome, found.reason, accepts
             )
-    wrong = [checked for checked in tried.values() if checked.disagreement]
-    asked = sum(checked.accepts is not None for checked in tried.values())
+    return list(tried.values())
+
+
+def print_checked(console: Console, tried: Sequence[CheckedSupport]) -> None:
+    """Print how much was tried, and what is not as it is declared."""
+    wrong = [checked for checked in tried if checked.disagreement]
+    asked = sum(checked.accepts is not None for checked in tried)
     console.print(
-        f"{len(tried)} combinations tried, {sum(bool(c.reasons) for c in tried.values())} of them "
+        f"{len(tried)} combinations tried, {sum(bool(c.reasons) for c in tried)} of them "
         f"declared not to run; PyTorch was asked about {asked}: {len(wrong)} disagree"
     )
     for checked in wrong:
         of = checked.configuration
         label = f"{workload_label(of.workload, ())}  {variant_label(of.variant)}"
         console.print(f"  {label}: {checked.disagreement}", highlight=False)
-    return not wrong
 
 
 def axes_markdown() -> str:

@@ -9,6 +9,7 @@ from studies.numerics.interval import Interval
 from studies.results.labels import workload_label
 from studies.sensitivity.report import SensitivityReport
 from studies.sensitivity.zone import ZonePart
+from variants.program import program
 
 
 def print_zone(console: Console, report: SensitivityReport, where: str) -> None:
@@ -107,9 +108,7 @@ def _print_next(console: Console, report: SensitivityReport, where: str) -> None
         "first, but for probes:",
     )
     trials = len(report.evidence.observations.tried) + 50
-    console.print(
-        f"  python -m search run {where} --trials {trials}", highlight=False, soft_wrap=True
-    )
+    console.print(f"  {program()} run {where} --trials {trials}", highlight=False, soft_wrap=True)
 
 
 def _count(interval: Interval) -> str:

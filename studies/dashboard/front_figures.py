@@ -169,8 +169,8 @@ def _reach(values: Sequence[float], needed: Sequence[float]) -> list[float]:
 def _subject(results: Results) -> str:
     measured = _measured(results)
     some = f"; beside them {MOST_DRAWN:,} of {measured:,} points" if measured > MOST_DRAWN else ""
-    # The dashboard's own list of the best stands beside.
-    several = "<br><sup>a line each; Best Trials are of all workloads together</sup>"
+    # The dashboard's own plot stands beside.
+    several = "<br><sup>a line each; Pareto Front is of all workloads together</sup>"
     return _workloads(results) + some + (several if len(results.workloads) > 1 else "")
 
 

@@ -10,6 +10,7 @@ from studies.results.labels import factor, mebibytes, milliseconds, variant_labe
 from studies.results.results import Results
 from studies.results.summary import summary
 from studies.sensitivity.evaluators import ANSWERS
+from variants.program import program
 
 # What a user writes below it is kept.
 END = "*Above: written by goldilocks, anew at each update. Below is yours.*"
@@ -63,14 +64,16 @@ def _reading(results: Results) -> str:
     parts = []
     if len(results.workloads) > 1:
         parts.append(
-            "**Best Trials** and **Pareto Front** are of all workloads together: values are "
-            "shares of each workload's own default, so one workload's best can hide another's. "
-            "The table above names each workload's own."
+            "**Best Trials** are those on each workload's own front, one workload after another, "
+            f"where `{program()} dashboard` serves this page. Another server of optuna-dashboard, "
+            "and **Pareto Front** always, take all workloads together: values are shares of each "
+            "workload's own default, so one workload's best can hide another's. The table above "
+            "and *Fronts* below the plots have each workload's own."
         )
     parts.append(
         f"**Hyperparameter Importance** is {_DASHBOARDS}: {ANSWERS[_DASHBOARDS]}. It asks "
         "another question than *What drives memory and latency* "
-        "(`python -m search sensitivity`), may rank axes otherwise, and has no intervals: that "
+        f"(`{program()} sensitivity`), may rank axes otherwise, and has no intervals: that "
         "one is of all possible configurations, judged by probes."
     )
     return "\n\n".join(parts)
@@ -82,7 +85,7 @@ def _table(results: Results) -> str:
     for result in results.workloads[:_WORKLOADS]:
         rows += _rows(result, workload_label(result.workload, varying))
     left = len(results.workloads) - _WORKLOADS
-    more = f"\n\n{left} more workloads: `python -m search report`" if left > 0 else ""
+    more = f"\n\n{left} more workloads: `{program()} report`" if left > 0 else ""
     return "\n".join(rows) + more if len(rows) > 2 else ""
 
 

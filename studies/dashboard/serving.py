@@ -12,6 +12,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
 
+from studies.dashboard.best_trials import separate_workloads
 from studies.storage.optuna_internals import study_id_of
 
 
@@ -32,6 +33,7 @@ def application(storage: BaseStorage, store: FileSystemArtifactStore) -> Callabl
     """Return the dashboard as a WSGI application."""
     from optuna_dashboard import wsgi  # takes seconds to import
 
+    separate_workloads()
     made: Callable[..., Any] = wsgi(storage, artifact_store=store)
     return made
 

@@ -20,6 +20,7 @@ from objectives.schema.evaluation import (
     Outcome,
     Samples,
 )
+from studies.results.columns import COLUMNS, STAGE
 from studies.space.catalogue import Catalogue, encode
 from variants.axes import AXES, Choice
 from variants.configuration import Configuration
@@ -29,16 +30,10 @@ from variants.workload import Workload
 STATUSES = {"ok": Outcome.MEASURED, "oom": Outcome.OUT_OF_MEMORY}
 # What a table says of a row beside its axes. Any other column that varies is an axis.
 MEASURED = {
-    *("trial", "status", "outcome", "reason", "note", "compile_s", "environment"),
-    *("latency_ms", "latency_iqr_ms", "latency_low_ms", "latency_high_ms", "bound", "gpu_ms"),
-    *("host_ms", "held", "samples", "stopped", "host_speed", "first_step_ms"),
-    *("new_length_ms", "backend_ran"),
-    *("roofline_ms", "roofline_share", "roofline_mib"),
-    *("sm_mhz_low", "sm_mhz_high", "temperature_c", "clock_limits", "bursts_discarded"),
-    *("peak_bytes", "reserved_bytes", "rel_error", "relative_error", *Memory.model_fields),
+    *("status", "note", "compile_s", "latency_iqr_ms", "peak_bytes", "reserved_bytes"),
+    *("rel_error", *(name for name in COLUMNS if name not in AXES)),
 }
 
-STAGE = "seconds "  # begins the columns of what each stage took, as `search table` writes them
 FIRST_STEP = "first step"  # the stage that compiles
 
 

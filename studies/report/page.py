@@ -23,6 +23,7 @@ from studies.report.use_it import snippets
 from studies.results.command import in_lines, run_command
 from studies.results.results import read_results
 from studies.results.summary import summary
+from variants.program import program
 
 _FOLDER = Path(__file__).parent
 
@@ -63,6 +64,7 @@ def render_report(
             history=history_plot(results),
             data=page_data(results, kept),
             kept=len(kept),
+            program=program(),
             command=in_lines(run_command(results)),
             style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
             script=Markup(script),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from studies.results.command import in_lines
 from studies.results.results import Results
+from variants.program import program
 from variants.workload import Phase
 
 FILE = "best.json"
@@ -35,7 +36,7 @@ def snippets(results: Results, storage_words: str) -> list[Snippet]:
         return []
     phases = {workload.phase for workload in won}
     study = ["--study", results.study_name, *shlex.split(storage_words)]
-    export = ["python", "-m", "search", "export", *study, "--output", FILE]
+    export = [*program().split(), "export", *study, "--output", FILE]
     found = [
         Snippet(
             "Export",
@@ -49,7 +50,7 @@ def snippets(results: Results, storage_words: str) -> list[Snippet]:
             "Where it will run: winners and defaults are measured again, old beside new.",
             "bash",
             (
-                f"python -m search verify {FILE}",
+                f"{program()} verify {FILE}",
                 'echo "$?"  # 0: every claim holds here; 1: one does not',
             ),
         ),

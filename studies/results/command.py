@@ -6,6 +6,7 @@ import shlex
 
 from objectives.schema.limits import Limits
 from studies.results.results import Results
+from variants.program import program
 
 _OPTIONS = {  # of limits; those without one are the same in every run
     "max_error": "--max-error",
@@ -18,7 +19,7 @@ _OPTIONS = {  # of limits; those without one are the same in every run
 def run_command(results: Results) -> list[str]:
     """Return the words of the `run` that searches this space, as far as it was searched."""
     plan = results.plan
-    words = ["python", "-m", "search", "run", "--trials", str(max(1, len(results.trials)))]
+    words = [*program().split(), "run", "--trials", str(max(1, len(results.trials)))]
     for axis, choices in plan.space.axes.items():
         words += ["--" + axis.replace("_", "-"), ",".join(map(str, choices))]
     usual = Limits()

@@ -12,7 +12,9 @@ from optuna.trial import TrialState
 
 from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome
+from studies.results.columns import COLUMNS, STAGE
 from studies.results.front import WorkloadResult, candidates, front, strict, winners
+from studies.results.winners_html import winners_html
 from studies.study.anchor import AnchorPoint, Drift, DriftMarks, anchors_of, drifts
 from studies.study.baseline import baseline_of, default_of
 from studies.study.finalists import finalist_timings_of
@@ -46,6 +48,16 @@ class Results:
     def outcomes(self) -> Counter[Outcome]:
         """How many trials ended in each outcome; abandoned ones are not trials of the budget."""
         return Counter(trial.evaluation.outcome for trial in self.trials)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: each workload's default and winners."""
+        device = self.environment.device
+        measured = self.outcomes[Outcome.MEASURED]
+        caption = (
+            f"study {self.study_name}: {device.name}, torch {device.torch}, "
+            f"{measured} of {len(self.trials)} trials measured"
+        )
+        return winners_html(caption, self.workloads, set(self.plan.space.searched))
 
     def trials_by_workload(self) -> dict[str, list[FinishedTrial]]:
         """Return the trials of each workload that has any, in order, by its key."""
@@ -117,20 +129,35 @@ def read_results(study: optuna.Study) -> Results:
 
 
 def as_table(results: Results) -> pd.DataFrame:
-    """Return one row a trial, defaults first (their `trial` is missing)."""
+    """Return one row a trial, defaults first (their `trial` is missing).
+
+    Columns and their types are those of `COLUMNS`, whatever was measured. Behind them come stages
+    that another version of this program timed, where there are any.
+    """
     marks = DriftMarks(results.anchors, results.drifts)
-    rows = [_row(None, default) | _drift(None) for default in results.defaults]
+    rows = [_row(None, default) | _measured_in(results, 1) for default in results.defaults]
     for trial in results.trials:
         drift = marks.at(trial.number, trial.measured_on)
-        rows.append(_row(trial.number, trial.evaluation) | _drift(drift))
-        if results.earlier_environments:
-            rows[-1]["environment"] = trial.environment
-    table = pd.DataFrame(rows)
-    return table.astype({"trial": "Int64"}) if len(table) else table
+        rows.append(
+            _row(trial.number, trial.evaluation)
+            | _measured_in(results, trial.environment)
+            | {
+                "drift": None if drift is None else drift.ratio,
+                "measured_on": trial.measured_on or None,
+                "environment": trial.environment,
+            }
+        )
+    others = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
+    return pd.DataFrame(rows, columns=[*COLUMNS, *others]).astype(COLUMNS)
 
 
-def _drift(drift: Drift | None) -> dict[str, object]:
-    return {"drift": None if drift is None else drift.ratio}
+def _measured_in(results: Results, number: int) -> dict[str, object]:
+    """Return where the rows of an environment were measured; numbers begin at 1."""
+    known = dict(enumerate((*results.earlier_environments, results.environment), 1))
+    row: dict[str, object] = {"study": results.study_name}
+    if number in known:  # else the storage was written by others
+        row |= {"device": known[number].device.name, "torch": known[number].device.torch}
+    return row
 
 
 def _row(number: int | None, evaluation: Evaluation) -> dict[str, object]:
@@ -163,7 +190,7 @@ def _row(number: int | None, evaluation: Evaluation) -> dict[str, object]:
             **_of_device(measured),
             "backend_ran": measured.backend_ran,
         }
-    return row | {f"seconds {stage}": spent for stage, spent in evaluation.seconds.items()}
+    return row | {f"{STAGE}{stage}": spent for stage, spent in evaluation.seconds.items()}
 
 
 def _of_device(measured: Measurements) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 
 def preload_in_background() -> None:
@@ -11,6 +12,7 @@ def preload_in_background() -> None:
 
 
 def _import() -> None:
-    import optuna_dashboard  # noqa: F401
+    with suppress(RuntimeError):  # the process ends already, and takes no thread pools any more
+        import optuna_dashboard  # noqa: F401
 
-    import studies.samplers.goldilocks  # noqa: F401
+        import studies.samplers.goldilocks  # noqa: F401

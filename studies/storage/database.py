@@ -28,11 +28,13 @@ from sqlalchemy.exc import (
 
 from studies.storage.url import (
     DatabaseUrlError,
+    MissingDatabaseError,
     database_url,
     shown,
     sqlite_file,
     without_passwords,
 )
+from variants.program import program
 
 T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database, or create its tables
@@ -113,18 +115,19 @@ def retry_on_disconnect(work: Callable[[], T]) -> T:
 def open_database(address: str, *, create: bool = True) -> BaseStorage:
     """Open an Optuna storage: an SQLite file on this host, or PostgreSQL for several.
 
-    An SQLite file that is not there is made, unless `create` is false: who only reads leaves
+    A file or tables that are not there are made, unless `create` is false: who only reads leaves
     none behind.
 
     Raises:
-        DatabaseUrlError: It is neither, its folder does not exist, or there is no such file.
+        DatabaseUrlError: It is neither, or its folder does not exist.
+        MissingDatabaseError: There is no such file, or nothing in it, and `create` is false.
         SchemaError: Another version of Optuna wrote it.
         SQLAlchemyError, ValueError, OSError, ImportError: It cannot be opened or written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = database_url(address)
     if url.get_backend_name() == "postgresql":
-        return optuna.storages.get_storage(_postgresql(url))
+        return optuna.storages.get_storage(_postgresql(url, create=create))
     file = sqlite_file(url)
     if file is None:
         raise DatabaseUrlError(
@@ -136,10 +139,12 @@ def open_database(address: str, *, create: bool = True) -> BaseStorage:
             f"storage must be a database in a folder that exists, got {shown(address)}"
         )
     if not create and not file.exists():
-        raise DatabaseUrlError(
+        raise MissingDatabaseError(
             f"storage must be a database that exists, got {shown(address)}: no such file; "
-            "`python -m search run` makes one"
+            f"`{program()} run` makes one"
         )
+    if not create:
+        _must_hold_tables(url)
     storage = _created(address, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
     _make_sqlite_fast(storage.engine)
     path = storage.engine.url.database
@@ -149,7 +154,22 @@ def open_database(address: str, *, create: bool = True) -> BaseStorage:
     return optuna.storages.get_storage(storage)
 
 
-def _postgresql(url: sqlalchemy.URL) -> RDBStorage:
+def _must_hold_tables(url: sqlalchemy.URL, **arguments: Any) -> None:
+    """See that there is something to read: opening a storage of Optuna's makes its tables.
+
+    Raises:
+        MissingDatabaseError: There is none of these tables.
+    """
+    engine = sqlalchemy.create_engine(url, **arguments)
+    try:
+        there = sqlalchemy.inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
+    if not there:
+        raise MissingDatabaseError(f"the storage holds no study; `{program()} run` makes one")
+
+
+def _postgresql(url: sqlalchemy.URL, *, create: bool) -> RDBStorage:
     try:
         import psycopg  # noqa: F401 (an optional dependency, wanted by name alone below)
     except ImportError:
@@ -157,6 +177,8 @@ def _postgresql(url: sqlalchemy.URL) -> RDBStorage:
     # `heartbeat` sends them where trials are measured; Optuna itself in `Study.optimize` alone.
     warnings.filterwarnings("ignore", "Heartbeat of storage is supposed", UserWarning)
     timeouts = {name: value for name, value in _TCP.items() if name not in url.query}
+    if not create:
+        _must_hold_tables(url, connect_args=timeouts)
     storage = _created(
         url.render_as_string(hide_password=False),
         {**_POOL, "connect_args": timeouts},

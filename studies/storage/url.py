@@ -14,6 +14,8 @@ from sqlalchemy.exc import ArgumentError
 
 from variants.user_error import UserError
 
+STORAGE_VARIABLE = "GOLDILOCKS_STORAGE"  # of the environment: the address, where none is given
+DEFAULT_ADDRESS = "sqlite:///goldilocks.db"  # a file in the working directory
 _PSYCOPG = "postgresql+psycopg"
 _HIDDEN = "***"
 _SHOWN_PARAMETERS = {"host", "port", "user", "dbname", "service", "sslmode"}
@@ -24,6 +26,10 @@ _IN_CONNECTION_STRING = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+
 
 class DatabaseUrlError(UserError):
     """An address of no database that a study can be kept in."""
+
+
+class MissingDatabaseError(DatabaseUrlError):
+    """There is no database yet, or one without tables, and who only reads makes none."""
 
 
 def database_url(text: str) -> URL:

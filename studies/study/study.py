@@ -20,10 +20,16 @@ from studies.storage.database import (
 )
 from studies.storage.lock import StudyLock
 from studies.storage.optuna_internals import study_id_of
-from studies.storage.url import DatabaseUrlError, shown, without_passwords
+from studies.storage.url import (
+    DatabaseUrlError,
+    MissingDatabaseError,
+    shown,
+    without_passwords,
+)
 from studies.study.attributes import ENVIRONMENT, PLAN, StudyError
 from studies.study.plan import Plan, objective_names, plan_of
 from studies.study.validation import check_study
+from variants.program import program
 
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
 
@@ -50,6 +56,19 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
         ) from None
 
 
+def existing_storage(url: str) -> BaseStorage | None:
+    """Open an Optuna storage to read it; None where there is none yet, and none is made.
+
+    Raises:
+        DatabaseUrlError: It is an address of no database that a study can be kept in.
+        StudyError: It cannot be opened.
+    """
+    try:
+        return open_storage(url, create=False)
+    except MissingDatabaseError:
+        return None
+
+
 def study_names(storage: BaseStorage) -> list[str]:
     """Return the names of this product's studies, oldest first.
 
@@ -72,7 +91,7 @@ def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
     """
     names = study_names(storage)
     if not names:
-        raise StudyError("the storage holds no study; `python -m search run` makes one")
+        raise StudyError(f"the storage holds no study; `{program()} run` makes one")
     if name is None:
         name = names[-1]
     if name not in names:

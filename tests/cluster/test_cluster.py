@@ -15,8 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from search.options.shared_options import STORAGE_VARIABLE
-from studies.storage.url import database_url, has_password
+from studies.storage.url import STORAGE_VARIABLE, database_url, has_password
 from tests.search import fake_cli
 
 ROOT = Path(__file__).parents[2]

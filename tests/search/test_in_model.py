@@ -15,6 +15,7 @@ from objectives.schema.limits import Limits
 from objectives.trial.evaluator import Evaluator
 from objectives.trial.trial_handler import TrialHandler
 from search.cli import main
+from search.documents.verify_document import InModelDocument
 from studies.export.document import build_export
 from studies.results.results import read_results
 from tests.search.test_cli import search
@@ -72,9 +73,12 @@ def test_default_and_winner_generate_in_turns(
 ) -> None:
     pytest.importorskip("transformers", reason="needs transformers: pip install '.[hf]'")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tiny products, and cores that others use
-    options = ["--in-model", "config.json", "--new-tokens", "6", "--rounds", "1"]
+    options = ["--in-model", "config.json", "--new-tokens", "6", "--rounds", "1", "--json"]
     done = search("verify", "best.json", "--device", "cpu", *options, cwd=folder)
-    said = " ".join(done.stdout.split())
+    said = " ".join(done.stderr.split())
+    document = InModelDocument.model_validate_json(done.stdout)
+    assert (document.model, document.layers, document.new_tokens) == ("LlamaForCausalLM", 2, 6)
+    assert document.slower == bool(done.returncode)
     assert done.returncode == int("winner is slower than the default" in said), done.stderr
     assert "LlamaForCausalLM: 2 of 2 layers, 0.0 GiB of random weights in float32" in said
     assert "launched kernel by kernel (transformers eager): cpu has no CUDA graphs" in said
@@ -87,6 +91,8 @@ def test_default_and_winner_generate_in_turns(
         )
         assert promised is not None, said
         attention, rest, total, _ = map(float, promised.groups())
+        assert document.sides[side].promised_ms == pytest.approx(total, rel=0.01)
+        assert len(document.sides[side].rounds_ms) == 1
         assert attention + rest == pytest.approx(total, rel=0.02)
     assert re.search(r"promised \S+× as fast, came \S+×", said)
 
@@ -150,5 +156,8 @@ def test_a_choice_that_is_the_default_has_nothing_to_prove(
     run(of, 2)
     document = build_export(read_results(of.study))
     (folder / "best.json").write_text(document.model_dump_json())
-    assert in_process(folder, monkeypatch, "--in-model", "config.json") == 0
-    assert "is the default: nothing to try in a model" in capsys.readouterr().out
+    assert in_process(folder, monkeypatch, "--in-model", "config.json", "--json") == 0
+    captured = capsys.readouterr()
+    assert "is the default: nothing to try in a model" in captured.err
+    found = InModelDocument.model_validate_json(captured.out)
+    assert (found.tried, found.slower, found.sides) == (False, False, {})

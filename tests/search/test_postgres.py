@@ -18,11 +18,16 @@ import sqlalchemy
 from optuna_dashboard import wsgi
 
 from search import cli
-from search.options.shared_options import STORAGE_VARIABLE
 from studies.storage.artifacts import artifact_folder
 from studies.storage.database import HEARTBEAT_S
 from studies.storage.optuna_internals import engine_of, study_id_of
-from studies.storage.url import DatabaseUrlError, database_url, shown, without_passwords
+from studies.storage.url import (
+    STORAGE_VARIABLE,
+    DatabaseUrlError,
+    database_url,
+    shown,
+    without_passwords,
+)
 from studies.study.attributes import StudyError
 from studies.study.study import load_study, open_storage
 from studies.study.trials import finished_trials
@@ -106,6 +111,30 @@ def test_a_whole_study(
     storage = open_storage(postgres_url)
     told_by_page = page(storage, f"/api/studies/{study_id_of(study)}")
     assert len(json.loads(told_by_page)["trials"]) == 14
+
+
+def test_who_only_reads_makes_no_tables(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import psycopg
+
+    for words in (
+        ("show",),
+        ("table",),
+        ("export",),
+        ("report",),
+        ("sensitivity",),
+        ("dashboard",),
+        ("run", "--dry-run", "--device", "cpu", "--study", "s"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["search", *words, "--storage", postgres_url])
+        assert cli.main() == (0 if "run" in words else 2)
+        assert "run" in words or "the storage holds no study" in capsys.readouterr().err
+    with psycopg.connect(postgres_url) as connection:
+        found = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+        )
+        assert found.fetchall() == []
 
 
 def test_no_password_is_seen(

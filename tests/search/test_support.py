@@ -8,7 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from objectives.schema.evaluation import Outcome
-from search.views.support_listing import axes_markdown, check_support, core_cells, other_cells
+from search.views.support_listing import (
+    axes_markdown,
+    check_support,
+    core_cells,
+    other_cells,
+    print_checked,
+)
 from tests.fake_bench import FakeBench
 from variants.axes import AXES
 from variants.configuration import Configuration
@@ -46,8 +52,10 @@ class Declared(FakeBench):
 
 def checked(bench: FakeBench) -> tuple[bool, str]:
     shown = io.StringIO()
-    agreed = check_support(Console(file=shown, width=200), bench, {})  # type: ignore[arg-type]
-    return agreed, shown.getvalue()
+    console = Console(file=shown, width=200)
+    tried = check_support(console, bench, {})  # type: ignore[arg-type]
+    print_checked(console, tried)
+    return not any(one.disagreement for one in tried), shown.getvalue()
 
 
 def test_every_choice_of_every_axis_has_a_place() -> None:

@@ -29,7 +29,7 @@ def kinds() -> list[type[UserError]]:
 
 
 def ended(error: Exception, monkeypatch: pytest.MonkeyPatch) -> int:
-    def fail(arguments: object, standalone_mode: bool) -> None:
+    def fail(arguments: object, **how: object) -> None:
         raise error
 
     monkeypatch.setattr(cli, "app", fail)

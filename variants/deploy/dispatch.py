@@ -200,6 +200,11 @@ class MeasuredWorkloads:
         """Return what the variant's backend can take here."""
         return BACKENDS[variant.backend].support[self._device.kind]
 
+    def counts_keys(self, configuration: Configuration) -> bool:
+        """Tell whether its backend is told on the device how many keys there are."""
+        support = BACKENDS[configuration.variant.backend].support.get(self._device.kind)
+        return support is not None and support.counts_keys
+
     def _can_hide(self, variant: Variant, signature: CallSignature) -> bool:
         """Tell whether a backend can hide what a call's rows must not see."""
         support = self.support(variant)

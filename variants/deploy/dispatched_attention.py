@@ -66,7 +66,7 @@ class DispatchedAttention:
         self._score_mods = tuple(dict.fromkeys(of.workload.score_mod for of in measured))
         # Whether a step can be computed in another way where no batch is padded.
         self._choices = MeasuredWorkloads(self.measured, model, device, self._say)
-        self._counts = any(self._choices.support(of.variant).counts_keys for of in measured)
+        self._counts = any(map(self._choices.counts_keys, measured))
         self._decisions: dict[tuple[object, ...], DispatchDecision] = {}
         self._said: set[tuple[object, ...]] = set()
 

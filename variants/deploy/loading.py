@@ -25,6 +25,7 @@ from variants.deploy.model_choice import ModelChoice
 from variants.detect import detect_device
 from variants.device import Device, DeviceKind
 from variants.plugins import load_plugin, missing_plugins, read_plugin
+from variants.program import program
 from variants.support import unsupported_reasons
 from variants.user_error import UserError
 
@@ -135,7 +136,7 @@ def _warn_of_other_software(path: Path, there: LoadableEnvironment, here: Device
     if differ:
         warnings.warn(
             f"{path} was measured with {'; '.join(differ)}: its times may not hold here, and its "
-            "winners may not win; `python -m search verify` measures them again",
+            f"winners may not win; `{program()} verify` measures them again",
             stacklevel=3,
         )
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import threading
+import urllib.request
 from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import make_server
 
+import optuna
 import optuna_dashboard
 import pytest
 from optuna.artifacts import get_all_artifact_meta
@@ -14,6 +19,7 @@ from optuna_dashboard import get_note, save_note
 
 from studies.dashboard.note import END, summary_note
 from studies.dashboard.publisher import Publisher, publish
+from studies.dashboard.serving import _QuietHandler, application
 from studies.results.results import read_results
 from studies.results.summary import summary
 from studies.sensitivity.evaluators import ANSWERS
@@ -43,7 +49,8 @@ def test_note_says_what_the_dashboards_own_parts_answer(storage: BaseStorage) ->
     several = session(storage, name="several")
     run(several, 3)
     note = summary_note(read_results(several.study))
-    assert "**Best Trials** and **Pareto Front** are of all workloads together" in note
+    assert "**Best Trials** are those on each workload's own front" in note
+    assert "**Pareto Front** always, take all workloads together" in note
     used = inspect.getsource(optuna_dashboard._importance.get_param_importance_from_trials_cache)
     assert "PedAnovaImportanceEvaluator" in used
     assert f"**Hyperparameter Importance** is PED-ANOVA: {ANSWERS['PED-ANOVA']}" in note
@@ -52,6 +59,53 @@ def test_note_says_what_the_dashboards_own_parts_answer(storage: BaseStorage) ->
     )
     run(one, 3)
     assert "Best Trials" not in summary_note(read_results(one.study))
+
+
+def served(storage: BaseStorage, study: optuna.Study, folder: Path) -> dict[str, Any]:
+    """What the dashboard's page asks for of a study."""
+    app = application(storage, artifact_store(f"sqlite:///{folder}/x.db"))
+    with make_server("127.0.0.1", 0, app, handler_class=_QuietHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        path = f"127.0.0.1:{server.server_port}/api/studies/{study_id_of(study)}"
+        with urllib.request.urlopen(f"http://{path}") as response:
+            page: dict[str, Any] = json.load(response)
+        server.shutdown()
+        thread.join()
+    return page
+
+
+def test_best_trials_are_each_workloads_own(storage: BaseStorage, tmp_path: Path) -> None:
+    axes = {"batch": (1, 4), "seq_len": (512, 2048), "score_mod": ("none",)}
+    of = session(storage, axes=axes, sampler="random")
+    run(of, 24)
+    for _ in range(2):  # made twice, it is the same
+        page = served(storage, of.study, tmp_path)
+    listed = {trial["number"] for trial in page["best_trials"]}
+    values = {trial.number: tuple(trial.values) for trial in of.study.get_trials()}
+    expected = set()
+    for trials in read_results(of.study).trials_by_workload().values():
+        its = {trial.number: values[trial.number] for trial in trials}
+        expected |= {
+            number
+            for number, (memory, latency) in its.items()
+            if not any(m <= memory and t <= latency for n, (m, t) in its.items() if n != number)
+        }
+    assert listed == expected
+    assert len(listed) > len(of.study.best_trials)  # of which some workloads have none
+
+
+def test_best_trials_of_a_study_of_somebody_elses_are_left_as_they_are(
+    storage: BaseStorage, tmp_path: Path
+) -> None:
+    study = optuna.create_study(storage=storage, directions=["minimize", "minimize"])
+    study.optimize(
+        lambda trial: (trial.suggest_int("batch", 1, 8), trial.suggest_int("seq_len", 1, 8)), 8
+    )
+    page = served(storage, study, tmp_path)
+    assert {trial["number"] for trial in page["best_trials"]} == {
+        trial.number for trial in study.best_trials
+    }
 
 
 def test_what_a_user_writes_below_the_note_is_kept(storage: BaseStorage) -> None:
