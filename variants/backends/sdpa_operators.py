@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch.nn.attention import SDPBackend
 
     from variants.backends.backend import Attention, Unmasked
@@ -20,26 +19,21 @@ def unmasked(attention: Attention, backend: SDPBackend | None) -> Unmasked | Non
     import torch
     from torch.nn.attention import SDPBackend
 
-    scale = attention.scale
-    operator: Any
-    more: tuple[object, ...] = ()
-    named: dict[str, object] = {"scale": scale}
+    scale, grouped = attention.scale, attention.grouped
+    # Of one kind each, without what unpacking arguments costs in every layer of every step.
     if backend is SDPBackend.MATH:
-        operator = torch._scaled_dot_product_attention_math
-        named["enable_gqa"] = attention.grouped
-    elif backend is None or backend is SDPBackend.EFFICIENT_ATTENTION:
+        math = torch._scaled_dot_product_attention_math
+        return lambda q, k, v: math(q, k, v, scale=scale, enable_gqa=grouped)[0]
+    if backend is SDPBackend.CUDNN_ATTENTION:
+        cudnn = torch._scaled_dot_product_cudnn_attention
+        return lambda q, k, v: cudnn(q, k, v, None, False, scale=scale)[0]
+    if backend is not SDPBackend.FLASH_ATTENTION:
         return None
-    elif backend is SDPBackend.CUDNN_ATTENTION:
-        operator, more = torch._scaled_dot_product_cudnn_attention, (None, False)
-    elif attention.device.type == "cpu":
-        operator = torch._scaled_dot_product_flash_attention_for_cpu
+    flash: Any
+    if attention.device.type == "cpu":
+        flash = torch._scaled_dot_product_flash_attention_for_cpu
     elif attention.head_dim % 8 == 0:
-        operator = torch._scaled_dot_product_flash_attention
+        flash = torch._scaled_dot_product_flash_attention
     else:
         return None  # SDPA pads heads for it
-
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = operator(query, key, value, *more, **named)[0]
-        return out
-
-    return attend
+    return lambda q, k, v: flash(q, k, v, scale=scale)[0]

@@ -211,10 +211,10 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc] # of a package without
             self.keys = self.values = unreadable(key_states, key_states.shape[2])
         self.is_initialized, self._call = True, call
         # What is held must not hold what carries it.
-        if not isinstance(held, CachedPlanes):
-            key, value = key_states.view_as(key_states), value_states.view_as(value_states)
-        elif self.cache.readable:
+        if held.memory is not None:  # keys and values as they are, the most usual of all
             key, value = held.taken()
+        elif not isinstance(held, CachedPlanes):
+            key, value = key_states.view_as(key_states), value_states.view_as(value_states)
         else:
             kept = self.cache.kept(held.length)
             key, value = (unreadable(part, kept) for part in (key_states, value_states))
