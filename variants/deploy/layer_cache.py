@@ -13,6 +13,7 @@ from variants.caches import (
     CacheKind,
     CacheOverflowError,
     CacheShape,
+    ConcatCache,
     KVCache,
     StaticCache,
     StepPosition,
@@ -205,6 +206,22 @@ class JoinedRows:
         return [self._key.as_strided(shape, strides), self._value.as_strided(shape, strides)]
 
 
+class GrownRows:
+    """Does the same for planes that grow by each token, which are then new ones."""
+
+    def __init__(self, cache: KVCache) -> None:
+        """Let the planes of a cache grow."""
+        self._cache = cache
+
+    def append(self, key: Tensor, value: Tensor, slot: int) -> list[Tensor]:
+        """Return keys and values of all tokens, those of token number `slot` behind the others."""
+        planes = self._cache.planes
+        # One after the other, so that the old keys are gone before values are copied.
+        planes[0] = torch.cat((planes[0], key), dim=2)
+        planes[1] = torch.cat((planes[1], value), dim=2)
+        return planes.copy()
+
+
 class LayerCache:
     """Grows by what is appended, up to `capacity` tokens.
 
@@ -239,7 +256,7 @@ class LayerCache:
         self._codec: Codec | None = None
         self._layout: Layout | None = None
         self._one: tuple[torch.Size, torch.Size] | None = None  # shapes of one more token
-        self._rows: JoinedRows | None = None
+        self._rows: JoinedRows | GrownRows | None = None
         self._memory = LayerMemory() if self.readable else None
 
     @property
@@ -326,7 +343,10 @@ class LayerCache:
                 codec.calibrate(sequence, key[own], value[own])
                 cache.fill(sequence, codec.encode(key[own], value[own], sequence))
         self._codec, self._cache = codec, cache
-        self._rows = None if cache.joined is None else JoinedRows(cache, cache.joined)
+        if cache.joined is not None:
+            self._rows = JoinedRows(cache, cache.joined)
+        elif self.readable and isinstance(cache, ConcatCache):
+            self._rows = GrownRows(cache)
         self._layout = Layout(kv_heads, head_dim, kv_heads, value.shape[3])
         self._one = key[:, :, :1].shape, value[:, :, :1].shape
         # The prompt attends to itself, as it is: nothing of it was rounded or dropped yet.

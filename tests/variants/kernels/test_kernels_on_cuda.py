@@ -101,7 +101,6 @@ OUTSIDE = {
         "fa3", "prefill", {"precision": "bf16"}, {"score_mod": "softcap:2+sliding_window:9"}
     ),
     "fa3 backward": ("fa3", "train", {"precision": "bf16"}, {}),
-    "cudnn_graph head_dim": ("cudnn_graph", "static", {"precision": "bf16"}, {"head_dim": 264}),
     "cudnn_graph multiple": ("cudnn_graph", "static", {"precision": "bf16"}, {"head_dim": 20}),
     "cudnn_graph prefill": ("cudnn_graph", "prefill", {"precision": "bf16"}, {}),
 }  # fmt: skip
