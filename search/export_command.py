@@ -16,7 +16,14 @@ from search.plugin_option import PluginOption
 from search.views.layout import number_table
 from search.views.terminal import make_console
 from studies.export.document import Admitted, Export, build_export, export_schema
-from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.labels import (
+    mebibytes,
+    milliseconds,
+    size,
+    speed,
+    variant_label,
+    workload_label,
+)
 from studies.results.results import Results, read_results
 from studies.storage.files import write_atomically
 from studies.study.study import load_study, open_storage
@@ -92,7 +99,6 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
         (*numbers, *(("regret",) if document.pick == "single" else ())),
     )
     varying = set(results.plan.space.searched)
-    by_workload = {result.workload.key: result for result in results.workloads}
     for entry in document.workloads:
         key = entry.workload.key
         label = workload_label(entry.workload, varying)
@@ -101,14 +107,13 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
             table.add_row(label, "nothing measured")
             continue
         measured = choice.measurements
-        again = by_workload[key].retimed(choice.configuration.variant.key)
         row = [
             label,
             variant_label(choice.configuration.variant, choice.resolved_backend),
             milliseconds(measured.latency.latency_ms),
-            factor(choice.latency_vs_default if again is None else again.latency.ratio),
+            speed(choice.latency_vs_default),
             mebibytes(measured.memory.peak_mib),
-            factor(choice.memory_vs_default),
+            size(choice.memory_vs_default),
         ]
         table.add_row(*row, *([f"{regrets[key]:.1%}"] if document.pick == "single" else []))
     console.print(table)

@@ -6,7 +6,16 @@ import optuna
 
 from studies.results.command import in_lines, run_command
 from studies.results.front import PREFERENCES, WorkloadResult
-from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.labels import (
+    choice_name,
+    mebibytes,
+    milliseconds,
+    size,
+    speed,
+    trial_name,
+    variant_label,
+    workload_label,
+)
 from studies.results.results import Results
 from studies.results.summary import summary
 
@@ -47,9 +56,9 @@ def summary_note(results: Results) -> str:
         f"{_escaped(device.name)}, {', '.join(software)}. {len(results.trials)} trials told so far"
         + (f": {outcomes}." if outcomes else "."),
         _table(results),
-        "Faster, smaller: the default's number divided by the winner's; faster from times taken "
-        "in turns, where there are such, latency from the trial. Trials without values (PRUNED) "
-        "did not measure, or were not accurate or usable: their `outcome` and `reason` say why.",
+        "Faster, smaller: the default's number divided by the winner's. Trials without values "
+        "(PRUNED) did not measure, or were not accurate or usable: their `outcome` and `reason` "
+        "say why.",
         f"```bash\n{in_lines(run_command(results))}\n```",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -72,7 +81,9 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
     for choice in PREFERENCES:
         if choice in result.winners:
             key = result.winners[choice].candidate.evaluation.configuration.key
-            names.setdefault(key, []).append(choice.replace("_", " "))
+            names.setdefault(key, []).append(
+                choice_name(choice, clear=result.winners[choice].clear)
+            )
     for choice in PREFERENCES:
         if choice not in result.winners:
             continue
@@ -85,11 +96,11 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
             label,
             ", ".join(shared),
             variant_label(winner.evaluation.configuration.variant, measured.backend_ran),
-            "default" if winner.number is None else str(winner.number),
+            trial_name(winner.number),
             milliseconds(winner.latency),
-            factor(result.latency_ratio(winner)),
+            speed(result.latency_ratio(winner)),
             mebibytes(winner.memory),
-            factor(winner.memory / result.baseline.peak_memory_mib),
+            size(result.memory_ratio(winner)),
             f"{measured.relative_error:.2g}",
         ]
         rows.append(f"| {' | '.join(map(_escaped, cells))} |")

@@ -16,7 +16,8 @@ from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome, Positive
 from objectives.schema.limits import Limits
 from studies.export.single import best_single
-from studies.results.front import PREFERENCES, Candidate, WorkloadResult, front, strict, winners
+from studies.results.candidate import Candidate
+from studies.results.front import PREFERENCES, WorkloadResult, front, strict, winners
 from studies.results.results import Results
 from studies.study.attributes import StudyError
 from studies.study.baseline import WorkloadBaseline
@@ -178,8 +179,8 @@ def _only(result: WorkloadResult, kept: Sequence[Candidate], limits: Limits) -> 
         result,
         measured=tuple(kept),
         front=front(kept),
-        winners=winners(kept, result.baseline, result.finals),
-        strict_winners=winners(strict(kept, limits), result.baseline, result.finals),
+        winners=winners(kept, result.baseline),
+        strict_winners=winners(strict(kept, limits), result.baseline),
     )
 
 

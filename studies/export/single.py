@@ -12,7 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from studies.results.front import Candidate, Preference, WorkloadResult, winners
+from studies.results.candidate import Candidate
+from studies.results.front import Preference, WorkloadResult, winners
 from variants.deploy.model_choice import ModelChoice
 
 
@@ -37,14 +38,8 @@ class Single:
 
 
 def cost(candidate: Candidate, choice: Preference, result: WorkloadResult) -> float:
-    """Return what a choice minimises: latency, memory, or the geometric mean of both ratios.
-
-    The latency is that of turns where it was timed again, else that of its trial.
-    """
-    again = None if result.finals is None else result.finals.of(candidate.key)
-    latency_ms = candidate.latency if again is None else again.latency_ms
-    latency = latency_ms / result.baseline.latency_ms
-    memory = candidate.memory / result.baseline.peak_memory_mib
+    """Return what a choice minimises: latency, memory, or the geometric mean of both ratios."""
+    latency, memory = result.latency_ratio(candidate), result.memory_ratio(candidate)
     if choice == "lowest_latency":
         return latency
     return memory if choice == "lowest_memory" else math.sqrt(memory * latency)
@@ -121,4 +116,4 @@ def _judge(
 
 
 def _winner(result: WorkloadResult, among: Sequence[Candidate], choice: Preference) -> Candidate:
-    return winners(among, result.baseline, result.finals)[choice].candidate
+    return winners(among, result.baseline)[choice].candidate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from studies.results.front import WorkloadResult
-from studies.results.labels import factor, variant_label
+from studies.results.labels import size, speed, variant_label
 from studies.results.results import Results
 from studies.results.winner_map import winner_maps
 
@@ -49,8 +49,8 @@ def map_grids(results: Results) -> list[MapGrid]:
             winner="the default"
             if winner.number is None
             else variant_label(winner.evaluation.configuration.variant),
-            faster=factor(latency),
-            smaller=factor(winner.memory / result.baseline.peak_memory_mib),
+            faster=speed(latency),
+            smaller=size(result.memory_ratio(winner)),
             shade=_shade(latency),
         )
 

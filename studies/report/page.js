@@ -41,8 +41,9 @@
   const error = (t) => (t.error === undefined ? "" : t.error === null ? "not finite" : t.error.toExponential(1));
 
   function hover(t) {
-    const lines = [`<b>${escaped(t.name)}</b> (${isDefault(t) ? "default" : `trial ${t.trial}`})`];
-    lines.push(`${digits(t.latency)} ms (${digits(t.low)} to ${digits(t.high)}), ${digits(t.memory)} MiB`);
+    const lines = [`<b>${escaped(t.name)}</b> (${isDefault(t) ? "default" : `#${t.trial}`})`];
+    const span = t.low === t.high ? "" : ` (${digits(t.low)} to ${digits(t.high)})`;
+    lines.push(`${digits(t.latency)} ms${span}, ${digits(t.memory)} MiB`);
     lines.push(t.gpu === null ? "" : `GPU ${digits(t.gpu)} ms, host ${digits(t.host)} ms: ${escaped(t.bound)} binds`);
     lines.push(`error ${error(t)}` + (t.roofline === null ? "" : `, ${(100 * t.roofline).toPrecision(2)} % of roofline speed`));
     const values = Object.entries(t.values).map(([axis, value]) => `${escaped(axis)} ${escaped(value)}`);
@@ -51,7 +52,10 @@
     return lines.filter(Boolean).join("<br>");
   }
 
-  function frontOf(trials) {
+  // The study's front as long as all of it is shown, else that of what is left.
+  function frontOf(trials, known) {
+    const whole = trials.filter((t) => t.outcome === "MEASURED" && known.includes(t.trial));
+    if (whole.length === known.length) return whole.sort((a, b) => a.memory - b.memory);
     const sorted = trials.filter((t) => t.outcome === "MEASURED")
       .sort((a, b) => a.memory - b.memory || a.latency - b.latency);
     const front = [];
@@ -71,7 +75,7 @@
     const workload = data.workloads[place];
     const mine = data.trials.filter((t) => t.workload === place && t.latency !== undefined && shown(t));
     const tried = mine.filter((t) => !isDefault(t));
-    const front = frontOf(mine);
+    const front = frontOf(mine, workload.front);
     const drawn = [{
       type: "scatter", mode: "lines", name: "front", x: front.map((t) => t.memory), y: front.map((t) => t.latency),
       line: { shape: "hv", color: "#1b2733", width: 1.5 }, hoverinfo: "skip",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from objectives.roofline.bound import Bound, bound
 from objectives.schema.evaluation import Evaluation, Outcome
+from studies.results.candidate import in_turns, share_of_roofline
 from studies.results.front import WorkloadResult
 from studies.results.labels import variant_label, workload_label
 from studies.results.results import Results
 from studies.study.trials import FinishedTrial
 from variants.axes import AXES
-from variants.device import Device
 
 INACTIVE = "inactive"  # where an axis means nothing
 Json = Mapping[str, object]
@@ -22,15 +21,15 @@ def page_data(results: Results, kept: Collection[int]) -> Json:
     """Return what the page's script draws of the trials that are kept; JSON without infinities."""
     varying = set(results.plan.space.searched)
     places = {result.workload.key: place for place, result in enumerate(results.workloads)}
-    device = results.environment.device
     axes = [axis for axis in results.plan.space.searched if AXES[axis].of_variant]
     by_workload = results.trials_by_workload()
     defaults = [
-        _point(None, result.default, place, axes, device)
-        for place, result in enumerate(results.workloads)
+        _point(None, result.default, place, axes) for place, result in enumerate(results.workloads)
     ]
     trials = [
-        _point(trial.number, trial.evaluation, place, axes, device)
+        _point(
+            trial.number, in_turns(trial.evaluation, results.workloads[place].finals), place, axes
+        )
         for trial in results.trials
         if trial.number in kept
         and (place := places.get(trial.evaluation.configuration.workload.key)) is not None
@@ -41,8 +40,9 @@ def page_data(results: Results, kept: Collection[int]) -> Json:
         "workloads": [
             {
                 "label": workload_label(result.workload, varying),
-                "roofline": _roofline(result, by_workload.get(result.workload.key, []), device),
+                "roofline": _roofline(result, by_workload.get(result.workload.key, [])),
                 "balanced": _balanced(result),
+                "front": [candidate.number for candidate in result.front],
             }
             for result in results.workloads
         ],
@@ -55,14 +55,12 @@ def _balanced(result: WorkloadResult) -> int | None:
     return result.winners["balanced"].candidate.number if result.winners else None
 
 
-def _roofline(
-    result: WorkloadResult, trials: Sequence[FinishedTrial], device: Device
-) -> Json | None:
-    """Return the least that any configuration tried needs, by the device's rates."""
-    least = [bound(result.default.configuration, device)] + [
-        bound(trial.evaluation.configuration, device) for trial in trials
-    ]
-    if not least[0].datasheet:
+def _roofline(result: WorkloadResult, trials: Sequence[FinishedTrial]) -> Json | None:
+    """Return the least that any configuration tried needs, by the roofline of the study."""
+    tried = (result.default, *(trial.evaluation for trial in trials))
+    found = [each.measurements.roofline for each in tried if each.measurements is not None]
+    least = [one for one in found if one is not None and one.rates != "typical"]
+    if not least:
         return None
     return {
         "latency": min(one.latency_ms for one in least),
@@ -70,17 +68,7 @@ def _roofline(
     }
 
 
-def share_of_roofline(evaluation: Evaluation, device: Device) -> float | None:
-    """Return the least latency that the configuration needs, as a share of the one it has."""
-    least: Bound = bound(evaluation.configuration, device)
-    if evaluation.latency_ms is None or not least.datasheet:
-        return None
-    return least.latency_ms / evaluation.latency_ms
-
-
-def _point(
-    number: int | None, evaluation: Evaluation, place: int, axes: list[str], device: Device
-) -> Json:
+def _point(number: int | None, evaluation: Evaluation, place: int, axes: list[str]) -> Json:
     variant, measured = evaluation.configuration.variant, evaluation.measurements
     chosen = variant.model_dump()
     point: dict[str, object] = {
@@ -104,5 +92,5 @@ def _point(
         "memory": measured.memory.peak_mib,
         "error": measured.relative_error if math.isfinite(measured.relative_error) else None,
         "ran": measured.backend_ran,
-        "roofline": share_of_roofline(evaluation, device),
+        "roofline": share_of_roofline(measured),
     }

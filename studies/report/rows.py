@@ -9,15 +9,22 @@ from dataclasses import dataclass
 from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from studies.report.bars import Bars, memory_bars, time_bars
-from studies.report.points import share_of_roofline
-from studies.results.front import PREFERENCES, Candidate, WorkloadResult
-from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.candidate import Candidate, share_of_roofline
+from studies.results.front import PREFERENCES, Preference, Winner, WorkloadResult
+from studies.results.labels import (
+    choice_name,
+    mebibytes,
+    milliseconds,
+    size,
+    speed,
+    trial_name,
+    variant_label,
+    workload_label,
+)
 from studies.results.results import Results
 from studies.results.summary import notes
 from studies.study.trials import FinishedTrial
-from variants.device import Device
 
-_SHORT = {"lowest_latency": "fastest", "lowest_memory": "smallest", "balanced": "balanced"}
 _KERNELS = 12  # of one step; a step of many has the attention's among the first
 
 
@@ -25,7 +32,7 @@ _KERNELS = 12  # of one step; a step of many has the attention's among the first
 class Row:
     """One configuration of one workload, as text."""
 
-    chosen: tuple[str, ...]  # as what: default, fastest, smallest, balanced
+    chosen: tuple[str, ...]  # as what: default, lowest latency, lowest memory, balanced
     variant: str
     trial: str
     latency: str  # ms
@@ -58,7 +65,6 @@ class WorkloadSection:
 def workload_sections(results: Results) -> list[WorkloadSection]:
     """Return a section for each workload, in the order of the space."""
     varying = set(results.plan.space.searched)
-    device = results.environment.device
     by_workload = results.trials_by_workload()
     return [
         _section(
@@ -66,20 +72,19 @@ def workload_sections(results: Results) -> list[WorkloadSection]:
             workload_label(result.workload, varying),
             result,
             by_workload.get(result.workload.key, []),
-            device,
         )
         for place, result in enumerate(results.workloads)
     ]
 
 
 def _section(
-    place: int, label: str, result: WorkloadResult, trials: Sequence[FinishedTrial], device: Device
+    place: int, label: str, result: WorkloadResult, trials: Sequence[FinishedTrial]
 ) -> WorkloadSection:
     chosen = _chosen(result)
     shown = {c.number: c for c in (*result.front, *chosen) if c.number is not None}
-    default = _row(result.default, None, ("default", *_tags(None, result)), result, device)
+    default = _row(result.default, None, ("default", *_tags(None, result)), result)
     rows = [
-        _row(c.evaluation, c.number, _tags(c.number, result), result, device)
+        _row(c.evaluation, c.number, _tags(c.number, result), result)
         for c in sorted(shown.values(), key=lambda c: (c.memory, c.latency))
     ]
     winners = [c for c in chosen if c.number is not None]
@@ -98,10 +103,7 @@ def _section(
         rows=(default, *rows),
         verdict=(
             default,
-            *(
-                _row(c.evaluation, c.number, _tags(c.number, result), result, device)
-                for c in winners
-            ),
+            *(_row(c.evaluation, c.number, _tags(c.number, result), result) for c in winners),
         ),
         notes=tuple(notes(result)),
         missing=_missing(trials),
@@ -132,20 +134,24 @@ def _chosen(result: WorkloadResult) -> list[Candidate]:
 def _tags(number: int | None, result: WorkloadResult) -> tuple[str, ...]:
     """Return as what a configuration was chosen."""
     tags = [
-        _SHORT[choice]
+        _name(choice, result.winners[choice])
         for choice in PREFERENCES
         if choice in result.winners and result.winners[choice].candidate.number == number
     ]
     within = [
-        _SHORT[choice]
+        name
         for choice in PREFERENCES
         if choice in result.strict_winners
         and result.strict_winners[choice].candidate.number == number
-        and _SHORT[choice] not in tags
+        and (name := _name(choice, result.strict_winners[choice])) not in tags
     ]
     if within:
         tags.append(f"within error {Limits().max_error:g}: {', '.join(within)}")
     return tuple(tags)
+
+
+def _name(choice: Preference, winner: Winner) -> str:
+    return choice_name(choice, clear=winner.clear)
 
 
 def _row(
@@ -153,28 +159,29 @@ def _row(
     number: int | None,
     chosen: tuple[str, ...],
     result: WorkloadResult,
-    device: Device,
 ) -> Row:
     measured, baseline = evaluation.measurements, result.baseline
     name = variant_label(
         evaluation.configuration.variant, None if measured is None else measured.backend_ran
     )
-    trial = "default" if number is None else str(number)
+    trial = trial_name(number)
     outcome = "" if evaluation.outcome is Outcome.MEASURED else evaluation.outcome.value
     if measured is None:
         return Row(chosen, name, trial, "–", "", "", "", "–", "", "–", "", outcome)
     latency, memory = measured.latency, measured.memory.peak_mib
-    share = share_of_roofline(evaluation, device)
+    share = share_of_roofline(measured)
     return Row(
         chosen=chosen,
         variant=name,
         trial=trial,
         latency=milliseconds(latency.latency_ms),
-        interval=f"{milliseconds(latency.low_ms)} to {milliseconds(latency.high_ms)}",
+        interval=""
+        if latency.low_ms == latency.high_ms
+        else f"{milliseconds(latency.low_ms)} to {milliseconds(latency.high_ms)}",
         gpu="" if latency.gpu is None else milliseconds(latency.gpu.value),
-        faster=factor(result.latency_ratio(Candidate(number, evaluation))),
+        faster=speed(latency.latency_ms / baseline.latency_ms),
         memory=mebibytes(memory),
-        smaller=factor(memory / baseline.peak_memory_mib),
+        smaller=size(memory / baseline.peak_memory_mib),
         error=f"{measured.relative_error:.1e}",
         roofline="" if share is None else f"{100 * share:.2g} %",
         outcome=outcome,

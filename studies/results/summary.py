@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
-from studies.results.front import Candidate, WorkloadResult
+from studies.results.candidate import Candidate
+from studies.results.front import Winner, WorkloadResult
 from studies.results.labels import (
     factor,
-    interval,
     mebibytes,
     milliseconds,
+    times,
     variant_label,
     workload_label,
 )
 from studies.results.results import Results
-from studies.study.anchor import DriftMarks
+from studies.study.verdicts import MARGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class _Balanced:
 
     @property
     def memory(self) -> float:
-        return self.winner.memory / self.result.baseline.peak_memory_mib
+        return self.result.memory_ratio(self.winner)
 
 
 def summary(results: Results) -> str:
@@ -62,45 +63,28 @@ def notes(result: WorkloadResult) -> Iterator[str]:
     if not result.winners:
         yield "nothing was measured"
     for name, winner in result.winners.items():
-        shown = [variant_label(tie.evaluation.configuration.variant) for tie in winner.ties[:2]]
-        more = f" and {len(winner.ties) - 2} more" if len(winner.ties) > 2 else ""
-        if shown:
-            yield f"{name.replace('_', ' ')} is a tie with {', '.join(shown)}{more}"
-    if result.winners:
-        yield from _turns(result, result.winners["lowest_latency"].candidate)
-
-
-def notes_of_study(results: Results) -> Iterator[str]:
-    """Yield what all trials share: whether the device was watched, and whether it was itself."""
-    found = [default.measurements for default in results.defaults]
-    for unread in {m.conditions.unread for m in found if m is not None and m.conditions} - {""}:
-        yield f"clocks could not be read, throttling was not watched for: {unread}"
-    drifts = results.drifts
-    if drifts:
-        marks = DriftMarks(results.anchors, drifts)
-        marked = sum(
-            marks.at(trial.number, trial.measured_on) is not None for trial in results.trials
-        )
-        seen = ", ".join(f"{d.ratio - 1:+.0%} before trial {d.before_trial}" for d in drifts[:4])
-        more = f" and {len(drifts) - 4} more" if len(drifts) > 4 else ""
-        yield (
-            f"the device drifted: the anchor took {seen}{more}; {marked} trials beside are marked "
-            "in the table (`drift`)"
-        )
-    failed = [point for point in results.anchors if point.value_ms is None]
-    if failed:
-        yield f"the anchor failed {len(failed)} times, drift is not watched: {failed[0].reason}"
-
-
-def _turns(result: WorkloadResult, fastest: Candidate) -> Iterator[str]:
-    """Say how sure the lowest latency is, and what was not timed in turns."""
-    again = result.retimed(fastest.key)
-    if again is not None and fastest.number is not None:
-        yield f"lowest latency in turns with the default: {interval(again.latency)} as fast" + (
-            "" if again.gpu is None else f", by GPU time alone {interval(again.gpu)}"
-        )
+        yield from _shared(name.replace("_", " "), winner)
     for variant, reason in (result.finals.missing if result.finals else {}).items():
         yield f"{variant} was not timed in turns: {reason}"
+
+
+def _shared(name: str, winner: Winner) -> Iterator[str]:
+    """Say who is as fast as a winner, as far as can be told, and why this one is named."""
+    if winner.ties:
+        shown = [variant_label(tie.evaluation.configuration.variant) for tie in winner.ties[:2]]
+        more = f" and {len(winner.ties) - 2} more" if len(winner.ties) > 2 else ""
+        who = f"{', '.join(shown)}{more}"
+        if winner.clear:
+            yield f"{name}: as fast within {MARGIN:.0%}: {who}"
+        else:
+            yield f"{name}: no clear winner, shared with {who}"
+    if rivals := winner.less_exact:
+        ratio = rivals[0].error / winner.candidate.error
+        yield (
+            f"{name}: {variant_label(winner.candidate.evaluation.configuration.variant)} is named "
+            f"where {variant_label(rivals[0].evaluation.configuration.variant)} ties in time and "
+            f"memory: its error is {ratio:.0f} times smaller"
+        )
 
 
 def _strict(results: Results) -> str:
@@ -124,8 +108,9 @@ def _gain(found: Sequence[_Balanced]) -> str:
             f"{_more(memory[0], 'smaller in memory', 'larger in memory')}"
         )
     return (
-        f"{_more(_mean(latency), 'faster', 'slower')} ({_range(latency)}) and "
-        f"{_more(_mean(memory), 'smaller in memory', 'larger in memory')} ({_range(memory)})"
+        f"{_more(_mean(latency), 'faster', 'slower')} ({_range(latency, 'slower')}) and "
+        f"{_more(_mean(memory), 'smaller in memory', 'larger in memory')} "
+        f"({_range(memory, 'larger')})"
     )
 
 
@@ -175,11 +160,11 @@ def _mean(ratios: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
-def _range(ratios: Sequence[float]) -> str:
-    """Return `1.00× to 9.3×`, from the least gain to the largest."""
-    return f"{factor(max(ratios))} to {factor(min(ratios))}"
+def _range(ratios: Sequence[float], worse: str) -> str:
+    """Return `1.00× to 9.30×`, from the least gain to the largest."""
+    return f"{factor(max(ratios), worse)} to {factor(min(ratios), worse)}"
 
 
 def _more(ratio: float, better: str, worse: str) -> str:
     """Return `1.75× faster`, or the other word with the factor turned round."""
-    return f"{factor(ratio)} {better}" if ratio <= 1 else f"{factor(1 / ratio)} {worse}"
+    return f"{times(1 / ratio)} {better}" if ratio <= 1 else f"{times(ratio)} {worse}"

@@ -12,6 +12,7 @@ from optuna_dashboard import get_note, save_note
 
 from studies.dashboard.note import END
 from studies.dashboard.publisher import Publisher, publish
+from studies.results.labels import trial_name
 from studies.results.results import read_results
 from studies.results.summary import summary
 from studies.storage.artifacts import artifact_folder, artifact_store, attach_file
@@ -32,7 +33,7 @@ def test_note_tells_verdict_winners_and_command(storage: BaseStorage) -> None:
     for result in results.workloads:
         for winner in result.winners.values():
             number = winner.candidate.number
-            assert f"| {'default' if number is None else number} |" in note
+            assert f"| {trial_name(number)} |" in note
 
 
 def test_what_a_user_writes_below_the_note_is_kept(storage: BaseStorage) -> None:

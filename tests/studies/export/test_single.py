@@ -13,7 +13,8 @@ from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from studies.export.document import Admitted, build_export
 from studies.export.single import best_single, cost
-from studies.results.front import PREFERENCES, Candidate, WorkloadResult, front, strict, winners
+from studies.results.candidate import Candidate
+from studies.results.front import PREFERENCES, WorkloadResult, front, strict, winners
 from studies.results.results import read_results
 from studies.study.attributes import StudyError
 from studies.study.baseline import WorkloadBaseline

@@ -18,6 +18,7 @@ from objectives.schema.evaluation import Evaluation, Outcome
 from studies.report.page import render_report
 from studies.report.panel import Panel, PanelTable
 from studies.report.rows import workload_sections
+from studies.results.labels import choice_name, trial_name
 from studies.results.results import read_results
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
@@ -139,9 +140,10 @@ def test_tables_show_the_front_the_winners_and_what_is_missing(storage: BaseStor
     for section, result in zip(workload_sections(results), results.workloads, strict=True):
         assert section.rows[0].trial == "default"
         shown = {row.trial for row in section.rows}
-        assert {str(c.number) for c in result.front if c.number is not None} <= shown
+        assert {trial_name(c.number) for c in result.front} <= shown
         tagged = {tag for row in section.rows for tag in row.chosen}
-        assert tagged == {"default", "fastest", "smallest", "balanced"}
+        latency = choice_name("lowest_latency", clear=result.winners["lowest_latency"].clear)
+        assert tagged == {"default", latency, "lowest memory", "balanced"}
         missing = sum(count for _, count, _ in section.missing)
         mine = [
             told
@@ -186,14 +188,35 @@ def test_a_study_without_a_trial_or_without_success_still_has_a_report(
     assert "as planned" in text
 
 
-def test_a_device_without_a_datasheet_has_no_roofline(storage: BaseStorage) -> None:
-    axes = {"batch": (1,), "seq_len": (512,), "precision": ("fp32",)}
-    of = session(storage, FakeBench(profile="cpu"), axes=axes)
+class UnknownRates(FakeBench):
+    """On a device that is in no datasheet, and whose rates could not be measured."""
+
+    def peaks(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("bench", [FakeBench, UnknownRates])
+def test_the_roofline_is_that_of_the_study_and_typical_rates_are_none(
+    storage: BaseStorage, bench: type[FakeBench]
+) -> None:
+    axes = {"batch": (1,), "seq_len": (512,), "precision": ("fp32",), "score_mod": ("none",)}
+    of = session(storage, bench(profile="cpu"), axes=axes)
     run(of, 4)
     data = Page(render_report(of.study)).json("data")
-    assert [workload["roofline"] for workload in data["workloads"]] == [None] * len(
-        data["workloads"]
-    )
+    results = read_results(of.study)
+    stored = [c.measurements.roofline for c in results.workloads[0].measured]
+    least = min(one.latency_ms for one in stored if one is not None)
+    (workload,) = data["workloads"]
+    if bench is UnknownRates:
+        assert workload["roofline"] is None
+        assert all(point["roofline"] is None for point in data["trials"])
+    else:
+        assert workload["roofline"]["latency"] == least
+        assert all(
+            point["roofline"] == one.latency_share
+            for point, one in zip(data["trials"], stored, strict=True)
+            if one is not None
+        )
 
 
 def test_another_analysis_fills_a_section(storage: BaseStorage) -> None:

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.schema.evaluation import Evaluation, Outcome
-from studies.results.front import Candidate, candidates, front, winners
+from studies.results.candidate import Candidate, candidates
+from studies.results.front import front, winners
 from studies.study.baseline import WorkloadBaseline
 from tests.configurations import configured
 from tests.fake_bench import measurements
@@ -58,21 +59,44 @@ def test_winners_are_the_best_of_their_kind(pool: list[Candidate]) -> None:
     assert balanced.memory * balanced.latency == min(c.memory * c.latency for c in pool)
 
 
-def test_of_latencies_that_cannot_be_told_apart_the_simplest_wins() -> None:
-    fast = candidate(1.00, 5, "flex", spread=0.05)
-    simple = candidate(1.04, 5, "math", spread=0.05)
+UNIT = WorkloadBaseline(1.0, 1.0, True)
+
+
+def test_of_the_same_latencies_the_simplest_wins() -> None:
+    fast = candidate(1.00, 5, "flex", spread=0.002)
+    simple = candidate(1.01, 5, "math", spread=0.002)
     slow = candidate(2.0, 5, "eager", spread=0.05)
-    won = winners([fast, slow, simple], WorkloadBaseline(1.0, 1.0, True))["lowest_latency"]
-    assert won.candidate is simple
-    assert won.ties == (fast,)
+    won = winners([fast, slow, simple], UNIT)["lowest_latency"]
+    assert (won.candidate, won.ties, won.clear) == (simple, (fast,), False)
 
 
 def test_of_such_latencies_the_one_with_least_memory_wins_first() -> None:
-    simple = candidate(1.00, 6, "eager", spread=0.05)
-    small = candidate(1.04, 5, "flex", spread=0.05)
-    won = winners([simple, small], WorkloadBaseline(1.0, 1.0, True))["lowest_latency"]
-    assert won.candidate is small
-    assert won.ties == (simple,)
+    simple = candidate(1.00, 6, "eager", spread=0.002)
+    small = candidate(1.01, 5, "flex", spread=0.002)
+    won = winners([simple, small], UNIT)["lowest_latency"]
+    assert (won.candidate, won.ties) == (small, (simple,))
+
+
+def test_of_latencies_that_are_unclear_the_least_is_named_as_no_clear_winner() -> None:
+    fast = candidate(1.00, 6, "flex", spread=0.2)
+    small = candidate(1.15, 5, "math", spread=0.2)
+    won = winners([fast, small], UNIT)["lowest_latency"]
+    assert (won.candidate, won.ties, won.clear) == (fast, (small,), False)
+    assert winners([fast], UNIT)["lowest_latency"].clear
+
+
+@given(POOLS, NUMBERS, NUMBERS)
+def test_what_is_slower_than_the_default_wins_neither_latency_nor_balance(
+    pool: list[Candidate], latency: float, memory: float
+) -> None:
+    default = candidate(latency, memory, "auto").evaluation
+    found = candidates(
+        [(None, default), *((n, one.evaluation) for n, one in enumerate(pool))], default=default
+    )
+    won = winners(found, WorkloadBaseline(memory, latency, True))
+    for preference in ("lowest_latency", "balanced"):
+        assert won[preference].candidate.latency <= latency
+    assert won["balanced"].candidate in front(found)
 
 
 def test_only_measured_ones_are_candidates() -> None:

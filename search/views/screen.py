@@ -1,0 +1,185 @@
+"""One screen: what was found in a sentence, a map of it, what must be known, what to do next."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from studies.results.facts import facts
+from studies.results.front import PREFERENCES, WorkloadResult
+from studies.results.labels import (
+    choice_name,
+    mebibytes,
+    milliseconds,
+    size,
+    speed,
+    variant_label,
+)
+from studies.results.results import Results
+from studies.results.summary import summary
+from studies.results.winner_map import WinnerMap, winner_maps
+
+LINES, COLUMNS = 24, 80
+_LEAST_MAP = 5  # lines; what must be known makes room for these
+_GAP = "  "  # between maps that stand side by side
+
+
+def print_screen(console: Console, results: Results, commands: Sequence[str]) -> None:
+    """Print what a study found, in so many lines as fit on a screen."""
+    for line in screen_lines(results, commands, min(console.width, COLUMNS)):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def screen_lines(results: Results, commands: Sequence[str], width: int = COLUMNS) -> list[str]:
+    """Return at most `LINES` lines; commands stay whole, and count as they are folded."""
+    sentence = _wrapped(summary(results), width)
+    following = ["next:", *(f"  {command}" for command in commands)]
+    taken = sum(max(1, math.ceil(len(line) / width)) for line in following)
+    room = LINES - len(sentence) - taken
+    known = _known(results, width, max(0, room - _LEAST_MAP))
+    drawn = _drawn(results, width, room - len(known))
+    lines = [*sentence, *drawn, *known]
+    return [*lines[: LINES - taken], *following]
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _known(results: Results, width: int, room: int) -> list[str]:
+    """Return what must be known, a line or two each, as far as there is room."""
+    lines: list[str] = []
+    found = list(facts(results))
+    for place, fact in enumerate(found):
+        more = _wrapped(f"· {fact}", width, "  ")
+        last = place == len(found) - 1
+        if len(lines) + len(more) + (not last) > room:
+            left = len(found) - place
+            return [*lines, f"· {left} more remarks: show --all"][:room]
+        lines += more
+    return lines
+
+
+def _drawn(results: Results, width: int, room: int) -> list[str]:
+    """Return the map of several workloads, or the choices of one."""
+    if len(results.workloads) == 1:
+        return _choices(results.workloads[0], width)[:room]
+    maps = winner_maps(results)
+    if not maps or room < 1:
+        return []
+    head = (
+        f"balanced winner and its gain in latency; {maps[0].row_axis} down, "
+        f"{maps[0].column_axis} across"
+    )
+    for titled in (True, False):
+        blocks = [_block(one, width, titled=titled) for one in maps]
+        lines = _side_by_side(blocks, width)
+        if len(lines) < room:
+            break
+    if len(lines) >= room:
+        lines = [*lines[: max(0, room - 2)], "… more: show --all"]
+    return [head[:width], *lines][:room]
+
+
+def _block(one: WinnerMap, width: int, *, titled: bool) -> list[str]:
+    """Return a map's lines, its title above, or in the corner where there is little room."""
+    values = " ".join(part.rpartition(" ")[2] for part in one.title.split(", "))
+    corner = values[:8] if not titled else ""
+    cells = [[_cell(result) for result in row] for row in one.cells]
+    first = max(len(corner), *(len(row) for row in one.rows))
+    widths = [
+        max(len(name), *(len(row[place]) for row in cells))
+        for place, name in enumerate(one.columns)
+    ]
+    shown = len(widths)
+    while shown > 1 and first + sum(1 + each for each in widths[:shown]) > width - 2:
+        shown -= 1
+    cut = " …" if shown < len(widths) else ""
+    rows = [(corner, list(one.columns)), *zip(one.rows, cells, strict=True)]
+    lines = [
+        name.ljust(first)
+        + "".join(f" {cell:<{each}}" for cell, each in zip(row[:shown], widths, strict=False))
+        + cut
+        for name, row in rows
+    ]
+    return [one.title, *lines] if titled and one.title else lines
+
+
+def _cell(result: WorkloadResult | None) -> str:
+    if result is None:
+        return ""
+    if not result.winners:
+        return "nothing usable"
+    winner = result.winners["balanced"].candidate
+    if winner.number is None:
+        return "default"
+    backend = winner.evaluation.configuration.variant.backend
+    return f"{backend} {speed(result.latency_ratio(winner))}"
+
+
+def _side_by_side(blocks: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return blocks of lines, as many beside each other as the width takes."""
+    lines: list[str] = []
+    row: list[Sequence[str]] = []
+    for block in blocks:
+        if row and _breadth([*row, block]) > width:
+            lines += _joined(row)
+            row = []
+        row.append(block)
+    return lines + _joined(row)
+
+
+def _breadth(row: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, block)) for block in row) + len(_GAP) * (len(row) - 1)
+
+
+def _joined(row: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, block)) for block in row]
+    height = max(map(len, row))
+    return [
+        _GAP.join(
+            (block[place] if place < len(block) else "").ljust(each)
+            for block, each in zip(row, widths, strict=True)
+        ).rstrip()
+        for place in range(height)
+    ]
+
+
+def _choices(result: WorkloadResult, width: int) -> list[str]:
+    """Return the default and what was chosen, two lines each."""
+    lines = []
+    if result.default.measurements is not None:
+        measured = result.default.measurements
+        name = variant_label(result.default.configuration.variant, measured.backend_ran)
+        lines += _two_lines(
+            "default", measured.latency.latency_ms, "", measured.memory.peak_mib, "", name, width
+        )
+    for preference in PREFERENCES:
+        winner = result.winners.get(preference)
+        if winner is None:
+            continue
+        chosen = winner.candidate
+        variant = variant_label(chosen.evaluation.configuration.variant)
+        lines += _two_lines(
+            choice_name(preference, clear=winner.clear),
+            chosen.latency,
+            speed(result.latency_ratio(chosen)),
+            chosen.memory,
+            size(result.memory_ratio(chosen)),
+            "the default" if chosen.number is None else f"{variant}, error {chosen.error:.1e}",
+            width,
+        )
+    return lines
+
+
+def _two_lines(
+    name: str, latency: float, faster: str, memory: float, smaller: str, who: str, width: int
+) -> list[str]:
+    numbers = (
+        f"{name:<15} {milliseconds(latency):>8} ms {faster:>13} "
+        f"{mebibytes(memory):>9} MiB {smaller:>13}"
+    )
+    return [numbers.rstrip()[:width], f"  {who}"[:width]]

@@ -1,0 +1,123 @@
+"""What must be known beside a study's numbers, summed up over its workloads, a line each."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from objectives.schema.evaluation import Outcome
+from studies.results.front import Winner, WorkloadResult
+from studies.results.labels import times, variant_label
+from studies.results.results import Results
+from studies.study.anchor import DriftMarks
+
+
+def facts(results: Results) -> Iterator[str]:
+    """Yield what a reader has to know before the numbers are used, most important first."""
+    yield from _turns(results.workloads)
+    yield from _drift(results)
+    yield from _defaults(results.workloads)
+    yield from _clear(results.workloads)
+    yield from _errors(results.workloads)
+    yield from _unusual(results)
+
+
+def _turns(workloads: Sequence[WorkloadResult]) -> Iterator[str]:
+    """Say where winners were never timed beside the default."""
+    left = sum(not result.timed_in_turns for result in workloads)
+    if left:
+        yield (
+            f"finalists are missing in {left} of {len(workloads)}: these numbers are single "
+            "trials; `run` times them in turns at its end"
+        )
+
+
+def _drift(results: Results) -> Iterator[str]:
+    """Say that the machine changed its speed, and what to do."""
+    drifts = results.drifts
+    if drifts:
+        marks = DriftMarks(results.anchors, drifts)
+        marked = sum(marks.at(one.number, one.measured_on) is not None for one in results.trials)
+        worst = max(drifts, key=lambda drift: abs(math.log(drift.ratio)))
+        way = "slower" if worst.ratio > 1 else "faster"
+        yield (
+            f"the machine's speed changed, by up to {times(max(worst.ratio, 1 / worst.ratio))} "
+            f"{way} than usual: {marked} of {len(results.trials)} trials may be off (`drift` in "
+            "`table`). Stop what else runs here, and search again"
+        )
+    failed = [point for point in results.anchors if point.value_ms is None]
+    if failed:
+        yield (
+            f"what watches for drift failed {len(failed)} times, so a change of the machine's "
+            f"speed goes unseen: {failed[0].reason}"
+        )
+
+
+def _defaults(workloads: Sequence[WorkloadResult]) -> Iterator[str]:
+    """Say how many defaults stall, and how many did not run."""
+    count = len(workloads)
+    stalls = [r for r in workloads if r.default.outcome is Outcome.STALLS]
+    if stalls:
+        found = [r.default.measurements for r in stalls]
+        ran = {None if measured is None else measured.backend_ran for measured in found}
+        most = max((m.latency.new_length_ms or 0.0 for m in found if m is not None), default=0.0)
+        why = (
+            "cuDNN plans each new length"
+            if ran == {"cudnn"}
+            else f"a new length costs up to {most:.0f} ms"
+        )
+        yield f"{len(stalls)} of {count} defaults stall: {why}"
+    others = Counter(r.default.outcome for r in workloads)
+    for outcome in others.keys() - {Outcome.MEASURED, Outcome.STALLS}:
+        example = next(r.default.reason for r in workloads if r.default.outcome is outcome)
+        yield f"{others[outcome]} of {count} defaults are {outcome.value}: {example}"
+    roofline = sum(not result.baseline.measured for result in workloads)
+    if roofline:
+        yield f"in {roofline} of {count}, gains are against the roofline of the default"
+
+
+def _clear(workloads: Sequence[WorkloadResult]) -> Iterator[str]:
+    """Say in how many workloads nothing is clearly the fastest."""
+    won = [r.winners["lowest_latency"] for r in workloads if r.winners]
+    unclear = sum(not winner.clear for winner in won)
+    shared = sum(winner.clear and bool(winner.ties) for winner in won)
+    if unclear:
+        yield (
+            f"no clear winner in latency in {unclear} of {len(workloads)}: others may be as fast "
+            "(`show --all` lists them)"
+        )
+    if shared:
+        yield f"in {shared} of {len(workloads)}, others are proven to be as fast as the fastest"
+
+
+def _errors(workloads: Sequence[WorkloadResult]) -> Iterator[str]:
+    """Say where the smaller error decided."""
+    decided = [
+        winner
+        for result in workloads
+        if result.winners and (winner := result.winners["balanced"]).less_exact
+    ]
+    if decided:
+        most = max(decided, key=_times_smaller)
+        named = variant_label(most.candidate.evaluation.configuration.variant)
+        rival = variant_label(most.less_exact[0].evaluation.configuration.variant)
+        yield (
+            f"in {len(decided)} of {len(workloads)} the smaller error decides between equals: "
+            f"{named}, not {rival} (up to {_times_smaller(most):.0f} times smaller)"
+        )
+
+
+def _times_smaller(winner: Winner) -> float:
+    return winner.less_exact[0].error / max(winner.candidate.error, 1e-30)
+
+
+def _unusual(results: Results) -> Iterator[str]:
+    """Say what became of the trials that did not measure."""
+    others = {k: n for k, n in results.outcomes.most_common() if k is not Outcome.MEASURED}
+    if others:
+        parts = ", ".join(f"{count} {outcome.value}" for outcome, count in others.items())
+        yield f"of {len(results.trials)} trials {parts}"
+    found = [default.measurements for default in results.defaults]
+    for unread in {m.conditions.unread for m in found if m is not None and m.conditions} - {""}:
+        yield f"clocks could not be read, throttling was not watched for: {unread}"
