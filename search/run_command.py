@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
+from itertools import islice
 
 import typer
 
@@ -21,12 +21,14 @@ from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench, start_together
 from search.choices import UsageError, gather_choices
 from search.command_options import with_options
-from search.options import storage_words
+from search.next_commands import next_commands
 from search.run_settings import TRIALS, RunSettings
 from search.runner import Limit, Runner, stopping_reason
 from search.views.finals import retime_finalists
+from search.views.screen import print_screen
 from search.views.terminal import make_console
 from search.views.verdict import (
+    print_changed,
     print_coverage,
     print_outcomes,
     print_space,
@@ -35,8 +37,8 @@ from search.views.verdict import (
 )
 from studies.dashboard.publisher import publish
 from studies.results.labels import duration
-from studies.results.results import Results, read_results
-from studies.session.estimate import estimate_s
+from studies.results.results import read_results
+from studies.session.estimate import MOST_TOLD, estimate_s
 from studies.session.preload import preload_in_background
 from studies.session.session import Session
 from studies.session.worker_pool import Worker
@@ -45,11 +47,16 @@ from studies.space.space import Survey, fill_defaults, survey
 from studies.storage.url import shown
 from studies.study.opening import open_study, stored_plan
 from studies.study.plan import Plan
-from studies.study.study import open_storage
+from studies.study.study import load_study, open_storage
+from studies.study.trials import FinishedTrial, finished_trials
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
 
 console = make_console()
+OWN_WORKLOAD = (
+    "These are defaults. Your own workload: --batch 8 --seq-len 4096 --q-heads 32 "
+    "--kv-heads 8 --head-dim 128, or --space FILE.toml"
+)
 
 
 @with_options
@@ -77,7 +84,14 @@ def run(settings: RunSettings) -> None:
         base = DEFAULT_AXES[here.kind] if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
         trials = settings.probe or settings.trials or TRIALS
-        _introduce(found, here, trials, defaults_alone=not given and stored is None)
+        told: tuple[FinishedTrial, ...] = ()
+        if stored is not None and opened is not None:
+            told = tuple(islice(finished_trials(load_study(opened, settings.study)), MOST_TOLD))
+        expected_s = estimate_s(found, here.kind, trials, finalists=settings.finalists, told=told)
+        print_space(console, found, all_reasons=settings.dry_run)
+        _introduce(found, here, trials, expected_s)
+        if not given and stored is None:
+            console.print(OWN_WORKLOAD)
         if settings.dry_run or opened is None:
             return
         plan = Plan(
@@ -101,7 +115,12 @@ def run(settings: RunSettings) -> None:
         session.on_likely = queue.wish if ahead else None
         more = zip(benches[1:], tracks[1:], strict=True)
         session.workers += [Worker(bench, placement.name) for bench, placement in more]
-        runner = Runner(console, session, keep_all_workers=settings.new_environment)
+        runner = Runner(
+            console,
+            session,
+            keep_all_workers=settings.new_environment,
+            finalists=settings.finalists,
+        )
         starts = [bench.process.start_seconds for bench in benches]
         _search(runner, begin, starts, _limit(settings, session), settings, queue)
     finally:
@@ -152,16 +171,11 @@ def _placements(workers: str, kind: DeviceKind | None) -> list[Placement]:
         raise UsageError(f"--workers must be {error}") from None
 
 
-def _introduce(found: Survey, here: Device, trials: int, *, defaults_alone: bool) -> None:
-    print_space(console, found)
-    expected = duration(estimate_s(found, here.kind, trials))
+def _introduce(found: Survey, here: Device, trials: int, expected_s: float) -> None:
     count = min(trials, found.size)
-    console.print(f"on {here.name}, torch {here.torch}; about {expected} for {count} trials")
-    if defaults_alone:
-        console.print(
-            "These are defaults. Your own workload: --batch 8 --seq-len 4096 --q-heads 32 "
-            "--kv-heads 8 --head-dim 128, or --space FILE.toml"
-        )
+    console.print(
+        f"on {here.name}, torch {here.torch}; about {duration(expected_s)} for {count} trials"
+    )
 
 
 def _warn_of_neighbours(here: Device, count: int) -> None:
@@ -202,35 +216,33 @@ def _search(
     with runner.interrupt.ignored():  # a Ctrl-C that comes late must not cost the report
         results = read_results(session.study)
         publish(session.study)
-        print_verdict(console, results)
-        print_outcomes(console, results)
         session.seconds["worker start"] = sum(map(sum, starts))
-        print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.workers)))
+        devices = max(1, len(session.workers))
+        if settings.show_all:
+            print_verdict(console, results)
+            print_outcomes(console, results)
+            print_coverage(console, session.coverage(), session.expected_gains())
+        print_time(
+            console,
+            session.seconds,
+            wall_s,
+            runner.trials,
+            devices,
+            in_a_line=not settings.show_all,
+        )
         if ahead := queue.stats.line():
             console.print(ahead, highlight=False)
-        print_coverage(console, session.coverage(), session.expected_gains())
-        console.print(stopping_reason(runner, session, limit.trials))
+        print_changed(console, results)
+        console.print(stopping_reason(runner, session, limit.trials, wall_s))
         stopped = runner.interrupt.asked or runner.out_of_time
-        _print_next(results, settings.storage, limit.trials, session.survey.size, resume=stopped)
+        commands = next_commands(
+            results,
+            settings.storage,
+            size=session.survey.size,
+            stopped_at=limit.trials if stopped else None,
+        )
+        print_screen(console, results, commands)
     if runner.interrupt.asked:
         raise typer.Exit(130)
     if not any(result.winners for result in results.workloads):
         raise typer.Exit(1)
-
-
-def _print_next(results: Results, storage: str, trials: int, size: int, *, resume: bool) -> None:
-    where = storage_words(storage)
-    study = f" --study {shlex.quote(results.study_name)}"
-    console.print("next:")
-    lines = [
-        f"python -m search dashboard{study}{where}",
-        f"python -m search report{study}{where} --output report.html",
-        f"python -m search export{study}{where} --output best.json",
-    ]
-    told = len(results.trials)
-    if resume:
-        lines.append(f"python -m search run{study}{where} --trials {trials}   (resumes)")
-    elif told < size:
-        lines.append(f"python -m search run{study}{where} --trials {told + 200}   (goes on)")
-    for line in lines:
-        console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -134,6 +134,9 @@ class RunSettings:
             help="Abandon what another host, gone for good, was measuring in this SQLite file.",
         ),
     ] = False
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Print all tables at the end, not one screen alone.")
+    ] = False
     dry_run: Annotated[bool, typer.Option(help="Print the space and an estimate; stop.")] = False
 
     @property

@@ -23,7 +23,8 @@ from studies.results.summary import summary
 from studies.results.winner_map import WinnerMap, winner_maps
 
 LINES, COLUMNS = 24, 80
-_LEAST_MAP = 5  # lines; what must be known makes room for these
+_LEAST_KNOWN = 3  # lines of what must be known, which the map leaves room for
+_SHORT = 5  # letters of a backend, where there is little room
 _GAP = "  "  # between maps that stand side by side
 
 
@@ -39,8 +40,8 @@ def screen_lines(results: Results, commands: Sequence[str], width: int = COLUMNS
     following = ["next:", *(f"  {command}" for command in commands)]
     taken = sum(max(1, math.ceil(len(line) / width)) for line in following)
     room = LINES - len(sentence) - taken
-    known = _known(results, width, max(0, room - _LEAST_MAP))
-    drawn = _drawn(results, width, room - len(known))
+    drawn = _drawn(results, width, max(0, room - _LEAST_KNOWN))
+    known = _known(results, width, max(0, room - len(drawn)))
     lines = [*sentence, *drawn, *known]
     return [*lines[: LINES - taken], *following]
 
@@ -74,8 +75,8 @@ def _drawn(results: Results, width: int, room: int) -> list[str]:
         f"balanced winner and its gain in latency; {maps[0].row_axis} down, "
         f"{maps[0].column_axis} across"
     )
-    for titled in (True, False):
-        blocks = [_block(one, width, titled=titled) for one in maps]
+    for titled, letters in ((True, None), (True, _SHORT), (False, _SHORT)):
+        blocks = [_block(one, width, titled=titled, letters=letters) for one in maps]
         lines = _side_by_side(blocks, width)
         if len(lines) < room:
             break
@@ -84,11 +85,11 @@ def _drawn(results: Results, width: int, room: int) -> list[str]:
     return [head[:width], *lines][:room]
 
 
-def _block(one: WinnerMap, width: int, *, titled: bool) -> list[str]:
+def _block(one: WinnerMap, width: int, *, titled: bool, letters: int | None) -> list[str]:
     """Return a map's lines, its title above, or in the corner where there is little room."""
     values = " ".join(part.rpartition(" ")[2] for part in one.title.split(", "))
-    corner = values[:8] if not titled else ""
-    cells = [[_cell(result) for result in row] for row in one.cells]
+    corner = values[:8].rstrip(":_") if not titled else ""
+    cells = [[_cell(result, letters) for result in row] for row in one.cells]
     first = max(len(corner), *(len(row) for row in one.rows))
     widths = [
         max(len(name), *(len(row[place]) for row in cells))
@@ -108,16 +109,16 @@ def _block(one: WinnerMap, width: int, *, titled: bool) -> list[str]:
     return [one.title, *lines] if titled and one.title else lines
 
 
-def _cell(result: WorkloadResult | None) -> str:
+def _cell(result: WorkloadResult | None, letters: int | None) -> str:
     if result is None:
         return ""
     if not result.winners:
-        return "nothing usable"
+        return "none"
     winner = result.winners["balanced"].candidate
     if winner.number is None:
         return "default"
     backend = winner.evaluation.configuration.variant.backend
-    return f"{backend} {speed(result.latency_ratio(winner))}"
+    return f"{backend[:letters]} {speed(result.latency_ratio(winner))}"
 
 
 def _side_by_side(blocks: Sequence[Sequence[str]], width: int) -> list[str]:

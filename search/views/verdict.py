@@ -48,6 +48,7 @@ _OF_TURNS = " Numbers of finalists are from times taken again, in turns with the
 _DOUBTFUL = ("same", "unclear")  # said before a number; the others are the number's own way
 # Of the above, what a plain loop over the same configurations would not need, or not so much of.
 _OWN = ("profiler", "build and free", "search", "storage", "transfer")
+_PARTS = 4  # of a run's time, in a line
 _REASONS = 3  # shown for each outcome
 
 
@@ -168,6 +169,10 @@ def print_outcomes(console: Console, results: Results) -> None:
     console.print(table)
     if results.abandoned:
         console.print(f"{results.abandoned} more were abandoned by a process that ended")
+
+
+def print_changed(console: Console, results: Results) -> None:
+    """Print a warning for each environment but the present one that trials were measured in."""
     for number, earlier in enumerate(results.earlier_environments, 1):
         count = sum(trial.environment == number for trial in results.trials)
         differences = "; ".join(earlier.differences(results.environment))
@@ -199,20 +204,31 @@ def print_coverage(
 
 
 def print_time(
-    console: Console, seconds: Mapping[str, float], wall_s: float, trials: int, devices: int = 1
+    console: Console,
+    seconds: Mapping[str, float],
+    wall_s: float,
+    trials: int,
+    devices: int = 1,
+    *,
+    in_a_line: bool = False,
 ) -> None:
     """Print where the time of this run went, that of all devices together."""
     title = f"where {duration(wall_s)} went"
     if devices > 1:
         title = f"where {duration(wall_s)} of each of {devices} devices went"
         wall_s *= devices
-    table = Table(title=title, title_justify="left")
-    for heading in ("part", "time", "share", "ms a trial"):
-        table.add_column(heading, justify="left" if heading == "part" else "right")
     parts = {
         part: sum(seconds.get(stage, 0.0) for stage in stages) for part, stages in _SPLIT.items()
     }
     parts["everything else"] = max(0.0, wall_s - sum(parts.values()))
+    if in_a_line:
+        largest = sorted(parts, key=lambda part: -parts[part])[:_PARTS]
+        shares = ", ".join(f"{part} {parts[part] / wall_s:.0%}" for part in largest)
+        console.print(f"{title}: {shares}, …", highlight=False, soft_wrap=True)
+        return
+    table = Table(title=title, title_justify="left")
+    for heading in ("part", "time", "share", "ms a trial"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
     for part, spent in parts.items():
         share = f"{spent / wall_s:.0%}" if wall_s else ""
         each = f"{spent / trials * 1e3:.0f}" if trials else ""

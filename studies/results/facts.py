@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +9,7 @@ from objectives.schema.evaluation import Outcome
 from studies.results.front import Winner, WorkloadResult
 from studies.results.labels import times, variant_label
 from studies.results.results import Results
-from studies.study.anchor import DriftMarks
+from studies.study.anchor import AnchorPoint, DriftMarks
 
 
 def facts(results: Results) -> Iterator[str]:
@@ -39,12 +38,11 @@ def _drift(results: Results) -> Iterator[str]:
     if drifts:
         marks = DriftMarks(results.anchors, drifts)
         marked = sum(marks.at(one.number, one.measured_on) is not None for one in results.trials)
-        worst = max(drifts, key=lambda drift: abs(math.log(drift.ratio)))
-        way = "slower" if worst.ratio > 1 else "faster"
         yield (
-            f"the machine's speed changed, by up to {times(max(worst.ratio, 1 / worst.ratio))} "
-            f"{way} than usual: {marked} of {len(results.trials)} trials may be off (`drift` in "
-            "`table`). Stop what else runs here, and search again"
+            "the machine's speed changed: one and the same configuration took up to "
+            f"{times(_spread(results.anchors))} as long at one time as at another. {marked} of "
+            f"{len(results.trials)} trials may be off (`drift` in `table`): stop what else runs "
+            "here, and search again"
         )
     failed = [point for point in results.anchors if point.value_ms is None]
     if failed:
@@ -52,6 +50,15 @@ def _drift(results: Results) -> Iterator[str]:
             f"what watches for drift failed {len(failed)} times, so a change of the machine's "
             f"speed goes unseen: {failed[0].reason}"
         )
+
+
+def _spread(points: Sequence[AnchorPoint]) -> float:
+    """Return the largest ratio of two anchors of one device."""
+    by_device: dict[str, list[float]] = {}
+    for point in points:
+        if point.value_ms is not None:
+            by_device.setdefault(point.measured_on, []).append(point.value_ms)
+    return max(max(values) / min(values) for values in by_device.values())
 
 
 def _defaults(workloads: Sequence[WorkloadResult]) -> Iterator[str]:

@@ -63,9 +63,12 @@ class WorkloadResult:
 
     @property
     def timed_in_turns(self) -> bool:
-        """Tell whether all that was chosen was timed in turns, or is the default alone."""
+        """Tell whether all that was chosen was timed in turns, as far as it can be."""
+        missing = self.finals.missing if self.finals else {}
         chosen = [winner.candidate for winner in self.winners.values()]
-        return all(one.turns is not None or one.number is None for one in chosen)
+        return all(
+            one.turns is not None or one.number is None or one.key in missing for one in chosen
+        )
 
 
 def front(measured: Sequence[Candidate]) -> tuple[Candidate, ...]:

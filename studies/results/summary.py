@@ -135,13 +135,19 @@ def _of_several(found: Sequence[_Balanced], results: Results) -> str:
     compared = [one for one in found if one.result.baseline.measured]
     error = max(one.winner.measurements.relative_error for one in found)
     parts = []
+    kept = sum(one.winner.number is None for one in found)
+    if kept == count:
+        return (
+            f"nothing that was tried balances any of {count} workloads better than PyTorch's "
+            "default"
+        )
     if compared:
         parts.append(
             f"the balanced winners of {_some(compared, count)} workloads are, against PyTorch's "
             f"default and in the geometric mean, {_gain(compared)}, at relative errors up to "
             f"{error:.2g}"
         )
-    if kept := sum(one.winner.number is None for one in found):
+    if kept:
         parts.append(f"in {kept} the default itself is the best balance")
     if stalls := sum(r.default.outcome is Outcome.STALLS for r in results.workloads):
         parts.append(f"in {stalls} the default stalls at each new length")
