@@ -67,19 +67,19 @@ def flex_space() -> SearchSpace:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What a search took, what its helpers did, and what it found."""
+    """What a search took, what was compiled ahead, and what it found."""
 
     seconds: list[float]  # of each trial
     stats: PrecompileStats
     measured: dict[str, Measurements]  # by key
 
 
-def search(count: int, helpers: int, sampler: str, minutes: float) -> Searched:
-    """Search with so many helpers and empty caches."""
+def search(count: int, processes: int, sampler: str, minutes: float) -> Searched:
+    """Search with so many compiling processes and empty caches."""
     limits, kind, queue = Limits(), kind_here(), CompileQueue()
     with empty_caches() as folder:
-        ahead = PrecompilePool(queue, helpers, seed=0, device=kind, deadline_s=limits.deadline_s)
-        bench = DeviceBench(limits, seed=0, device=kind, precompile=ahead if helpers else None)
+        ahead = PrecompilePool(queue, processes, seed=0, device=kind, deadline_s=limits.deadline_s)
+        bench = DeviceBench(limits, seed=0, device=kind, precompile=ahead if processes else None)
         try:
             plan = Plan(space=flex_space(), limits=limits, sampler=sampler, seed=0)
             found = survey(plan.space, bench.device())
@@ -87,7 +87,7 @@ def search(count: int, helpers: int, sampler: str, minutes: float) -> Searched:
             study = open_study(storage, "ahead", plan, bench.environment())
             session = Session(study, plan, found, bench)
             list(session.baselines.measure_missing())
-            session.on_likely = queue.wish if helpers else None
+            session.on_likely = queue.wish if processes else None
             seconds = []
             for _ in within(range(min(count, found.size)), minutes):
                 before = time.monotonic()
@@ -102,7 +102,7 @@ def search(count: int, helpers: int, sampler: str, minutes: float) -> Searched:
 
 def main(
     count: Annotated[int, typer.Option(min=1, help="Configurations.")] = 100,
-    helpers: Annotated[
+    processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that compile ahead. [default: up to 8]")
     ] = None,
     sampler: Annotated[str, typer.Option(help="Whose order.")] = "random",
@@ -112,14 +112,16 @@ def main(
     minutes: Minutes = 20.0,
 ) -> None:
     """Measure the same `count` configurations of FlexAttention both ways."""
-    asked = helpers or max(1, min(8, most_processes(Placement(""))))
+    asked = processes or max(1, min(8, most_processes(Placement(""))))
     found = {}
     ways = (only,) if only else get_args(Way)
     for way in ways:
         number = 0 if way == "without" else asked
         found[way] = search(count, number, sampler, minutes / len(ways))
         seconds = found[way].seconds
-        print(f"with {number} helpers: {sum(seconds):.1f} s for {len(seconds)} trials", flush=True)
+        print(
+            f"with {number} processes: {sum(seconds):.1f} s for {len(seconds)} trials", flush=True
+        )
         if number:
             print(f"  {found[way].stats.line()}")
     if len(found) < 2:

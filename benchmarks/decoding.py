@@ -1,6 +1,6 @@
 """What is a captured winner worth in a whole model? Milliseconds a token of `generate`, in turns.
 
-Transformers' default, ours captured, ours with kernels launched one by one, and beside them a
+Transformers' default, ours captured, compiled before or not, ours launched one by one, and a
 graph of the same kernels that is written by hand. Needs transformers: `pip install '.[hf]'`.
 """
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.masking_utils import AttentionMaskInterface
 
+from objectives.in_model.generating import take_turn
 from variants import hf
 from variants.configuration import Configuration
 from variants.deploy.deployment import Deployment
@@ -183,56 +184,38 @@ class Taken:
     tokens: Tensor | None = None
 
 
-def timed(model: Any, ids: Tensor, new: int, **given: Any) -> tuple[float, Tensor]:
-    """Return how long `generate` takes for `new` tokens, in ms, and what it answers."""
-    if ids.device.type == "cuda":
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=new,
-        min_new_tokens=new,
-        do_sample=False,
-        **given,
+def turn(
+    model: Any, ids: Tensor, new: int, taken: Taken, cache: Callable[[], Any] | None
+) -> float:
+    """Take one turn, and return the seconds of its first answer."""
+    found = take_turn(
+        model, ids, new, dict if cache is None else lambda: {"past_key_values": cache()}
     )
-    if ids.device.type == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - begin), out[:, ids.shape[1] :]
-
-
-def turn(model: Any, ids: Tensor, new: int, taken: Taken, cache: Callable[[], Any] | None) -> None:
-    """Take one turn: a short and a long answer, whose difference is `new` tokens."""
-    cuda = ids.device.type == "cuda"
-
-    def given() -> dict[str, Any]:
-        return {} if cache is None else {"past_key_values": cache()}
-
-    if not taken.ms:
-        timed(model, ids, 2 + new, **given())  # compiles, captures, makes plans
-    gc.collect()
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    short, _ = timed(model, ids, 2, **given())
-    long, taken.tokens = timed(model, ids, 2 + new, **given())
-    taken.ms.append((long - short) / new)
-    if cuda:
+    taken.ms.append(found.ms)
+    taken.tokens = found.tokens
+    if found.peak_bytes is not None:
         weights = sum(weight.nbytes for weight in model.parameters())
-        taken.peak_gib = (torch.cuda.max_memory_allocated() - weights) / 2**30
+        taken.peak_gib = (found.peak_bytes - weights) / 2**30
+    return found.first_s
 
 
 def captured_turn(
-    model: Any, loaded: Deployment, capacity: int, ids: Tensor, new: int, taken: Taken
+    model: Any,
+    loaded: Deployment,
+    capacity: int,
+    ids: Tensor,
+    new: int,
+    taken: Taken,
+    *,
+    compiled: bool = False,
+    turns: int = 1,
 ) -> dict[int, tuple[int, ...]]:
-    """Capture, take a turn, and free all again; return for which ranges there were steps."""
-    with hf.capture_decoding(model, loaded, capacity=capacity) as ours:
-        begin = time.perf_counter()
-        timed(model, ids, 2 + new)
-        print(
-            f"  first answer, captures included: {time.perf_counter() - begin:.1f} s", flush=True
-        )
-        turn(model, ids, new, taken, None)
+    """Capture, take turns, and free all again; return for which ranges there were steps."""
+    with hf.capture_decoding(model, loaded, capacity=capacity, compiled=compiled) as ours:
+        first_s = turn(model, ids, new, taken, None)
+        print(f"  first answer, captures included: {first_s:.1f} s", flush=True)
+        for _ in range(turns - 1):
+            turn(model, ids, new, taken, None)
         return ours.ranges
 
 
@@ -255,7 +238,10 @@ def say(title: str, ways: dict[str, Taken], first: str) -> None:
 
 
 def compare(model: Any, sizes: Sizes, ids: Tensor, new: int, rounds: int, words: str) -> None:
-    """Time default, ours captured, ours launched one by one, and the hand-made graph in turns."""
+    """Time default, ours captured and ours launched one by one in turns, the rest behind them.
+
+    Behind them, since it is compiled or captured once for all of its turns.
+    """
     batch, prompt = ids.shape
     loaded = deployed(sizes, batch, prompt, words, new, ids.device.type)
     name, capacity = hf.register(loaded), prompt + ROOM
@@ -275,6 +261,18 @@ def compare(model: Any, sizes: Sizes, ids: Tensor, new: int, rounds: int, words:
                 ranges = captured_turn(model, loaded, capacity, ids, new, ways[way])
             else:
                 turn(model, ids, new, ways[way], None if way == "default" else eager)
+    model.set_attn_implementation(name)
+    ways["compiled, then captured"] = Taken()
+    captured_turn(
+        model,
+        loaded,
+        capacity,
+        ids,
+        new,
+        ways["compiled, then captured"],
+        compiled=True,
+        turns=rounds,
+    )
     if cuda and words.split()[0] in KERNELS:
         gc.collect()
         torch.cuda.empty_cache()

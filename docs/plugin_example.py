@@ -15,7 +15,7 @@ from torch import Tensor
 
 from variants.backends import BACKENDS, Attention, Backend, Support, Takes
 from variants.backends.backend import AdditiveBias, Prepared
-from variants.caches import Place
+from variants.caches import StepPosition
 from variants.kv_dtypes import KeyValue
 from variants.score_mods import SCORE_MODS, BoundScoreMod, ScoreMod, causal
 
@@ -61,7 +61,7 @@ class ChunkedAttention(Prepared):
         """Bytes of the bias."""
         return self._bias.nbytes
 
-    def mask(self, place: Place) -> Tensor | None:
+    def mask(self, place: StepPosition) -> Tensor | None:
         """Return the bias of a step's rows."""
         return self._bias.of(place)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from search.choices import UsageError, choices_from_options
-from search.command_options import axis_option
-from search.options import DEFAULT_STORAGE, Storage, StudyName
-from search.plugin_option import PluginOption
+from search.options.choices import UsageError, choices_from_options
+from search.options.command_options import axis_option
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName
 from search.views.layout import number_table
 from search.views.terminal import make_console
-from studies.export.document import Admitted, Export, build_export, export_schema
+from studies.export.document import Admitted, Export, ExportedChoice, build_export, export_schema
 from studies.results.labels import (
     mebibytes,
     milliseconds,
@@ -28,6 +29,7 @@ from studies.results.results import Results, read_results
 from studies.storage.files import write_atomically
 from studies.study.study import load_study, open_storage
 from variants.deploy.loading_schema import CHOICE_OF, Pick, Prefer
+from variants.deploy.targets import Target, obstacle_to, target_label
 
 console = make_console()
 
@@ -53,10 +55,21 @@ def export(
         typer.Option(min=1e-3, help="Choose only what has a peak memory of at most this."),
     ] = None,
     execution: Annotated[str | None, axis_option("execution")] = None,
+    target: Annotated[
+        Target | None,
+        typer.Option(
+            help="Choose only what runs there as it was measured: in a layer of your own, or in "
+            "a model of transformers, launched kernel by kernel or with its decode steps "
+            "captured. Anywhere if not given."
+        ),
+    ] = None,
     plugin: PluginOption = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
 ) -> None:
-    """Write the winners as JSON, which `variants.load` turns into attention."""
+    """Write the winners as JSON, which `variants.load` turns into attention.
+
+    Where nothing that may be chosen beats PyTorch's default, the default is the choice.
+    """
     if schema:
         _write(output, export_schema())
         return
@@ -64,8 +77,9 @@ def export(
     admitted = Admitted(
         max_memory_gib=max_memory_gib,
         executions=None if chosen is None else tuple(map(str, chosen)),
+        target=target,
     )
-    results = read_results(load_study(open_storage(storage), study))
+    results = read_results(load_study(open_storage(storage, create=False), study))
     document = build_export(results, pick=pick, prefer=prefer, admitted=admitted)
     _write(output, document.model_dump_json(indent=2) + "\n")
     if output is not None:
@@ -99,6 +113,7 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
         (*numbers, *(("regret",) if document.pick == "single" else ())),
     )
     varying = set(results.plan.space.searched)
+    chosen: dict[str, ExportedChoice] = {}
     for entry in document.workloads:
         key = entry.workload.key
         label = workload_label(entry.workload, varying)
@@ -106,6 +121,7 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
         if choice is None:
             table.add_row(label, "nothing measured")
             continue
+        chosen[label] = choice
         measured = choice.measurements
         row = [
             label,
@@ -117,6 +133,7 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
         ]
         table.add_row(*row, *([f"{regrets[key]:.1%}"] if document.pick == "single" else []))
     console.print(table)
+    _print_targets(console, document, chosen)
     console.print(
         f"one choice for all workloads: {single.model.label}; regret against each workload's own "
         f"winner: mean {single.mean_regret:.1%}, worst {single.worst_regret:.1%}",
@@ -128,3 +145,23 @@ def print_pick(console: Console, document: Export, results: Results) -> None:
             f"workloads, nor was any other choice for all: more trials, or fewer axes, would tell",
             style="yellow",
         )
+
+
+def _print_targets(
+    console: Console, document: Export, chosen: Mapping[str, ExportedChoice]
+) -> None:
+    """Print where each choice can be deployed, and which of them are the default."""
+    kind = document.environment.device.kind
+    one_for_all = document.pick == "single" and len(document.workloads) > 1
+    what = "no one choice for all workloads" if one_for_all else "nothing that may be chosen"
+    for label, choice in chosen.items():
+        if choice.trial is None:
+            text = f"{label}: {what} beats the default, which is the choice"
+        else:
+            where = ", ".join(target_label(target) for target in choice.targets)
+            text = f"{label}: can be deployed as {where}"
+            captured = obstacle_to("transformers-captured", choice.configuration, kind)
+            text += f" (transformers captured: {captured})" if captured else ""
+            if choice.latency_vs_default > 1 and choice.memory_vs_default >= 1:
+                text += "; it loses to the default here, which one choice for all costs"
+        console.print(text, highlight=False)

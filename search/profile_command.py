@@ -15,16 +15,16 @@ from objectives.schema.limits import Limits
 from objectives.schema.profile import Profile
 from objectives.timing.host_scaling import at_full_speed
 from objectives.trial.bench import DeviceBench
-from search.choices import UsageError, gather_choices
-from search.command_options import AxisTexts, option_of, with_options
-from search.options import (
+from search.options.choices import UsageError, gather_choices
+from search.options.command_options import AxisTexts, option_of, with_options
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import (
     DEFAULT_STORAGE,
     DeviceOption,
     ModelOption,
     Storage,
     StudyName,
 )
-from search.plugin_option import PluginOption
 from search.views.terminal import make_console
 from studies.results.labels import (
     mebibytes,
@@ -94,7 +94,7 @@ def profile_trial(number: int, name: str | None, storage: str, output: Path, dev
         StudyError: There is no such finished trial.
         UsageError: It was measured on another kind of device.
     """
-    study = load_study(open_storage(storage), name)
+    study = load_study(open_storage(storage, create=False), name)
     configurations = {
         each.number: each.evaluation.configuration for each in finished_trials(study)
     }

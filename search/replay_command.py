@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from search.choices import UsageError
+from search.options.choices import UsageError
 from search.views.terminal import make_console
 from search.views.workers_view import (
     Courses,

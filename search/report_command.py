@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from search.choices import UsageError
-from search.options import DEFAULT_STORAGE, Storage, StudyName
-from search.plugin_option import PluginOption
+from search.options.choices import UsageError
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName, storage_words
 from search.views.terminal import make_console
 from studies.storage.artifacts import artifact_store, attach_file
 from studies.storage.files import write_atomically
@@ -35,8 +35,9 @@ def report(
     from studies.report.sensitivity_panel import sensitivity_panel
     from studies.sensitivity.assess import assess
 
-    chosen = load_study(open_storage(storage), study)
-    text = render_report(chosen, [sensitivity_panel(assess(chosen))])
+    chosen = load_study(open_storage(storage, create=False), study)
+    panels = [sensitivity_panel(assess(chosen))]
+    text = render_report(chosen, panels, storage_words(storage))
     page = text.encode()
     try:
         write_atomically(output, text)
@@ -47,6 +48,6 @@ def report(
             f"--output must be a file that can be written, got {output}: {error.strerror}"
         ) from None
     console.print(
-        f"wrote {output} ({len(page) / 1e6:.1f} MB, most of it plotly; needs no network)",
+        f"wrote {output} ({len(page) / 1e6:.1f} MB; needs no network)",
         soft_wrap=True,
     )

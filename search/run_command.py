@@ -19,12 +19,12 @@ from objectives.process.placement import (
 )
 from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench, start_together
-from search.choices import UsageError, gather_choices
-from search.command_options import with_options
-from search.next_commands import next_commands
-from search.run_settings import TRIALS, RunSettings
+from search.options.choices import UsageError, gather_choices
+from search.options.command_options import with_options
+from search.options.run_settings import TRIALS, RunSettings
 from search.runner import Limit, Runner, stopping_reason
 from search.views.finals import retime_finalists
+from search.views.next_commands import next_commands
 from search.views.screen import print_screen
 from search.views.terminal import make_console
 from search.views.verdict import (

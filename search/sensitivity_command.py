@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from search.choices import UsageError
-from search.options import DEFAULT_STORAGE, Storage, StudyName, storage_words
+from search.options.choices import UsageError
+from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName, storage_words
 from search.views.terminal import make_console
 from studies.space.defaults import ZONE_TOLERANCE
 from studies.study.study import load_study, open_storage
@@ -51,7 +51,7 @@ def sensitivity(
     from studies.sensitivity.figures import figures, save_figures, write_html
     from studies.sensitivity.report import as_rows
 
-    chosen = load_study(open_storage(storage), study)
+    chosen = load_study(open_storage(storage, create=False), study)
     report = assess(chosen, prior=prior, by_workload=by_workload, tolerance=tolerance)
     drawn = figures(report)
     save_figures(chosen, drawn)

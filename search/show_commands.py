@@ -11,17 +11,17 @@ import typer
 
 from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench
-from search.choices import UsageError, gather_choices
-from search.command_options import OptionForEachAxis, with_options
-from search.next_commands import next_commands
-from search.options import (
+from search.options.choices import UsageError, gather_choices
+from search.options.command_options import OptionForEachAxis, with_options
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import (
     DEFAULT_STORAGE,
     DeviceOption,
     ModelOption,
     Storage,
     StudyName,
 )
-from search.plugin_option import PluginOption
+from search.views.next_commands import next_commands
 from search.views.screen import print_screen
 from search.views.support_listing import axes_markdown, check_support, print_support
 from search.views.terminal import make_console
@@ -58,7 +58,7 @@ def show(
     plugin: PluginOption = None,
 ) -> None:
     """Print what a stored study found, on one screen; with options, in tables."""
-    results = read_results(load_study(open_storage(storage), study))
+    results = read_results(load_study(open_storage(storage, create=False), study))
     environment, varying = results.environment, set(results.plan.space.searched)
     console.print(
         f"study {results.study_name}: {environment.device.name}, torch {environment.device.torch}"
@@ -105,7 +105,7 @@ def dashboard(
     plugin: PluginOption = None,
 ) -> None:
     """Serve optuna-dashboard: the Pareto front, live while a run goes on."""
-    opened = open_storage(storage)
+    opened = open_storage(storage, create=False)
     chosen = load_study(opened, study)
     publish(chosen)
     console.print(f"{address(host, port, chosen)}   (Ctrl-C ends)", soft_wrap=True)
@@ -128,7 +128,7 @@ def table(
     plugin: PluginOption = None,
 ) -> None:
     """Write all trials as CSV (standard output if no file is given) or Parquet."""
-    frame = as_table(read_results(load_study(open_storage(storage), study)))
+    frame = as_table(read_results(load_study(open_storage(storage, create=False), study)))
     if output is None:
         frame.to_csv(sys.stdout, index=False)
         return

@@ -16,9 +16,10 @@ from objectives.schema.errors import first_error
 from objectives.schema.evaluation import Evaluation
 from objectives.timing.host_scaling import at_full_speed, full_speed_of, turns_at_full_speed
 from objectives.trial.bench import Bench, DeviceBench
-from search.choices import UsageError
-from search.options import DeviceOption
-from search.plugin_option import PluginOption
+from search.options.choices import UsageError
+from search.options.plugin_option import PluginOption
+from search.options.shared_options import DeviceOption
+from search.verify_in_model import NEW_TOKENS, ROUNDS, InModelSettings, try_in_model
 from search.views.terminal import make_console
 from studies.export.document import Export, ExportedWorkload
 from studies.export.verification import (
@@ -31,6 +32,7 @@ from studies.export.verification import (
 from studies.numerics.interval import Interval
 from studies.results.labels import variant_label, workload_label
 from studies.study.finalists import judge_finalists
+from variants.device import DeviceKind
 from variants.plugins import missing_plugins
 
 console = make_console()
@@ -44,17 +46,59 @@ def verify(
     ] = False,
     device: DeviceOption = "auto",
     plugin: PluginOption = None,
+    in_model: Annotated[
+        str | None,
+        typer.Option(
+            "--in-model",
+            metavar="NAME|PATH",
+            help="Generate with default and winner in a whole model instead: a name as of "
+            "--model, a config.json in Hugging Face's format, or the folder of a model. Weights "
+            "are random where there are none.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of each prompt.", show_default="the exported workload's"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Prompts.", show_default="the exported workload's")
+    ] = None,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens a prompt that are timed.", show_default=f"{NEW_TOKENS}"),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the model.", show_default="as many as fit in memory"),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Turns of default and winner.", show_default=f"{ROUNDS}"),
+    ] = None,
 ) -> None:
     """Measure an exported file's winners and defaults again: old against new.
 
     Exit status 1 when a claim no longer holds: a speed-up is gone beyond the intervals, memory
-    has grown, or a winner is inaccurate or fails.
+    has grown, or a winner is inaccurate or fails. With --in-model, when the winner is slower than
+    the default in the model; a promise that is off by more than a tenth is said, no more.
     """
     document = read_export(file)
+    kind: DeviceKind | None = None if device == "auto" else device
+    if in_model is not None:
+        settings = InModelSettings(
+            in_model, prompt, batch, new_tokens or NEW_TOKENS, layers, rounds or ROUNDS
+        )
+        if not _holds_in_model(document, file, kind, settings, anyway=anyway):
+            raise typer.Exit(1)
+        return
+    alone = {"prompt": prompt, "batch": batch, "new-tokens": new_tokens, "layers": layers}
+    for option, given in (alone | {"rounds": rounds}).items():
+        if given is not None:
+            raise UsageError(f"--{option} must come with --in-model, got --{option} {given} alone")
     bench = DeviceBench(
         document.study.limits,
         seed=document.study.seed,
-        device=None if device == "auto" else device,
+        device=kind,
     )
     try:
         differences = _admit(document.environment, bench.environment(), file, anyway=anyway)
@@ -75,6 +119,32 @@ def verify(
     console.print(f"{broken} of {len(claims)} claims no longer hold" if broken else held)
     if broken:
         raise typer.Exit(1)
+
+
+def _holds_in_model(
+    document: Export,
+    file: Path,
+    kind: DeviceKind | None,
+    settings: InModelSettings,
+    *,
+    anyway: bool,
+) -> bool:
+    """Try the winner in a whole model; tells whether it is worth it there."""
+    # The study's limit of memory is that of a layer.
+    limits = document.study.limits.model_copy(update={"max_memory_gib": None})
+    stages = make_console(stderr=True)
+    bench = DeviceBench(
+        limits,
+        seed=document.study.seed,
+        device=kind,
+        on_stage=lambda stage: stages.print(stage, style="dim", highlight=False),
+    )
+    try:
+        for difference in _admit(document.environment, bench.environment(), file, anyway=anyway):
+            console.print(f"differs: {difference}", highlight=False, soft_wrap=True)
+        return try_in_model(console, bench, document, file, settings, other_device=anyway)
+    finally:
+        bench.close()
 
 
 def read_export(file: Path) -> Export:

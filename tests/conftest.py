@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy
 from optuna.storages import BaseStorage
 
-from search.options import STORAGE_VARIABLE
+from search.options.shared_options import STORAGE_VARIABLE
 from studies.study.study import open_storage
 from tests.postgres import PostgresMissingError, Server, running
 

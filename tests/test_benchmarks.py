@@ -16,8 +16,8 @@ from benchmarks import (
     compile_ahead,
     effects_of_table,
     held_stream,
+    host_a_layer,
     host_estimators,
-    in_a_model,
     overhead,
     peak_bytes,
     places,
@@ -25,6 +25,7 @@ from benchmarks import (
     repeats,
     same_numbers,
     same_twice,
+    second_check,
     sizes,
     two_gpus,
     wrong_priors,
@@ -38,7 +39,6 @@ from studies.study.opening import open_study
 from studies.study.study import load_study, open_storage
 from tests.fake_bench import measurements
 from tests.recorded_tables import write_table
-from tests.search.test_cli import search
 
 TINY = [
     *("--batch", "1", "--seq-len", "64", "--new-tokens", "2", "--q-heads", "2"),
@@ -63,15 +63,13 @@ def with_a_table(work: Callable[[Path], None]) -> None:
         work(write_table(Path(folder) / "table.csv"))
 
 
-def a_winner_in_a_model() -> None:
+def captured_in_a_tiny_model() -> None:
     pytest.importorskip("transformers", reason="needs transformers: pip install '.[hf]'")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        run = search("run", "--trials", "3", "--device", "cpu", *TINY, cwd=path)
-        assert run.returncode == 0, run.stderr
-        assert search("export", "--output", "best.json", cwd=path).returncode == 0
-        with warnings.catch_warnings():
-            in_a_model.main(path / "best.json", layers=1, tokens=3, rounds=2)
+    from benchmarks import decoding
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        decoding.main(words="math fp32 static eager", new=3, rounds=1, tiny=True)
 
 
 SMALLEST: dict[str, Callable[[], object]] = {
@@ -81,8 +79,10 @@ SMALLEST: dict[str, Callable[[], object]] = {
     "places": lambda: places.one_process(0, 2, 1),
     "peak_bytes": lambda: peak_bytes.main(count=1, repeats=2, minutes=1.0),
     "host_estimators": lambda: host_estimators.one_process(0, 1, 1, 8, 1.0),
-    "in_a_model": a_winner_in_a_model,
+    "decoding": captured_in_a_tiny_model,
+    "host_a_layer": lambda: host_a_layer.main(["flash fp32 static"], rounds=1, profile=0),
     "overhead": lambda: overhead.plain(1, 1.0),
+    "second_check": lambda: second_check.main(count=1, minutes=1.0, sampling_s=0.02),
     "against_do_bench": lambda: against_do_bench.main(count=1, minutes=0.5),
     "compile_ahead": lambda: compile_ahead.search(1, 0, "random", 1.0),
     "held_stream": lambda: held_stream.main(samples=4),

@@ -26,9 +26,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from search import cli
+from search import cli, show_commands
 from search.command_reference import EXIT_STATUSES
-from search.views import views
 from tests.search.fake_cli import fake_devices
 from tests.search.test_cli import search
 
@@ -148,7 +147,7 @@ def test_blocks_of_the_readme_run_as_they_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(views, "serve", lambda *args: None)
+    monkeypatch.setattr(show_commands, "serve", lambda *args: None)
     python = GIVEN
     substituted = set()
     with fake_devices() as patch:

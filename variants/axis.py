@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic
 
+from variants.device import Device, DeviceKind
 from variants.registry import Entry, Registry
-
-if TYPE_CHECKING:
-    from variants.configuration import Configuration
-    from variants.device import Device, DeviceKind
-    from variants.variant import Variant
-    from variants.workload import Workload
+from variants.workload import Workload
 
 LARGEST = 2**31 - 1  # that an axis may hold; larger ones are no shapes of tensors
 
 Choice = int | str
 Chosen = Mapping[str, Any]  # choices by variant axis; an axis without one is absent or None
-Rule = Callable[["Configuration", "Device"], Iterator[str]]  # yields reasons against
+# Yields reasons against a `Configuration`, whose module stands higher, on a device.
+Rule = Callable[[Any, Device], Iterator[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +135,7 @@ class VariantAxis(Axis, Generic[Entry]):
         usual = choice == self.default and not self.says_default
         return None if usual else self.label.format(choice)
 
-    def of(self, variant: Variant) -> Entry | None:
-        """Return the entry that a variant chose; None where the axis is inactive."""
+    def of(self, variant: object) -> Entry | None:
+        """Return the entry that a `Variant` chose; None where the axis is inactive."""
         choice = getattr(variant, self.name)
         return None if choice is None else self.registry[choice]

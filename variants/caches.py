@@ -1,12 +1,14 @@
 """The cache axis: where the keys and values of past tokens are kept while decoding.
 
 A cache stores planes (`variants.kv_dtypes`): numbers of shape `(batch, kv_heads, tokens, width)`.
-A step asks for its `Place` first, on the host; then `write` puts the new tokens there and returns
-what the step attends to. `write` touches tensors only, so that a compiler can take it whole.
+A step asks for its `StepPosition` first, on the host; then `write` puts the new tokens there and
+returns what the step attends to. `write` touches tensors only, so that a compiler can take it
+whole.
 """
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ class CacheOverflowError(RuntimeError):
     """A token was appended to a cache that is full."""
 
 
-class Place(NamedTuple):
+class StepPosition(NamedTuple):
     """Which rows and keys a step has, counted in tokens, and where its new token is written."""
 
     position: int  # of the first query row among the keys that the backend is given
@@ -90,17 +92,21 @@ class KVCache(ABC):
 
     @classmethod
     @abstractmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
         """Return the place of a step that appends one token to `length`."""
 
     @staticmethod
     @abstractmethod
     def write(
-        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: Place
+        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: StepPosition
     ) -> list[torch.Tensor]:
         """Store one new token and return the planes to attend to; items of `planes` may change."""
 
-    def place(self) -> Place:
+    def append(self, new: Sequence[torch.Tensor], place: StepPosition) -> list[torch.Tensor]:
+        """Do what `write` does, launched operation by operation: no compiler looks at it."""
+        return self.write(self.planes, new, place)
+
+    def place(self) -> StepPosition:
         """Return the place of the next token.
 
         Raises:
@@ -140,12 +146,12 @@ class ConcatCache(KVCache):
         return length
 
     @classmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
-        return Place(position=length, q_len=1, kv_len=length + 1)
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
+        return StepPosition(length, 1, length + 1)
 
     @staticmethod
     def write(
-        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: Place
+        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: StepPosition
     ) -> list[torch.Tensor]:
         import torch
 
@@ -175,13 +181,33 @@ class StaticCache(KVCache):
         return shape.capacity + 1
 
     @classmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
         kv_len = cls.allocated(shape, length) if shape.whole else length + 1
-        return Place(position=length, q_len=1, kv_len=kv_len, slot=length)
+        return StepPosition(length, 1, kv_len, length)
+
+    def append(self, new: Sequence[torch.Tensor], place: StepPosition) -> list[torch.Tensor]:
+        # Each slice costs the host twice what `as_strided` does.
+        slot, kv_len, held = int(place.slot), place.kv_len, []
+        for (plane, one, strides, step), tokens in zip(self._laid_out, new, strict=True):
+            plane.as_strided(one, strides, slot * step).copy_(tokens)
+            batch, heads, _, width = one
+            held.append(plane.as_strided((batch, heads, kv_len, width), strides))
+        return held
+
+    @functools.cached_property
+    def _laid_out(
+        self,
+    ) -> list[tuple[torch.Tensor, tuple[int, int, int, int], tuple[int, ...], int]]:
+        """Each plane with the shape of a token in it, its strides, and that of tokens."""
+        found = []
+        for plane in self.planes:
+            batch, heads, _, width = plane.shape
+            found.append((plane, (batch, heads, 1, width), plane.stride(), plane.stride(2)))
+        return found
 
     @staticmethod
     def write(
-        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: Place
+        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: StepPosition
     ) -> list[torch.Tensor]:
         slot = place.slot
         for plane, tokens in zip(planes, new, strict=True):
@@ -210,10 +236,10 @@ class RingCache(KVCache):
         return RingCache.kept(shape) + 1  # for the reason that StaticCache has
 
     @classmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
         kept = cls.kept(shape)
         kv_len = min(length + 1, kept)
-        return Place(position=kv_len - 1, q_len=1, kv_len=kv_len, slot=length % kept)
+        return StepPosition(position=kv_len - 1, q_len=1, kv_len=kv_len, slot=length % kept)
 
     write = staticmethod(StaticCache.write)
 
@@ -275,10 +301,12 @@ class PagedCache(KVCache):
         return shape.batch * -(-shape.capacity // PAGE) * PAGE
 
     @classmethod
-    def place_of(cls, shape: CacheShape, length: int) -> Place:
-        return Place(position=length, q_len=1, kv_len=cls.allocated(shape, length), slot=length)
+    def place_of(cls, shape: CacheShape, length: int) -> StepPosition:
+        return StepPosition(
+            position=length, q_len=1, kv_len=cls.allocated(shape, length), slot=length
+        )
 
-    def place(self) -> Place:
+    def place(self) -> StepPosition:
         place = super().place()
         if self.length % PAGE == 0:
             self._take_pages(self.length // PAGE)
@@ -293,7 +321,7 @@ class PagedCache(KVCache):
 
     @staticmethod
     def write(
-        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: Place
+        planes: list[torch.Tensor], new: Sequence[torch.Tensor], place: StepPosition
     ) -> list[torch.Tensor]:
         assert place.table is not None
         slots = place.table[:, place.slot // PAGE].flatten() * PAGE + place.slot % PAGE

@@ -20,46 +20,46 @@ class Turns(Generic[Setting]):
 
     def __init__(self, applied: Callable[[Setting], AbstractContextManager[Any]]) -> None:
         """Take what applies a setting inside of a block."""
-        self._applied = applied
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._current: Setting
-        self._block: AbstractContextManager[Any]
+        self.applied = applied
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.inside = self.waiting = 0
+        self.current: Setting
+        self.block: AbstractContextManager[Any]
 
-    def of(self, setting: Setting) -> _Turn[Setting]:
-        """Return a block in which the process has this setting."""
+    def of(self, setting: Setting) -> _Turn:
+        """Return a block in which the process has this setting; it may be entered again."""
         return _Turn(self, setting)
 
-    def enter(self, setting: Setting) -> None:
-        """Wait until no other setting is in use, and apply this one."""
-        with self._changed:
-            while self._inside and self._current != setting:
-                self._changed.wait()
-            if not self._inside:
-                block = self._applied(setting)
-                block.__enter__()
-                self._current, self._block = setting, block
-            self._inside += 1
-
-    def leave(self) -> None:
-        """Restore what was before, where nobody else is inside."""
-        with self._changed:
-            self._inside -= 1
-            if not self._inside:
-                self._block.__exit__(None, None, None)
-                self._changed.notify_all()
+    def wait_for(self, setting: Setting) -> None:
+        """Wait, with the lock held, until nobody is inside with another setting."""
+        self.waiting += 1
+        try:
+            while self.inside and self.current != setting:
+                self.changed.wait()
+        finally:
+            self.waiting -= 1
 
 
-class _Turn(Generic[Setting]):
-    """A block of `Turns`; of a class, since a generator costs a call a microsecond."""
+class _Turn:
+    """A block of `Turns`, in few calls: it is entered in each layer of each step."""
 
     __slots__ = ("_setting", "_turns")
 
-    def __init__(self, turns: Turns[Setting], setting: Setting) -> None:
+    def __init__(self, turns: Turns[Any], setting: Any) -> None:
         self._turns, self._setting = turns, setting
 
     def __enter__(self) -> None:
-        self._turns.enter(self._setting)
+        """Wait until no other setting is in use, and apply this one."""
+        turns, setting = self._turns, self._setting
+        with turns.lock:
+            if turns.inside and turns.current != setting:
+                turns.wait_for(setting)
+            if not turns.inside:
+                block = turns.applied(setting)
+                block.__enter__()
+                turns.current, turns.block = setting, block
+            turns.inside += 1
 
     def __exit__(
         self,
@@ -67,4 +67,11 @@ class _Turn(Generic[Setting]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._turns.leave()
+        """Restore what was before, where nobody else is inside."""
+        turns = self._turns
+        with turns.lock:
+            turns.inside -= 1
+            if not turns.inside:
+                turns.block.__exit__(None, None, None)
+                if turns.waiting:
+                    turns.changed.notify_all()

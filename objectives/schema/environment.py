@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import platform
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from variants.device import Device
 
+_PRODUCT = "goldilocks-attention"
 # What the same machine reports differently from day to day: a virtual machine's memory grows.
 _VARYING = {"device.memory_bytes"}
 
@@ -43,11 +46,23 @@ def _flat(environment: Environment) -> dict[str, object]:
 
 
 def own_version() -> str:
-    """Return the installed version of this product, or `unknown` when it runs uninstalled."""
+    """Return the version of this product, or `unknown` where nothing tells it.
+
+    In a checkout that of its pyproject.toml: what is installed may be another one.
+    """
     try:
-        return version("goldilocks-attention")
+        return _checkout_version(Path(__file__).parents[2]) or version(_PRODUCT)
     except PackageNotFoundError:
         return "unknown"
+
+
+def _checkout_version(root: Path) -> str | None:
+    """Return the version in a folder's pyproject.toml; None where it is not this product's."""
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return str(project["version"]) if project.get("name") == _PRODUCT else None
 
 
 def read_environment(device: Device) -> Environment:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from objectives.metrics.accuracy import TimedOutputs
 from objectives.metrics.steps import run_steps_warm
 from objectives.schema.evaluation import Latency, Samples
 from objectives.timing.held_stream import HeldStream
@@ -60,9 +61,12 @@ def measure_cuda(
     *,
     budget_s: float,
     monitor: SampleMonitor,
+    outputs: TimedOutputs | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Timed:
     """Return GPU and host samples of a step in ms, and the host reference beside them.
+
+    What the steps return is kept in `outputs`, if given.
 
     Taken again where the host reference shows that the host is disturbed, a bounded number of
     times; those beside the least host reference count.
@@ -70,7 +74,7 @@ def measure_cuda(
     Raises:
         Throttled: No sample counts.
     """
-    passes = HeldPasses(run, stream, stream.host_reference)
+    passes = HeldPasses(run, stream, stream.host_reference, outputs)
     timed = _time(run, passes, stream, budget_s, monitor)
     for pause_s in PAUSES_S:
         if timed.reference_ms is None or not stream.recent_reference.is_exceeded(
@@ -125,10 +129,10 @@ def steps_known(steps: Sequence[StepTime]) -> bool:
     return len(host) >= count
 
 
-def measure_cpu(run: Run, *, budget_s: float) -> Samples:
-    """Return samples of a step's wall time in ms."""
+def measure_cpu(run: Run, outputs: TimedOutputs, *, budget_s: float) -> Samples:
+    """Return samples of a step's wall time in ms. What the steps return is kept in `outputs`."""
     values, stopped = sample_until(
-        lambda: run_steps_warm(run), median_known, budget_s=budget_s, monitor=NoMonitor()
+        lambda: run_steps_warm(run, outputs), median_known, budget_s=budget_s, monitor=NoMonitor()
     )
     return summarise(values, stopped, layers=run.configuration.workload.layers)
 
@@ -141,16 +145,18 @@ def measure_latency(
     new_length: float | None,
     budget_s: float,
     monitor: SampleMonitor,
+    outputs: TimedOutputs,
 ) -> Latency:
-    """Sample the steps of `run`; `stream` is None on CPU.
+    """Sample the steps of `run`; `stream` is None on CPU. What they return is kept in `outputs`.
 
     Raises:
         Throttled: No sample counts.
     """
     others = {"first_step_ms": first_step_ms, "new_length_ms": new_length}
     if stream is None:
-        return Latency.of(None, measure_cpu(run, budget_s=budget_s), held=None, **others)
-    timed = measure_cuda(run, stream, budget_s=budget_s, monitor=monitor)
+        samples = measure_cpu(run, outputs, budget_s=budget_s)
+        return Latency.of(None, samples, held=None, **others)
+    timed = measure_cuda(run, stream, budget_s=budget_s, monitor=monitor, outputs=outputs)
     return Latency.of(
         timed.gpu, timed.host, held=timed.held, yardstick_ms=timed.reference_ms, **others
     )

@@ -17,6 +17,7 @@ from statistics import fmean
 
 import torch
 
+from objectives.metrics.accuracy import TimedOutputs
 from objectives.metrics.steps import run_steps_warm
 from objectives.timing.affinity import CoreSelector
 from objectives.timing.held_stream import HeldStream, Hold
@@ -58,10 +59,18 @@ class HeldPasses:
     """
 
     def __init__(
-        self, run: Run, stream: HeldStream, host_reference: Callable[[], float] | None = None
+        self,
+        run: Run,
+        stream: HeldStream,
+        host_reference: Callable[[], float] | None = None,
+        outputs: TimedOutputs | None = None,
     ) -> None:
-        """Time the steps of `run` on `stream`, and `host_reference` beside them, if given."""
+        """Time the steps of `run` on `stream`, and `host_reference` beside them, if given.
+
+        What the steps return is kept in `outputs`, if given.
+        """
         self._run, self._stream, self._hold = run, stream, Hold()
+        self._outputs = outputs
         self._host_reference = host_reference
         self._streams = StreamRotation(stream.others, lambda: run_steps_warm(run))
         self._counted = self._launched = 0  # steps; of which the host took longer than the GPU
@@ -116,8 +125,11 @@ class HeldPasses:
             if self._host_reference is not None and index % STEPS_A_REFERENCE == 0:
                 beside = self._host_reference()
             captured = self._move(index, captures)
-            step = functools.partial(self._run.step, index)
+            run_step = self._run.step if self._outputs is None else self._outputs.step
+            step = functools.partial(run_step, index)
             gpu_ms, host_ms, held = self._stream.sample(step, self._hold)
+            if self._outputs is not None:
+                self._outputs.keep(index)
             if held or not self.held:
                 in_rounds = self._captures_again
                 counted.append(

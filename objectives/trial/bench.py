@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from objectives.in_model.schema import InModel, InModelJob
 from objectives.precompile.precompile_pool import PrecompilePool
 from objectives.process.client import (
     JobOutOfMemory,
@@ -33,6 +34,8 @@ from variants.configuration import Configuration
 from variants.detect import DeviceMissingError
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
+
+IN_MODEL_DEADLINE_S = 3600.0  # to build a whole model, and for all answers that it gives
 
 
 class Bench(Protocol):
@@ -248,6 +251,15 @@ class DeviceBench:
             job, deadline_s=self._limits.deadline_s, on_stage=self._on_stage
         )
         return Profile.model_validate(answer)
+
+    def in_model(self, job: InModelJob) -> InModel:
+        """Generate with default and winner in a whole model; raises ProcessError as `profile`."""
+        answer = self.process.call(
+            {"in_model": job.model_dump(mode="json")},
+            deadline_s=IN_MODEL_DEADLINE_S,
+            on_stage=self._on_stage,
+        )
+        return InModel.model_validate(answer)
 
     def _attempt(self, configuration: Configuration) -> Evaluation:
         device = self.device()

@@ -17,7 +17,7 @@ from variants.device import Device
 MARGIN = 10.0  # times the longest seen
 SIGHTINGS = 3  # before anything is concluded
 # What a stage may always take. A compiler's cache may have answered so far, and answer no more.
-LEAST_S = {"first step": 60.0}
+LEAST_S = {"first step": 60.0, "second look": 60.0}
 LEAST_ELSE_S = 30.0
 
 _Kind = tuple[str, ...]

@@ -3,7 +3,8 @@
 Order matters. The reference is computed before anything is built, so that it cannot cause an
 out-of-memory of the configuration. The baseline is read before the build. Every step is visited
 once (compilation, cuDNN plans) before memory is weighed, and memory is weighed in a pass of its
-own, before anything is timed.
+own, before anything is timed. What was timed last is checked, too: a kernel that switches after
+some calls is right at first only.
 """
 
 from __future__ import annotations
@@ -15,18 +16,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from objectives.metrics.accuracy import References, largest_error
+from objectives.metrics.accuracy import References, TimedOutputs, largest_error
 from objectives.metrics.kernels import kernels_of_step
 from objectives.metrics.memory import Baseline, cuda_baseline, measure_memory, settle
 from objectives.metrics.profiler import profile_configuration
-from objectives.metrics.steps import new_length_ms, run_steps_cold, run_steps_warm
+from objectives.metrics.steps import (
+    FirstVisits,
+    new_length_ms,
+    run_steps_cold,
+    run_steps_warm,
+    visit_first,
+)
 from objectives.precompile.pause import PausedProcesses
 from objectives.process.placement import cores_near
-from objectives.roofline.bound import Peaks, bound
+from objectives.roofline.bound import Peaks
 from objectives.roofline.peaks import measure_peaks
 from objectives.schema.comparison import Comparison
 from objectives.schema.evaluation import Conditions, Evaluation, Measurements, Outcome
@@ -39,17 +47,16 @@ from objectives.timing.held_stream import HeldStream
 from objectives.timing.latency import measure_cuda, measure_latency
 from objectives.timing.sampling import NoMonitor, Throttled
 from objectives.timing.streams import fast_streams
-from variants.backends import BACKENDS, backend_that_ran
-from variants.caches import CACHES
+from objectives.trial.outcomes import first_line, outcome_of, outcome_of_error
+from objectives.trial.stalls import NewLengthCosts, at_other_lengths
+from variants.backends import backend_that_ran
 from variants.configuration import Configuration
 from variants.device import Device
 from variants.layer.graph import capture_stream
 from variants.layer.run import Run
 from variants.precisions import settle_matmul_precision
-from variants.quantizations import QUANTIZATIONS
 from variants.workload import Workload
 
-IMPLAUSIBLE = 0.95  # share of the datasheet bound below which no measurement is believed
 # The host's full speed is what the host reference takes beside the steps of this configuration.
 BESIDE = Configuration.of(
     Workload(batch=1, seq_len=512, q_heads=16),
@@ -57,6 +64,16 @@ BESIDE = Configuration.of(
 )
 REFERENCE_TRIALS = 5
 LONG_COLLECTION_S = 0.02  # of garbage: longer, and it visited much that stays
+T = TypeVar("T")
+
+
+class _Found(NamedTuple):
+    """What a trial measured."""
+
+    measurements: Measurements
+    new_length_ms: float | None  # what new lengths cost in this trial, believed or not
+    grows: bool  # shapes differ between steps
+    when: str = ""  # the error was taken, where that is worth a word
 
 
 class Evaluator:
@@ -75,7 +92,7 @@ class Evaluator:
         self._seconds: dict[str, float] = {}
         self._torch_device = torch.device(device.kind)
         self._references = References(self._torch_device, seed)
-        self._new_length_ms: dict[tuple[object, ...], float] = {}
+        self._costs = NewLengthCosts()
         settle_matmul_precision()
         self.stream: HeldStream | None = None
         self._workspace_bytes: int | None = None
@@ -130,22 +147,18 @@ class Evaluator:
         is the caller's to record: it may have left the device unusable.
         """
         self._seconds = {}
-        try:
-            outcome, reason, measurements = self._measure(
-                configuration, paused or PausedProcesses()
+        paused = paused or PausedProcesses()
+        found = self._unless_it_fails(lambda: self._measure(configuration, paused))
+        self._free_trial(configuration)
+        measurements: Measurements | None = None
+        if isinstance(found, _Found):
+            found = self._without_false_stall(configuration, found, paused)
+            measurements = found.measurements
+            outcome, reason = outcome_of(
+                configuration, measurements, self.limits, self.device, found.when
             )
-        except torch.OutOfMemoryError as error:
-            outcome, reason, measurements = Outcome.OUT_OF_MEMORY, _first_line(error), None
-        except Throttled as error:
-            outcome, reason, measurements = Outcome.THROTTLED, str(error), None
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            known = _outcome_of(error)
-            if known is None:
-                raise
-            outcome, reason, measurements = known, _first_line(error), None
-        # Outside the handlers: a traceback holds the tensors of its frames.
-        with self._stage("free"):
-            self.free(compiled=configuration.variant.compiles)
+        else:
+            outcome, reason = found
         return Evaluation(
             configuration=configuration,
             outcome=outcome,
@@ -153,6 +166,25 @@ class Evaluator:
             measurements=measurements,
             seconds=dict(self._seconds),
         )
+
+    def _unless_it_fails(self, work: Callable[[], T]) -> T | tuple[Outcome, str]:
+        """Do what is said of `evaluate`, and return the outcome of an error that has one."""
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            return Outcome.OUT_OF_MEMORY, first_line(error)
+        except Throttled as error:
+            return Outcome.THROTTLED, str(error)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            known = outcome_of_error(error)
+            if known is None:
+                raise
+            return known, first_line(error)
+
+    def _free_trial(self, configuration: Configuration) -> None:
+        # Outside the handlers: a traceback holds the tensors of its frames.
+        with self._stage("free"):
+            self.free(compiled=configuration.variant.compiles)
 
     def compare(self, configurations: Sequence[Configuration]) -> Comparison:
         """Time configurations in turns, the first against all others."""
@@ -163,7 +195,7 @@ class Evaluator:
             return compare(
                 configurations,
                 lambda c: prepare_run(c, self._torch_device, self.seed, self.stream),
-                lambda error: _first_line(error) if _outcome_of(error) is not None else None,
+                lambda error: first_line(error) if outcome_of_error(error) is not None else None,
                 lambda: self.free(compiled=False),
                 budget_s=self.limits.sampling_s,
                 rng=self._order,
@@ -211,9 +243,7 @@ class Evaluator:
         taken = [timed.reference_ms for timed in trials if timed.reference_ms is not None]
         return min(taken, default=None)
 
-    def _measure(
-        self, configuration: Configuration, paused: PausedProcesses
-    ) -> tuple[Outcome, str, Measurements]:
+    def _measure(self, configuration: Configuration, paused: PausedProcesses) -> _Found:
         with self._stage("check"):
             reference = self._references.of(configuration.workload)
         with self._stage("build"):
@@ -221,19 +251,34 @@ class Evaluator:
             run = Run(configuration, self._torch_device, self.seed)
         with self._stage("first step"), paused:
             kept: dict[str, list[Tensor]] = {}
-            first = run_steps_cold(run, lambda results: _keep(kept, results))
+            first = visit_first(run, lambda results: _keep(kept, results))
         with self._stage("check"):
             results = {name: torch.cat(steps, dim=1) for name, steps in kept.items()}
             error = largest_error(results, reference)
             kept.clear()
             results.clear()
+        outputs = TimedOutputs(run)
         with paused:
-            return self._numbers(run, baseline, first, error)
+            found = self._numbers(run, baseline, first, error, outputs)
+        with self._stage("second check"):
+            timed_error = outputs.error(reference, self.seed)
+        if error <= self.limits.max_error < timed_error:
+            update = {"relative_error": timed_error}
+            return found._replace(
+                measurements=found.measurements.model_copy(update=update),
+                when=f" once it was timed ({error:.2g} in its first steps)",
+            )
+        return found
 
     def _numbers(
-        self, run: Run, baseline: Baseline | None, first: list[float], error: float
-    ) -> tuple[Outcome, str, Measurements]:
-        """Weigh and time a run that was visited once, and judge it."""
+        self,
+        run: Run,
+        baseline: Baseline | None,
+        first: FirstVisits,
+        error: float,
+        outputs: TimedOutputs,
+    ) -> _Found:
+        """Weigh and time a run that was visited once; what it returned last is in `outputs`."""
         configuration = run.configuration
         with self._stage("memory"):
             later = run_steps_warm(run)
@@ -241,15 +286,17 @@ class Evaluator:
         with self._stage("kernels"):
             kernels = kernels_of_step(run)
             ran = backend_that_ran(kernels, self.device.kind, configuration.variant.backend)
+        cost = new_length_ms(first, later, self.device.kind)
         with self._stage("latency"):
             monitor = self.monitor()
             latency = measure_latency(
                 run,
                 self.stream,
-                first_step_ms=first[0],
-                new_length=self._stall(run, ran, new_length_ms(first, later)),
+                first_step_ms=first.walls_ms[0],
+                new_length=self._costs.of(configuration, ran, run.layer.grows, cost),
                 budget_s=self.limits.sampling_s,
                 monitor=monitor,
+                outputs=outputs,
             )
         measurements = Measurements(
             latency=latency,
@@ -259,8 +306,37 @@ class Evaluator:
             kernels=kernels,
             conditions=self._conditions(monitor),
         )
-        outcome, reason = self._judge(configuration, measurements)
-        return outcome, reason, measurements
+        return _Found(measurements, cost, run.layer.grows)
+
+    def _without_false_stall(
+        self, configuration: Configuration, found: _Found, paused: PausedProcesses
+    ) -> _Found:
+        """Return what was found, with the cost of new lengths that repeats at other lengths.
+
+        Where other lengths cannot be run, as there is no room for them, the first look stands.
+        """
+        cost, ran = found.new_length_ms, found.measurements.backend_ran
+        if cost is None or cost <= self.limits.max_stall_ms:
+            return found
+        elsewhere = at_other_lengths(configuration)
+        with self._stage("second look"), paused:
+            again = self._unless_it_fails(lambda: self._new_length_ms(elsewhere))
+        self._free_trial(configuration)
+        if isinstance(again, float):
+            cost = min(cost, again)
+        if cost > self.limits.max_stall_ms:
+            for each in (configuration, elsewhere):
+                self._costs.learn(each, ran, found.grows, cost)
+        believed = self._costs.of(configuration, ran, found.grows, cost)
+        latency = found.measurements.latency.model_copy(update={"new_length_ms": believed})
+        measurements = found.measurements.model_copy(update={"latency": latency})
+        return found._replace(measurements=measurements)
+
+    def _new_length_ms(self, configuration: Configuration) -> float | None:
+        """Build a configuration for nothing but what its new lengths cost."""
+        run = Run(configuration, self._torch_device, self.seed)
+        first = visit_first(run, lambda results: None)
+        return new_length_ms(first, run_steps_warm(run), self.device.kind)
 
     def free(self, *, compiled: bool) -> None:
         """Leave nothing of a trial behind: no graph, no tensor, no cached segment."""
@@ -272,60 +348,6 @@ class Evaluator:
         if time.perf_counter() - before > LONG_COLLECTION_S:
             gc.freeze()  # modules that arrived with their first use, as a compiler's, and stay
         settle()
-
-    def _stall(self, run: Run, ran: str | None, measured: float | None) -> float | None:
-        """Return the cost of a first visit, from a trial in which it was one.
-
-        A library's plan outlives its trial, and fits other variants that attend to keys of the
-        same shapes: whichever of them came first has paid.
-        """
-        configuration = run.configuration
-        variant = configuration.variant
-        plans = ran is not None and BACKENDS[ran].plans_each_shape and run.layer.grows
-        if measured is None or not plans:
-            return measured
-        reuses = variant.cache is not None and CACHES[variant.cache].reuses
-        shapes = (configuration.workload.key, variant.precision, variant.gqa, reuses)
-        known = self._new_length_ms.get(shapes, measured)
-        self._new_length_ms[shapes] = max(known, measured)
-        return self._new_length_ms[shapes]
-
-    def _judge(
-        self, configuration: Configuration, measurements: Measurements
-    ) -> tuple[Outcome, str]:
-        limits, asked = self.limits, configuration.variant.backend
-        latency, memory = measurements.latency, measurements.memory
-        if BACKENDS[asked].searched and measurements.backend_ran != asked:
-            return Outcome.REFUSED, f"{asked} was asked for, {measurements.backend_ran} ran"
-        quantization = QUANTIZATIONS[configuration.variant.quantization]
-        if not quantization.proven_by(measurements.kernels, self.device.kind):
-            return Outcome.REFUSED, f"{quantization.name} was asked for, no 8-bit product ran"
-        least = bound(configuration, self.device)
-        too_fast = (
-            latency.gpu is not None
-            and least.datasheet
-            and (latency.gpu.value < IMPLAUSIBLE * least.latency_ms)
-        )
-        if latency.gpu is not None and too_fast:
-            return Outcome.IMPLAUSIBLE, (
-                f"gpu time {latency.gpu.value:.4g} ms is below the bound of "
-                f"{least.latency_ms:.4g} ms by datasheet rates"
-            )
-        if measurements.relative_error > limits.max_error:
-            return Outcome.INACCURATE, (
-                f"relative error {measurements.relative_error:.2g} is above {limits.max_error:g}"
-            )
-        if limits.max_memory_gib is not None and memory.peak_mib > limits.max_memory_gib * 1024:
-            return Outcome.OUT_OF_MEMORY, (
-                f"peak of {memory.peak_mib / 1024:.3g} GiB is above the limit of "
-                f"{limits.max_memory_gib:g} GiB"
-            )
-        if latency.new_length_ms is not None and latency.new_length_ms > limits.max_stall_ms:
-            return Outcome.STALLS, (
-                f"each new length costs {latency.new_length_ms:.3g} ms, "
-                f"above {limits.max_stall_ms:g} ms"
-            )
-        return Outcome.MEASURED, ""
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -359,22 +381,3 @@ def _allocate_workspaces(*streams: torch.cuda.Stream) -> None:
                 torch._scaled_mm(eight, eight.t(), one, one, out_dtype=torch.bfloat16)
     torch.cuda.synchronize()
     settle()
-
-
-def _outcome_of(error: Exception) -> Outcome | None:
-    """Tell what a PyTorch error means for its configuration, or None when nothing is known."""
-    text = str(error)
-    if "can't allocate memory" in text or "not enough memory" in text:
-        return Outcome.OUT_OF_MEMORY
-    declined = ("No available kernel", "No viable backend", "not supported", "is not implemented")
-    if any(words in text for words in declined):
-        return Outcome.REFUSED
-    return None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
-    if isinstance(error, torch.OutOfMemoryError):
-        text = ". ".join(text.split(". ")[:3])  # what was asked for, and what there was
-    return text[:500]

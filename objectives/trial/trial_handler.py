@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from objectives.in_model.schema import InModel, InModelJob
 from objectives.precompile.pause import PausedProcesses
 from objectives.process.messages import Message
 from objectives.schema.environment import read_environment
@@ -20,6 +21,7 @@ from variants.configuration import Configuration
 from variants.detect import DeviceMissingError, detect_device
 from variants.plugins import PluginSource, load_plugin
 from variants.sdpa_answers import sdpa_accepts
+from variants.user_error import UserError
 
 HOST_MEMORY_SHARE = 0.9  # of what is available: past it the kernel would kill something
 
@@ -27,15 +29,15 @@ HOST_MEMORY_SHARE = 0.9  # of what is available: past it the kernel would kill s
 class TrialHandler:
     """Does a `DeviceBench`'s jobs on the device of this process."""
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
+    def __init__(self, evaluator: Evaluator, on_stage: Callable[[str], None]) -> None:
+        self._evaluator, self._on_stage = evaluator, on_stage
 
     def work(self, job: Message) -> Message:
         """Do the job that the message names, and return its result as JSON.
 
-        One of: evaluate a `configuration`, `compare` several, `profile` or `ask` about one, or
-        measure the device's `peaks`. `paused` are sessions and process groups of processes that
-        are stopped while something is timed.
+        One of: evaluate a `configuration`, `compare` several, `profile` or `ask` about one,
+        generate with a winner `in_model`, or measure the device's `peaks`. `paused` are sessions
+        and process groups of processes that are stopped while something is timed.
         """
         paused = PausedProcesses(job.get("paused", ()))
         if "ask" in job:
@@ -46,6 +48,9 @@ class TrialHandler:
             found = self._evaluator.profile(profiled, Path(job["folder"]), job["prefix"])
             profile: Message = found.model_dump(mode="json")
             return profile
+        if "in_model" in job:
+            in_model: Message = self._in_model(job["in_model"]).model_dump(mode="json")
+            return in_model
         if "peaks" in job:
             with paused:
                 peaks = self._evaluator.peaks()
@@ -58,6 +63,27 @@ class TrialHandler:
         evaluation = self._evaluator.evaluate(configuration, paused)
         answer: Message = evaluation.model_dump(mode="json")
         return answer
+
+    def _in_model(self, job: Message) -> InModel:
+        """Measure in a whole model; what cannot be tried is told in a line."""
+        try:
+            from objectives.in_model.measure import measure_in_model
+        except ImportError as error:  # transformers is optional
+            return InModel(refused=str(error))
+        evaluator = self._evaluator
+        try:
+            return measure_in_model(
+                InModelJob.model_validate(job),
+                evaluator.device.kind,
+                evaluator.seed,
+                self._on_stage,
+            )
+        except UserError as error:
+            return InModel(refused=str(error))
+        except torch.OutOfMemoryError as error:
+            return InModel(refused=f"the model has no room, give fewer --layers: {error}"[:500])
+        finally:
+            evaluator.free(compiled=True)
 
     def usable(self) -> bool:
         """Tell whether the CUDA context still works. After an error on CPU it is not asked."""
@@ -87,7 +113,8 @@ def start_handler(options: Message, on_stage: Callable[[str], None]) -> tuple[Me
         torch.cuda.set_per_process_memory_fraction(share)
     evaluator = Evaluator(device, limits, options["seed"], on_stage)
     environment = read_environment(device)
-    return {"environment": environment.model_dump(mode="json")}, TrialHandler(evaluator)
+    greeting = {"environment": environment.model_dump(mode="json")}
+    return greeting, TrialHandler(evaluator, on_stage)
 
 
 def _limit_host_memory(limits: Limits) -> None:

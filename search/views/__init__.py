@@ -1,4 +1,4 @@
 """What is shown: tables, verdicts and progress on a terminal.
 
-May import nothing else of `search`.
+May import `search.runner` and `search.options`.
 """

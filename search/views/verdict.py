@@ -32,12 +32,12 @@ from variants.axes import AXES, Choice
 
 # What a stage of a trial counts as, in the split of a run's time.
 _SPLIT = {
-    "compile and first steps": ("first step", "ahead"),
+    "compile and first steps": ("first step", "second look", "ahead"),
     "measure": ("memory", "latency"),
     "profiler": ("kernels",),
     "finalists in turns": ("finalists",),
     "anchor and roofline": ("anchor", "roofline"),
-    "check against reference": ("check",),
+    "check against reference": ("check", "second check"),
     "build and free": ("build", "free"),
     "search": ("search",),
     "storage": ("storage",),

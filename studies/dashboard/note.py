@@ -18,6 +18,7 @@ from studies.results.labels import (
 )
 from studies.results.results import Results
 from studies.results.summary import summary
+from studies.sensitivity.evaluators import ANSWERS
 
 # What a user writes below it is kept.
 END = "*Above: written by goldilocks, anew at each update. Below is yours.*"
@@ -25,6 +26,7 @@ _HEADINGS = (
     *("workload", "choice", "variant", "trial", "latency ms"),
     *("faster", "peak MiB", "smaller", "error"),
 )
+_DASHBOARDS = "PED-ANOVA"  # the evaluator that optuna-dashboard calls
 _WORKLOADS = 40  # in the table; the report shows all of a larger study
 
 
@@ -59,9 +61,28 @@ def summary_note(results: Results) -> str:
         "Faster, smaller: the default's number divided by the winner's. Trials without values "
         "(PRUNED) did not measure, or were not accurate or usable: their `outcome` and `reason` "
         "say why.",
+        _reading(results),
         f"```bash\n{in_lines(run_command(results))}\n```",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _reading(results: Results) -> str:
+    """Return what the dashboard's own parts answer, where that is another question than ours."""
+    parts = []
+    if len(results.workloads) > 1:
+        parts.append(
+            "**Best Trials** and **Pareto Front** are of all workloads together: values are "
+            "shares of each workload's own default, so one workload's best can hide another's. "
+            "The table above names each workload's own."
+        )
+    parts.append(
+        f"**Hyperparameter Importance** is {_DASHBOARDS}: {ANSWERS[_DASHBOARDS]}. It asks "
+        "another question than *What drives memory and latency* "
+        "(`python -m search sensitivity`), may rank axes otherwise, and has no intervals: that "
+        "one is of all possible configurations, judged by probes."
+    )
+    return "\n\n".join(parts)
 
 
 def _table(results: Results) -> str:
@@ -78,16 +99,16 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
     """Return a row for each choice; those that fall on one configuration share it."""
     rows = []
     names: dict[str, list[str]] = {}
-    for choice in PREFERENCES:
-        if choice in result.winners:
-            key = result.winners[choice].candidate.evaluation.configuration.key
-            names.setdefault(key, []).append(
-                choice_name(choice, clear=result.winners[choice].clear)
+    for preference in PREFERENCES:
+        if preference in result.winners:
+            winner = result.winners[preference]
+            names.setdefault(winner.candidate.evaluation.configuration.key, []).append(
+                choice_name(preference, clear=winner.clear)
             )
-    for choice in PREFERENCES:
-        if choice not in result.winners:
+    for preference in PREFERENCES:
+        if preference not in result.winners:
             continue
-        winner = result.winners[choice].candidate
+        winner = result.winners[preference].candidate
         shared = names.pop(winner.evaluation.configuration.key, None)
         if shared is None:
             continue

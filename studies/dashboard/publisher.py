@@ -6,8 +6,8 @@ import time
 
 import optuna
 
+from studies.dashboard.front_figures import save_plots
 from studies.dashboard.note import save_summary
-from studies.report.front_figures import save_plots
 from studies.results.results import read_results
 from studies.storage.database import retry_on_disconnect
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome, Positive
 from objectives.schema.limits import Limits
+from studies.export.fallback import single_or_default
 from studies.export.single import best_single
 from studies.results.candidate import Candidate
 from studies.results.front import PREFERENCES, WorkloadResult, front, strict, winners
@@ -22,6 +23,7 @@ from studies.results.results import Results
 from studies.study.attributes import StudyError
 from studies.study.baseline import WorkloadBaseline
 from studies.study.finalists import FinalistTimings
+from variants.deploy.key_range import RANGES_AN_OCTAVE, SHORTEST_RANGE
 from variants.deploy.loading_schema import (
     SCHEMA_VERSION,
     LoadableChoice,
@@ -30,6 +32,8 @@ from variants.deploy.loading_schema import (
     Pick,
     Prefer,
 )
+from variants.deploy.targets import Target, obstacle_to, targets_of
+from variants.device import DeviceKind
 from variants.plugins import Plugin
 
 SCHEMA_FILE = Path(__file__).with_name("best.schema.json")
@@ -41,6 +45,7 @@ class ExportedChoice(LoadableChoice):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     trial: int | None  # None: the default itself
+    targets: tuple[Target, ...]  # where it runs as it was measured
     measurements: Measurements
     memory_vs_default: Positive  # below 1 is less
     latency_vs_default: Positive  # below 1 is faster
@@ -82,7 +87,7 @@ class ExportedSingle(LoadableSingle):
 
 
 class ExportedStudy(BaseModel):
-    """Where the choices come from."""
+    """The study that the choices come from, and how it was searched."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -101,17 +106,39 @@ class Admitted(BaseModel):
 
     max_memory_gib: float | None = None  # peak memory
     executions: tuple[str, ...] | None = None  # None: all
+    target: Target | None = None  # where it must run; None: anywhere
 
-    def admits(self, candidate: Candidate) -> bool:
-        """Tell whether a configuration may be chosen."""
-        execution = candidate.evaluation.configuration.variant.execution
-        return (
-            self.max_memory_gib is None or candidate.memory <= 1024 * self.max_memory_gib
-        ) and (self.executions is None or execution in self.executions)
+    def admits(self, candidate: Candidate, kind: DeviceKind) -> bool:
+        """Tell whether a configuration may be chosen that was measured on a kind of device.
+
+        The default is there whatever runs in its place: its memory alone can keep it out.
+        """
+        if self.max_memory_gib is not None and candidate.memory > 1024 * self.max_memory_gib:
+            return False
+        if candidate.number is None:
+            return True
+        configuration = candidate.evaluation.configuration
+        if self.executions is not None and configuration.variant.execution not in self.executions:
+            return False
+        return self.target is None or obstacle_to(self.target, configuration, kind) is None
+
+
+class PartlyFilledCache(BaseModel):
+    """What holds where a cache has room for more than it holds: full ones were measured.
+
+    Its memory is that of its capacity. A captured step attends to the keys that are there and to
+    a few more, by whichever of the two numbers is larger, and never beyond the capacity; what is
+    launched kernel by kernel, to those that are there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    captured_extra_share: float = 1 / RANGES_AN_OCTAVE  # of the keys that are there, at most
+    captured_extra_keys: int = SHORTEST_RANGE - 1
 
 
 class Export(BaseModel):
-    """The whole document."""
+    """The exported document: where it was measured, and what was chosen for each workload."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -122,6 +149,7 @@ class Export(BaseModel):
     admitted: Admitted
     pick: Pick  # what loading takes where it is not told otherwise
     prefer: Prefer
+    partly_filled_cache: PartlyFilledCache = PartlyFilledCache()
     plugins: tuple[Plugin, ...]  # whose names the choices may hold; loading asks for them
     workloads: tuple[ExportedWorkload, ...]
     single: Mapping[str, ExportedSingle]  # by the names of choices
@@ -144,7 +172,8 @@ def build_export(
     """
     plan = results.plan
     admitted = admitted or Admitted()
-    workloads = [_narrowed(result, admitted, plan.limits) for result in results.workloads]
+    kind = results.environment.device.kind
+    workloads = [_narrowed(result, admitted, plan.limits, kind) for result in results.workloads]
     if not any(result.measured for result in workloads):
         raise StudyError(
             f"study {results.study_name} holds no measured configuration within the limits given"
@@ -164,17 +193,20 @@ def build_export(
             trials=len(results.trials),
             outcomes=dict(results.outcomes),
         ),
-        workloads=tuple(_workload(result) for result in workloads),
-        single=_singles(workloads, plan.limits),
+        workloads=tuple(_workload(result, kind) for result in workloads),
+        single=_singles(workloads, plan.limits, kind),
     )
 
 
-def _narrowed(result: WorkloadResult, admitted: Admitted, limits: Limits) -> WorkloadResult:
+def _narrowed(
+    result: WorkloadResult, admitted: Admitted, limits: Limits, kind: DeviceKind
+) -> WorkloadResult:
     """Return what is left of a workload's result of those who are admitted."""
-    return _only(result, [c for c in result.measured if admitted.admits(c)], limits)
+    return _only(result, [c for c in result.measured if admitted.admits(c, kind)], limits)
 
 
 def _only(result: WorkloadResult, kept: Sequence[Candidate], limits: Limits) -> WorkloadResult:
+    """Return a workload's result of some of its candidates."""
     return replace(
         result,
         measured=tuple(kept),
@@ -184,20 +216,22 @@ def _only(result: WorkloadResult, kept: Sequence[Candidate], limits: Limits) -> 
     )
 
 
-def _singles(results: Sequence[WorkloadResult], limits: Limits) -> dict[str, ExportedSingle]:
+def _singles(
+    results: Sequence[WorkloadResult], limits: Limits, kind: DeviceKind
+) -> dict[str, ExportedSingle]:
     """Return the single choices by preference, and those among small errors where they differ."""
     exact = [_only(result, strict(result.measured, limits), limits) for result in results]
     found = {}
     for prefix, pool in (("", results), ("strict_", exact)):
-        for choice in PREFERENCES:
-            single = best_single(pool, choice)
+        for preference in PREFERENCES:
+            single = single_or_default(best_single(pool, preference), pool, preference)
             if single is None:
                 continue
             served = [result for result in pool if result.workload.key in single.candidates]
-            found[prefix + choice] = ExportedSingle(
+            found[prefix + preference] = ExportedSingle(
                 model=single.model,
                 choices=tuple(
-                    _choice(single.candidates[result.workload.key], result.baseline)
+                    _choice(single.candidates[result.workload.key], result.baseline, kind)
                     for result in served
                 ),
                 regrets=tuple(single.regrets[result.workload.key] for result in served),
@@ -208,30 +242,34 @@ def _singles(results: Sequence[WorkloadResult], limits: Limits) -> dict[str, Exp
     return found
 
 
-def _workload(result: WorkloadResult) -> ExportedWorkload:
+def _workload(result: WorkloadResult, kind: DeviceKind) -> ExportedWorkload:
     return ExportedWorkload(
         workload=result.workload,
         default=result.default,
         default_is_roofline=not result.baseline.measured,
         choices={
-            name: _choice(winner.candidate, result.baseline, winner.ties)
+            name: _choice(winner.candidate, result.baseline, kind, winner.ties)
             for name, winner in (
                 *result.winners.items(),
                 *((f"strict_{name}", winner) for name, winner in result.strict_winners.items()),
             )
         },
-        front=tuple(_choice(candidate, result.baseline) for candidate in result.front),
+        front=tuple(_choice(candidate, result.baseline, kind) for candidate in result.front),
         finals=result.finals,
     )
 
 
 def _choice(
-    candidate: Candidate, baseline: WorkloadBaseline, ties: tuple[Candidate, ...] = ()
+    candidate: Candidate,
+    baseline: WorkloadBaseline,
+    kind: DeviceKind,
+    ties: tuple[Candidate, ...] = (),
 ) -> ExportedChoice:
     return ExportedChoice(
         configuration=candidate.evaluation.configuration,
         resolved_backend=candidate.measurements.backend_ran,
         trial=candidate.number,
+        targets=targets_of(candidate.evaluation.configuration, kind),
         measurements=candidate.measurements,
         memory_vs_default=candidate.memory / baseline.peak_memory_mib,
         latency_vs_default=candidate.latency / baseline.latency_ms,

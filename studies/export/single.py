@@ -19,7 +19,7 @@ from variants.deploy.model_choice import ModelChoice
 
 @dataclass(frozen=True, slots=True)
 class Single:
-    """One choice for all workloads."""
+    """One choice of the model's axes for all workloads, and what it costs each of them."""
 
     model: ModelChoice
     candidates: Mapping[str, Candidate]  # by workload key; the best that the choice allows
@@ -28,24 +28,24 @@ class Single:
 
     @property
     def mean_regret(self) -> float:
-        """Over the workloads that were measured with it."""
+        """The mean regret of the workloads that were measured with it."""
         return sum(self.regrets.values()) / len(self.regrets)
 
     @property
     def worst_regret(self) -> float:
-        """Of the workload that loses the most."""
+        """The regret of the workload that loses the most."""
         return max(self.regrets.values())
 
 
-def cost(candidate: Candidate, choice: Preference, result: WorkloadResult) -> float:
-    """Return what a choice minimises: latency, memory, or the geometric mean of both ratios."""
+def cost(candidate: Candidate, preference: Preference, result: WorkloadResult) -> float:
+    """Return what a preference minimises: latency, memory, or the geometric mean of both."""
     latency, memory = result.latency_ratio(candidate), result.memory_ratio(candidate)
-    if choice == "lowest_latency":
+    if preference == "lowest_latency":
         return latency
-    return memory if choice == "lowest_memory" else math.sqrt(memory * latency)
+    return memory if preference == "lowest_memory" else math.sqrt(memory * latency)
 
 
-def best_single(results: Sequence[WorkloadResult], choice: Preference) -> Single | None:
+def best_single(results: Sequence[WorkloadResult], preference: Preference) -> Single | None:
     """Return the choice of least mean regret, or None where nothing was measured.
 
     Those that were measured for every workload come first; where there is none, those that miss
@@ -55,11 +55,13 @@ def best_single(results: Sequence[WorkloadResult], choice: Preference) -> Single
     if not served:
         return None
     by_choice = [_by_model_choice(result) for result in served]
-    least = [cost(_winner(result, result.measured, choice), choice, result) for result in served]
+    least = [
+        cost(_winner(result, result.measured, preference), preference, result) for result in served
+    ]
     singles = [
         found
         for model in _choices(by_choice)
-        if (found := _judge(model, served, by_choice, least, choice)) is not None
+        if (found := _judge(model, served, by_choice, least, preference)) is not None
     ]
     return min(
         singles, key=lambda s: (len(s.missing), s.mean_regret, s.worst_regret, s.model.rank)
@@ -98,7 +100,7 @@ def _judge(
     results: Sequence[WorkloadResult],
     by_choice: Sequence[Mapping[ModelChoice, list[Candidate]]],
     least: Sequence[float],
-    choice: Preference,
+    preference: Preference,
 ) -> Single | None:
     chosen: dict[str, Candidate] = {}
     regrets: dict[str, float] = {}
@@ -109,11 +111,13 @@ def _judge(
         if own is None:
             missing.append(key)
             continue
-        chosen[key] = _winner(result, own, choice)
+        chosen[key] = _winner(result, own, preference)
         # A tie is won by what needs less memory, and may be a little slower than what lost.
-        regrets[key] = max(0.0, cost(chosen[key], choice, result) / best - 1)
+        regrets[key] = max(0.0, cost(chosen[key], preference, result) / best - 1)
     return Single(model, chosen, regrets, tuple(missing)) if chosen else None
 
 
-def _winner(result: WorkloadResult, among: Sequence[Candidate], choice: Preference) -> Candidate:
-    return winners(among, result.baseline)[choice].candidate
+def _winner(
+    result: WorkloadResult, among: Sequence[Candidate], preference: Preference
+) -> Candidate:
+    return winners(among, result.baseline)[preference].candidate

@@ -48,7 +48,7 @@ class Scaling:
 
 
 def course_of(scorer: Scorer, finished: Sequence[SimulatedTrial]) -> Course:
-    """Return the course of a search."""
+    """Return score and time after each trial of one simulated search."""
     seconds = tuple(one.ended for one in finished)
     measuring = sum(one.ended - one.begun for one in finished)
     scores = scorer.history(one.evaluation for one in finished)
@@ -82,7 +82,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _at(course: Course, seconds: Matrix) -> Matrix:
-    """Return the score at each moment."""
+    """Return the dispatch score at each of the moments `seconds`."""
     told = np.searchsorted(course.seconds, seconds, side="right")
     scores: Matrix = np.r_[0.0, course.scores][told]
     return scores

@@ -48,7 +48,7 @@ class TableError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class RecordedTable:
-    """The rows of a table, workload by workload."""
+    """The rows of a table of measurements, as a catalogue of configurations, by workload."""
 
     catalogue: Catalogue
     # Of each row of the catalogue. Its configuration lacks what the vocabulary does not know.
@@ -104,6 +104,11 @@ def read_table(path: Path) -> RecordedTable:
             raise TableError(f"table {path}, line {number}: {_one_line(error)}") from None
     if not rows:
         raise TableError(f"table {path} must have rows, got none")
+    if not any(row.evaluation.outcome is Outcome.MEASURED for row in rows):
+        raise TableError(
+            f"table {path} must have a row that was measured, got {len(rows)} without: there is "
+            "nothing to find in it"
+        )
     return _recorded(path, rows, unknown)
 
 

@@ -11,7 +11,7 @@ from studies.results.labels import duration, mebibytes, milliseconds, variant_la
 
 @dataclass(frozen=True, slots=True)
 class BarPart:
-    """A piece of a bar."""
+    """One part of a bar: what a share of the time or memory is spent on."""
 
     name: str
     kind: str  # its colour
@@ -31,7 +31,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Bars of one scale."""
+    """A bar for each of several configurations, on one scale."""
 
     title: str
     bars: tuple[Bar, ...]

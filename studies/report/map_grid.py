@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from studies.report.shades import shade_of
 from studies.results.front import WorkloadResult
-from studies.results.labels import size, speed, variant_label
+from studies.results.labels import gain, speed, variant_label
 from studies.results.results import Results
 from studies.results.winner_map import winner_maps
+from variants.variant import Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +17,10 @@ class MapCell:
     """The winner of a workload in the Goldilocks map."""
 
     place: int  # of its section
-    winner: str
+    winner: str  # short: a cell is small
+    described: str  # the whole of it, shown by hovering
     faster: str
-    smaller: str
-    shade: str  # by gain in latency: worse, same, better, much
+    shade: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +37,6 @@ class MapGrid:
 def map_grids(results: Results) -> list[MapGrid]:
     """Return the map with the balanced winner of each workload."""
     places = {result.workload.key: place for place, result in enumerate(results.workloads)}
-
-    def cell(result: WorkloadResult | None) -> MapCell | None:
-        if result is None:
-            return None
-        place = places[result.workload.key]
-        if not result.winners:
-            return MapCell(place, "nothing usable", "", "", "worse")
-        winner = result.winners["balanced"].candidate
-        latency = result.latency_ratio(winner)
-        return MapCell(
-            place=place,
-            winner="the default"
-            if winner.number is None
-            else variant_label(winner.evaluation.configuration.variant),
-            faster=speed(latency),
-            smaller=size(result.memory_ratio(winner)),
-            shade=_shade(latency),
-        )
-
     return [
         MapGrid(
             title=one.title,
@@ -61,7 +44,13 @@ def map_grids(results: Results) -> list[MapGrid]:
             column_axis=one.column_axis,
             columns=one.columns,
             rows=tuple(
-                (name, tuple(cell(result) for result in cells))
+                (
+                    name,
+                    tuple(
+                        None if result is None else _cell(places[result.workload.key], result)
+                        for result in cells
+                    ),
+                )
                 for name, cells in zip(one.rows, one.cells, strict=True)
             ),
         )
@@ -69,8 +58,23 @@ def map_grids(results: Results) -> list[MapGrid]:
     ]
 
 
-def _shade(latency_ratio: float) -> str:
-    for limit, shade in ((0.2, "most"), (0.5, "much"), (0.95, "better"), (1.05, "same")):
-        if latency_ratio <= limit:
-            return shade
-    return "worse"
+def _cell(place: int, result: WorkloadResult) -> MapCell:
+    if not result.winners:
+        return MapCell(place, "nothing usable", "nothing could be used", "", "none")
+    winner = result.winners["balanced"].candidate
+    variant = winner.evaluation.configuration.variant
+    latency = result.latency_ratio(winner)
+    smaller = gain(result.memory_ratio(winner), "smaller", "larger")
+    name = variant_label(variant)
+    return MapCell(
+        place=place,
+        winner="default" if winner.number is None else _short_name(variant),
+        described=f"{name}: {gain(latency, 'faster', 'slower')}, {smaller} in memory",
+        faster=speed(latency),
+        shade=shade_of(latency),
+    )
+
+
+def _short_name(variant: Variant) -> str:
+    """Return backend and precision: a cell is small, and hovering tells the rest."""
+    return f"{variant.backend} {variant.precision}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import plotly.graph_objects as go
+from studies.report.intervals import IntervalPlot
 
 
 @dataclass(frozen=True, slots=True)
 class PanelTable:
-    """A table of finished texts."""
+    """A table whose cells are formatted already."""
 
     caption: str
     headings: tuple[str, ...]
@@ -18,9 +18,9 @@ class PanelTable:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Text, figures and tables under one heading."""
+    """Text, plots and tables under one heading."""
 
     title: str
     text: tuple[str, ...]  # paragraphs
-    figures: tuple[go.Figure, ...] = ()
+    plots: tuple[IntervalPlot, ...] = ()
     tables: tuple[PanelTable, ...] = ()

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from studies.report.bars import Bars, memory_bars, time_bars
+from studies.report.shades import shade_of
 from studies.results.candidate import Candidate, share_of_roofline
 from studies.results.front import PREFERENCES, Preference, Winner, WorkloadResult
 from studies.results.labels import (
     choice_name,
+    gain,
     mebibytes,
     milliseconds,
     size,
@@ -30,7 +32,7 @@ _KERNELS = 12  # of one step; a step of many has the attention's among the first
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One configuration of one workload, as text."""
+    """A row of the report's tables: one configuration of one workload, formatted."""
 
     chosen: tuple[str, ...]  # as what: default, lowest latency, lowest memory, balanced
     variant: str
@@ -42,19 +44,30 @@ class Row:
     memory: str  # MiB
     smaller: str
     error: str
-    roofline: str  # speed, as a share of the roofline's
+    roofline: str  # the least time by the study's rates, as a share of GPU time
     outcome: str  # empty when MEASURED
 
 
 @dataclass(frozen=True, slots=True)
+class Headline:
+    """What a folded section says of its workload: the balanced winner."""
+
+    variant: str
+    faster: str  # `1.75× faster`
+    smaller: str
+    shade: str  # by gain in latency, as in the map
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadSection:
-    """All about one workload."""
+    """What the report shows of one workload."""
 
     place: int
     label: str
     key: str
-    rows: tuple[Row, ...]  # the default, then the front by rising memory
-    verdict: tuple[Row, ...]  # the default and what was chosen
+    headline: Headline | None  # None where nothing was measured
+    rows: tuple[Row, ...]  # what was chosen and the front, by rising memory; the default last
+    verdict: tuple[Row, ...]  # what was chosen, then the default
     notes: tuple[str, ...]
     missing: tuple[tuple[str, int, str], ...]  # outcome, trials, commonest reason: without numbers
     time: Bars
@@ -100,10 +113,11 @@ def _section(
         place=place,
         label=label,
         key=result.workload.key,
-        rows=(default, *rows),
+        headline=_headline(result),
+        rows=(*rows, default),
         verdict=(
-            default,
             *(_row(c.evaluation, c.number, _tags(c.number, result), result) for c in winners),
+            default,
         ),
         notes=tuple(notes(result)),
         missing=_missing(trials),
@@ -121,18 +135,38 @@ def _section(
     )
 
 
+def _headline(result: WorkloadResult) -> Headline | None:
+    if not result.winners:
+        return None
+    winner = result.winners["balanced"].candidate
+    latency = result.latency_ratio(winner)
+    variant = winner.evaluation.configuration.variant
+    return Headline(
+        variant="the default" if winner.number is None else variant_label(variant),
+        faster=gain(latency, "faster", "slower"),
+        smaller=gain(winner.memory / result.baseline.peak_memory_mib, "smaller", "larger"),
+        shade=shade_of(latency),
+    )
+
+
 def _chosen(result: WorkloadResult) -> list[Candidate]:
     """Return each winner once, fastest first; those within the usual error after the others."""
     found: dict[int | None, Candidate] = {}
     for winners in (result.winners, result.strict_winners):
-        for choice in PREFERENCES:
-            if choice in winners:
-                found.setdefault(winners[choice].candidate.number, winners[choice].candidate)
+        for preference in PREFERENCES:
+            if preference in winners:
+                found.setdefault(
+                    winners[preference].candidate.number, winners[preference].candidate
+                )
     return list(found.values())
 
 
+def _words(choice: Preference) -> str:
+    return choice.replace("_", " ")
+
+
 def _tags(number: int | None, result: WorkloadResult) -> tuple[str, ...]:
-    """Return as what a configuration was chosen."""
+    """Return what a configuration was chosen as: fastest, smallest, balanced."""
     tags = [
         _name(choice, result.winners[choice])
         for choice in PREFERENCES

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from studies.numerics.interval import Interval
+from studies.report.effect_plots import NAMES, choices_plot, shares_plot
 from studies.report.panel import Panel, PanelTable
-from studies.sensitivity.analysis import LATENCY, MEMORY
-from studies.sensitivity.figures import figures
+from studies.sensitivity.analysis import Objective
 from studies.sensitivity.quality import Quality
 from studies.sensitivity.report import SensitivityReport
 
-NAMES = {MEMORY: "memory", LATENCY: "latency"}
+_PAIRS = 6  # of axes, those that do most together
+_ZONE = "of the configurations tried, those within {:.0%} of a front point in memory and latency"
+_LEAST_TOGETHER = 0.01  # of the variance; less is not worth a line
 
 
 def sensitivity_panel(report: SensitivityReport) -> Panel:
     """Return the section: how far the surrogate can be believed, then what it says."""
-    found = report.sensitivity
-    ranked = [name for name in NAMES if found.objectives[name].shares]
-    tables = []
-    if ranked:
-        headings = ["axis"]
-        for name in ranked:
-            headings += [f"{NAMES[name]}, alone", f"{NAMES[name]}, with others"]
-        tables.append(
-            PanelTable(
-                "Share of the variance over all possible configurations, 95 % intervals",
-                tuple(headings),
-                tuple(_share_rows(report, ranked)),
-            )
-        )
+    objectives = report.sensitivity.objectives
+    plots = [shares_plot(objectives), *(choices_plot(objectives[name]) for name in NAMES)]
+    tables = [_together(objectives), _zone(report)]
     return Panel(
         "Which choices matter",
         tuple(_text(report)),
-        tuple(figures(report).values()),
-        tuple(tables),
+        tuple(plot for plot in plots if plot is not None),
+        tuple(table for table in tables if table is not None),
     )
 
 
@@ -57,6 +47,10 @@ def _text(report: SensitivityReport) -> Iterator[str]:
                 f"{quality.r_squared.value:.2f} [{quality.r_squared.low:.2f}, "
                 f"{quality.r_squared.high:.2f}]." + _part(quality)
             )
+    if len(report.evidence.workloads) == 1:
+        zone = report.zone.part
+        said = _ZONE.format(report.zone.tolerance)
+        yield f"The Goldilocks zone, {said}, holds {zone.inside} of {zone.tried}."
 
 
 def _part(quality: Quality) -> str:
@@ -68,16 +62,52 @@ def _part(quality: Quality) -> str:
     )
 
 
-def _share_rows(report: SensitivityReport, ranked: list[str]) -> Iterator[tuple[str, ...]]:
-    objectives = report.sensitivity.objectives
-    by_axis = {name: {s.axis: s for s in objectives[name].shares} for name in ranked}
-    for axis in by_axis[ranked[0]]:
-        cells = [axis]
-        for name in ranked:
-            share = by_axis[name].get(axis)
-            cells += ["", ""] if share is None else [_percent(share.alone), _percent(share.total)]
-        yield tuple(cells)
+def _together(objectives: Mapping[str, Objective]) -> PanelTable | None:
+    """Return the pairs of axes that do most together, beyond the sum of what each does."""
+    rows = [
+        (
+            f"{pair.axes[0]} with {pair.axes[1]}",
+            label,
+            f"{pair.share.value:.0%} [{pair.share.low:.0%}, {pair.share.high:.0%}]",
+        )
+        for name, label in NAMES.items()
+        for pair in objectives[name].interactions[:_PAIRS]
+        if pair.share.value >= _LEAST_TOGETHER
+    ]
+    if not rows:
+        return None
+    return PanelTable(
+        "What two axes do together, beyond any sum of two effects: share of the variance, with "
+        "95 % intervals",
+        ("axes", "of", "share"),
+        tuple(rows),
+    )
 
 
-def _percent(interval: Interval) -> str:
-    return f"{interval.value:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
+def _zone(report: SensitivityReport) -> PanelTable | None:
+    """Return how many of what was tried are about as good as the front, by batch and seq_len."""
+    if len(report.evidence.workloads) == 1:
+        return None
+    inside: dict[tuple[int, int], int] = {}
+    tried: dict[tuple[int, int], int] = {}
+    for workload, zone in zip(report.evidence.workloads, report.zone.workloads, strict=True):
+        place = workload.batch, workload.seq_len
+        inside[place] = inside.get(place, 0) + zone.part.inside
+        tried[place] = tried.get(place, 0) + zone.part.tried
+    batches, lengths = (sorted({place[axis] for place in tried}) for axis in (0, 1))
+    return PanelTable(
+        f"The Goldilocks zone: {_ZONE.format(report.zone.tolerance)}",
+        ("batch ↓ seq_len →", *map(str, lengths)),
+        tuple(
+            (
+                str(batch),
+                *(
+                    f"{inside[batch, length]} of {tried[batch, length]}"
+                    if (batch, length) in tried
+                    else "–"
+                    for length in lengths
+                ),
+            )
+            for batch in batches
+        ),
+    )

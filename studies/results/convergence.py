@@ -19,7 +19,7 @@ MARGIN = 0.05  # log10 units behind the default and the front's ends, so that th
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """A share that changes now and then: after as many trials, and until the next number."""
+    """A step function of the number of trials: `shares[i]` holds from `trials[i]` trials on."""
 
     trials: tuple[int, ...]  # rising, the first is 0
     shares: tuple[float, ...]

@@ -41,7 +41,7 @@ class Winner:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadResult:
-    """What was found for one workload."""
+    """What a study found for one workload: its default, its front and its winners."""
 
     workload: Workload
     default: Evaluation  # with the latency of the turns, where it was timed in turns

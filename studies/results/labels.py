@@ -44,12 +44,12 @@ def variant_label(variant: Variant, ran: str | None = None) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Return three significant digits, `0.0520`."""
+    """Format milliseconds in three significant digits, `0.0520`."""
     return f"{value:#.3g}" if value < 99.95 else f"{value:.0f}"
 
 
 def mebibytes(value: float) -> str:
-    """Return `40.1`."""
+    """Format MiB with one decimal, `40.1`; without from 10,000 on."""
     return f"{value:.1f}" if value < 10_000 else f"{value:.0f}"
 
 
@@ -58,7 +58,7 @@ def times(value: float) -> str:
     return f"{value:.2f}×" if value < 10 else f"{value:.0f}×"
 
 
-def factor(ratio: float, worse: str = "more") -> str:
+def factor(ratio: float, worse: str) -> str:
     """Return how many times less than the default: `3.10×`; where it is more, `1.25× more`.
 
     Args:
@@ -80,13 +80,20 @@ def size(ratio: float) -> str:
     return factor(ratio, "larger")
 
 
+def gain(ratio: float, better: str, worse: str) -> str:
+    """Return `1.75× faster`, or the other word with the factor turned round."""
+    if ratio <= 1 or times(ratio) == times(1.0):
+        return f"{times(1 / ratio)} {better}"
+    return f"{times(ratio)} {worse}"
+
+
 def interval(verdict: Verdict) -> str:
     """Return how many times as fast, with its 95 % interval: `1.74× (1.72× to 1.76×)`."""
     return f"{speed(verdict.ratio)} ({speed(verdict.high)} to {speed(verdict.low)})"
 
 
 def duration(seconds: float) -> str:
-    """Return `4 min 12 s`."""
+    """Format seconds as `4 min 12 s`."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -108,7 +115,7 @@ def trial_name(number: int | None) -> str:
 
 
 def trial_line(evaluation: Evaluation, varying: Iterable[str]) -> str:
-    """Return one trial in one line."""
+    """Format one trial as one line: configuration, numbers, and why it failed."""
     configuration = evaluation.configuration
     ran = None if evaluation.measurements is None else evaluation.measurements.backend_ran
     head = (

@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A study, read once."""
+    """All that a study holds, read once and judged: trials, defaults, fronts, winners."""
 
     study_name: str
     plan: Plan

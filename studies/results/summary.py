@@ -12,9 +12,9 @@ from studies.results.candidate import Candidate
 from studies.results.front import Winner, WorkloadResult
 from studies.results.labels import (
     factor,
+    gain,
     mebibytes,
     milliseconds,
-    times,
     variant_label,
     workload_label,
 )
@@ -104,12 +104,12 @@ def _gain(found: Sequence[_Balanced]) -> str:
     latency, memory = [one.latency for one in found], [one.memory for one in found]
     if len(found) == 1:
         return (
-            f"{_more(latency[0], 'faster', 'slower')} and "
-            f"{_more(memory[0], 'smaller in memory', 'larger in memory')}"
+            f"{gain(latency[0], 'faster', 'slower')} and "
+            f"{gain(memory[0], 'smaller in memory', 'larger in memory')}"
         )
     return (
-        f"{_more(_mean(latency), 'faster', 'slower')} ({_range(latency, 'slower')}) and "
-        f"{_more(_mean(memory), 'smaller in memory', 'larger in memory')} "
+        f"{gain(_mean(latency), 'faster', 'slower')} ({_range(latency, 'slower')}) and "
+        f"{gain(_mean(memory), 'smaller in memory', 'larger in memory')} "
         f"({_range(memory, 'larger')})"
     )
 
@@ -169,8 +169,3 @@ def _mean(ratios: Sequence[float]) -> float:
 def _range(ratios: Sequence[float], worse: str) -> str:
     """Return `1.00× to 9.30×`, from the least gain to the largest."""
     return f"{factor(max(ratios), worse)} to {factor(min(ratios), worse)}"
-
-
-def _more(ratio: float, better: str, worse: str) -> str:
-    """Return `1.75× faster`, or the other word with the factor turned round."""
-    return f"{times(1 / ratio)} {better}" if ratio <= 1 else f"{times(ratio)} {worse}"

@@ -44,7 +44,7 @@ MOST_RANKED = 64  # kept of a proposal's ranking
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Everything that can be proposed."""
+    """The candidates for the next trial, and what the prior expects of them."""
 
     points: Matrix  # (n, axes): codes of named axes, log2 of numbers
     axes: Axes
@@ -54,7 +54,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What to measure next."""
+    """The candidate to measure next, and what that is expected to bring."""
 
     index: int  # of a candidate
     # The best acquisition value of each workload, on average over the workloads: what one more

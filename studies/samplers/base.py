@@ -188,7 +188,7 @@ def _is_measured(value: object) -> bool:
 def _numbers(trial: FrozenTrial) -> tuple[tuple[float, float] | None, bool]:
     """Return log10 memory and log10 latency if they are known, and whether it failed.
 
-    Of a trial without measurements, what it observations.
+    Of a trial without measurements, what is known of it.
     """
     attrs = trial.user_attrs
     pair = (attrs[MEMORY], attrs[LATENCY]) if LATENCY in attrs else trial.values

@@ -74,7 +74,7 @@ class OrderedSampler(CatalogueSampler):
         self._order: list[int] = ORDERS[order](catalogue, seed).tolist()
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, observations: Observations) -> int:
-        """Return the next one."""
+        """Return the first untried configuration of the order."""
         return next(index for index in self._order if index not in observations.tried)
 
     def forecast(self, observations: Observations) -> Iterable[int]:

@@ -1,1 +1,4 @@
-"""Which axes drive memory and latency: effects over all possible configurations, with doubt."""
+"""Which axes drive memory and latency: effects over all possible configurations, with doubt.
+
+May import `samplers`, `results`, `study`, `space`, `storage`, `numerics`.
+"""

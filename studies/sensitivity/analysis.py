@@ -54,7 +54,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """All quantities of a study."""
+    """What drives memory, latency and failure in a study."""
 
     objectives: Mapping[str, Objective]
     possible: int

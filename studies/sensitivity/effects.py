@@ -32,7 +32,7 @@ Measure = Callable[[Matrix], NDArray[np.float64]]  # of (configurations, draws),
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one axis does, as shares of a variance."""
+    """The effect of one axis, alone and with others, as shares of a variance."""
 
     axis: str
     alone: Interval  # S: Var(E[Y | axis])
@@ -65,7 +65,7 @@ class Known:
 
     @property
     def draws(self) -> Matrix:
-        """What the quantity may be."""
+        """Draws of the quantity, widened, `(configurations, draws)`."""
         drawn: Matrix = self.mean[:, None] + self.widening * self.deviations
         return drawn
 

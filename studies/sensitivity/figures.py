@@ -202,7 +202,17 @@ def _cell(tried: int, variants: Mapping[str, None]) -> str:
 def save_figures(study: optuna.Study, drawn: Mapping[str, go.Figure]) -> None:
     """Attach the figures to the study; optuna-dashboard shows them below its own."""
     for name, figure in drawn.items():
-        save_plotly_graph_object(study, figure, graph_object_id=PLOT_ID + name)
+        shown = _beside_importances(figure) if name == "effects" else figure
+        save_plotly_graph_object(study, shown, graph_object_id=PLOT_ID + name)
+
+
+def _beside_importances(figure: go.Figure) -> go.Figure:
+    """Return the figure with what tells it from the dashboard's own importances beside it."""
+    below = "the dashboard's Hyperparameter Importance: what sets the best trials apart"
+    return go.Figure(figure).update_layout(
+        title=f"{figure.layout.title.text}<br><sup>Another question than {below}</sup>",
+        margin={"t": 110},
+    )
 
 
 def write_html(path: Path, drawn: Mapping[str, go.Figure], title: str) -> None:

@@ -18,15 +18,11 @@ from optuna.trial import FrozenTrial
 
 from studies.numerics.arrays import evenly_spaced
 from studies.sensitivity.analysis import LATENCY, MEMORY
+from studies.sensitivity.evaluators import ANSWERS
 
 LEAST_TRIALS = 20  # usable ones
 MOST_TRIALS = 300  # an even part of more: fANOVA's time grows faster than their number
 TREES = 16  # of fANOVA, whose time grows with them; with Optuna's 64 it is most of the answer's
-ANSWERS: Mapping[str, str] = {
-    "fANOVA": "share of the variance over all combinations of choices, impossible ones too, as a "
-    "random forest fitted to the trials predicts it",
-    "PED-ANOVA": "what sets the best tenth of the trials apart from the rest",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Grid:
 
 
 class Field:
-    """A quantity over all points, of which values are to be learnt."""
+    """A quantity over all points, before any value is known: prior, grid and basis functions."""
 
     def __init__(
         self, points: Matrix, axes: Axes, grid: Grid, prior: NDArray[np.float64] | None
@@ -89,7 +89,7 @@ class Field:
 
 
 class Posterior:
-    """A field, given values at some of its points and hyperparameters."""
+    """The posterior of a field, given values at some of its points and hyperparameters."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ RESAMPLES = 500
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a surrogate of one quantity is worth."""
+    """How well a surrogate of one quantity predicts probes that it has not seen."""
 
     trials: int  # with a value, that it learns from
     probes: int  # of them

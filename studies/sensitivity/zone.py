@@ -29,7 +29,7 @@ SHOWN = 5  # proposals
 
 @dataclass(frozen=True, slots=True)
 class ZonePart:
-    """How much of some configurations is inside."""
+    """How many of some configurations are inside the zone."""
 
     possible: int
     usable: int  # MEASURED
@@ -41,7 +41,7 @@ class ZonePart:
 
 @dataclass(frozen=True, slots=True)
 class ZoneChoice:
-    """One choice of an axis, over all workloads."""
+    """One choice of an axis, and how many configurations with it are inside the zone."""
 
     axis: str
     choice: Choice
@@ -58,7 +58,7 @@ class ZoneChoice:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadZone:
-    """The zone of one workload."""
+    """The front of one workload, and what is inside the zone beside it."""
 
     key: str
     front: int  # points, the default among them
@@ -179,7 +179,7 @@ def _success(evidence: Evidence, sensitivity: Sensitivity) -> NDArray[np.float64
 
 
 def _proposals(evidence: Evidence) -> tuple[ZoneProposal, ...]:
-    """Return what the default sampler thinks most of, one configuration a workload."""
+    """Return the candidates of the largest acquisition value, one a workload."""
     candidates = candidates_of(evidence.catalogue, evidence.prior)
     pool, gain = HypervolumeAcquisition(candidates, evidence.seed).rank(evidence.observations)
     found: dict[int, ZoneProposal] = {}

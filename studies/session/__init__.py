@@ -1,4 +1,4 @@
-"""A search that is under way: workers, trials, anchors, defaults, finalists.
+"""A search under way: its workers, calibration by anchors, defaults, trials, finalists.
 
 May import `samplers`, `results`, `study`, `space`, `storage`, `numerics`.
 """

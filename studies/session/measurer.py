@@ -51,7 +51,7 @@ class Measurer:
         return [*workloads[first:], *workloads[:first]]
 
     def add_seconds(self, stage: str, spent: float) -> None:
-        """Count what a stage of this run took."""
+        """Add seconds to what a stage of this run took."""
         with self.threads:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 

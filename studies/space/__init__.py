@@ -1,4 +1,4 @@
 """The search space: axes and their choices, presets, all possible configurations, probes.
 
-May import nothing of `studies`.
+May import `numerics`.
 """

@@ -55,7 +55,7 @@ class Catalogue:
         return None
 
     def of_workload(self, number: int) -> range:
-        """Return the configurations of a workload."""
+        """Return the rows of a workload, by its number."""
         low, high = np.searchsorted(self.workloads, [number, number + 1])
         return range(int(low), int(high))
 

@@ -25,6 +25,6 @@ def preset_path(name: str) -> Path:
 
 
 def preset_summary(name: str) -> str:
-    """Return what a preset asks, in a line."""
+    """Return the question that a preset asks, in a line."""
     document = tomllib.loads(preset_path(name).read_text(encoding="utf-8"))
     return str(document["summary"])

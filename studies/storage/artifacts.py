@@ -20,7 +20,7 @@ _PREFIX = "artifacts:"  # of the attributes in which Optuna lists them
 
 
 class Artifact(BaseModel):
-    """What Optuna notes of a file."""
+    """What Optuna stores about a file of a study."""
 
     artifact_id: Annotated[str, Field(pattern=r"^[0-9a-fA-F-]+$")]  # its name in the store
     filename: str

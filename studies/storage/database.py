@@ -26,7 +26,13 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from studies.storage.url import DatabaseUrlError, database_url, shown, without_passwords
+from studies.storage.url import (
+    DatabaseUrlError,
+    database_url,
+    shown,
+    sqlite_file,
+    without_passwords,
+)
 
 T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0  # that another process may hold an SQLite database, or create its tables
@@ -55,11 +61,11 @@ _CORRUPT = (ValueError, LookupError, TypeError, AttributeError, OverflowError, R
 
 
 class StorageLostError(Exception):
-    """The database file is not there any more."""
+    """The database file was removed or replaced while it was in use."""
 
 
 class CorruptStudyError(Exception):
-    """What is stored is not as it was written."""
+    """What is stored of a study is not as this program or Optuna writes it."""
 
 
 class SchemaError(ValueError):
@@ -104,11 +110,14 @@ def retry_on_disconnect(work: Callable[[], T]) -> T:
     return work()
 
 
-def open_database(address: str) -> BaseStorage:
+def open_database(address: str, *, create: bool = True) -> BaseStorage:
     """Open an Optuna storage: an SQLite file on this host, or PostgreSQL for several.
 
+    An SQLite file that is not there is made, unless `create` is false: who only reads leaves
+    none behind.
+
     Raises:
-        DatabaseUrlError: It is neither, or its folder does not exist.
+        DatabaseUrlError: It is neither, its folder does not exist, or there is no such file.
         SchemaError: Another version of Optuna wrote it.
         SQLAlchemyError, ValueError, OSError, ImportError: It cannot be opened or written.
     """
@@ -116,10 +125,20 @@ def open_database(address: str) -> BaseStorage:
     url = database_url(address)
     if url.get_backend_name() == "postgresql":
         return optuna.storages.get_storage(_postgresql(url))
-    file = url.database
-    if file and not file.startswith((":", "file:")) and not Path(file).parent.is_dir():
+    file = sqlite_file(url)
+    if file is None:
+        raise DatabaseUrlError(
+            f"storage must be a file or a server, got {shown(address)}: a database in memory ends "
+            "with the command"
+        )
+    if not file.parent.is_dir():
         raise DatabaseUrlError(
             f"storage must be a database in a folder that exists, got {shown(address)}"
+        )
+    if not create and not file.exists():
+        raise DatabaseUrlError(
+            f"storage must be a database that exists, got {shown(address)}: no such file; "
+            "`python -m search run` makes one"
         )
     storage = _created(address, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
     _make_sqlite_fast(storage.engine)

@@ -7,6 +7,7 @@ in an address anyway must not be seen where addresses and errors are.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -43,6 +44,16 @@ def database_url(text: str) -> URL:
     if engine in ("postgresql", "postgres") and driver in ("", "psycopg"):
         return url.set(drivername=_PSYCOPG)
     raise DatabaseUrlError(f"storage must be sqlite or postgresql, got {url.drivername}")
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """Return the file of an SQLite address; None for a database in memory."""
+    name = url.database or ""
+    if name.startswith("file:"):  # a URI of SQLite's own
+        path, _, parameters = name.removeprefix("file:").partition("?")
+        in_memory = "mode=memory" in parameters or url.query.get("mode") == "memory"
+        name = ":memory:" if in_memory else path
+    return None if name in ("", ":memory:") else Path(name)
 
 
 def has_password(text: str) -> bool:

@@ -1,6 +1,6 @@
 """The record of a search: plan, trials, attributes, baselines, anchors, finalists, verdicts.
 
-May import `space`, `storage`.
+May import `space`, `storage`, `numerics`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _VARIANTS = (("flash", "bf16"), ("efficient", "fp16"), ("math", "fp32"))
 
 
 class AnchorPoint(BaseModel):
-    """The anchor, measured once."""
+    """One measurement of the anchor."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +49,7 @@ class AnchorPoint(BaseModel):
 
 
 class Drift(BaseModel):
-    """How far an anchor was from the others."""
+    """An anchor that was further from the others of its device than noise explains."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -17,7 +17,7 @@ from variants.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class WorkloadBaseline:
-    """What a workload's numbers are divided by."""
+    """The default's numbers, which a workload's objectives are divided by."""
 
     peak_memory_mib: float
     latency_ms: float

@@ -67,7 +67,7 @@ class _Timed:
 def judge_finalists(
     comparison: Comparison, *, reference: str, after_trial: int
 ) -> FinalistTimings:
-    """Return the verdicts on everything that was timed in turns."""
+    """Return the timings of finalists, and the verdict on each against the reference."""
     timed = list(_timed(comparison))
     ties: dict[tuple[str, str], Word] = {}
     for one, other in itertools.combinations(timed, 2):

@@ -34,7 +34,7 @@ class Plan(BaseModel):
 
 
 def plan_of(study: StudyAttributes) -> Plan:
-    """Return what the study searches.
+    """Return the plan of a study.
 
     Raises:
         StudyError: It was written by an incompatible version, or with a plugin that is not loaded
@@ -84,7 +84,7 @@ def add_environment(study: optuna.Study, environment: Environment) -> None:
 
 
 def objective_names(space: SearchSpace) -> tuple[str, str]:
-    """Return what is told to Optuna, memory first.
+    """Return the names of the two objectives that Optuna minimises, memory first.
 
     Raw values would only crown the smallest of several workloads, so there the default's is
     what it is divided by.

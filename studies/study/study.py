@@ -28,15 +28,15 @@ from studies.study.validation import check_study
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Open an Optuna storage.
+def open_storage(url: str, *, create: bool = True) -> BaseStorage:
+    """Open an Optuna storage; one that is not there is made, unless `create` is false.
 
     Raises:
         DatabaseUrlError: It is an address of no database that a study can be kept in.
-        StudyError: It cannot be opened or written.
+        StudyError: It cannot be opened or written, or is not there.
     """
     try:
-        return open_database(url)
+        return open_database(url, create=create)
     except DatabaseUrlError:
         raise
     except SchemaError as error:

@@ -43,7 +43,7 @@ from studies.study.plan import environment_of, plan_of
 
 @dataclass(frozen=True, slots=True)
 class FinishedTrial:
-    """One finished trial."""
+    """A trial that was measured and told: COMPLETE or PRUNED."""
 
     number: int
     evaluation: Evaluation

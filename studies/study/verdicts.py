@@ -24,7 +24,7 @@ Ratios = NDArray[np.float64]
 
 
 class Verdict(BaseModel):
-    """One configuration's time against another's."""
+    """How one configuration's time compares with another's, by rounds timed in turns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

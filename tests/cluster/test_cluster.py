@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from search.options import STORAGE_VARIABLE
+from search.options.shared_options import STORAGE_VARIABLE
 from studies.storage.url import database_url, has_password
 from tests.search import fake_cli
 

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from search import cli, profile_command
+from search import cli, profile_command, show_commands
 from search import run_command as run
-from search.views import views
 from tests.fake_bench import FakeBench
 
 
@@ -19,7 +18,7 @@ class CommandBench(FakeBench):
     """The fake bench as `run` makes and asks it."""
 
     def __init__(
-        self, limits: object, *, seed: int, device: object, placement: object, ahead: object
+        self, limits: object, *, seed: int, device: object, placement: object, precompile: object
     ) -> None:
         super().__init__()
         self.process = SimpleNamespace(start_seconds=[0.0])
@@ -31,7 +30,7 @@ def fake_devices() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "DeviceBench", CommandBench)
         patch.setattr(run, "foreign_gpu_processes", lambda indices: [])
-        for command in (profile_command, views):
+        for command in (profile_command, show_commands):
             patch.setattr(command, "DeviceBench", lambda *args, **kwargs: FakeBench())
         yield patch
 

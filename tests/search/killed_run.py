@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def run(url: str, trials: int) -> None:
 
 def main() -> None:
     url = sys.argv[1]
-    open_storage("sqlite:///:memory:")  # imports what opening one does
+    with tempfile.TemporaryDirectory() as folder:
+        open_storage(f"sqlite:///{folder}/study.db")  # imports what opening one does
     for trials in sys.stdin:
         pid = os.fork()
         if pid == 0:

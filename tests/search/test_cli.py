@@ -168,16 +168,24 @@ BAD: list[tuple[str, str]] = [
     ("run --space type.toml", "batch must be a positive integer, got 1.5"),
     ("run --space table.toml", r"tables must be \[axes\] alone, got axis"),
     ("run --space empty.toml", "batch must have a choice, got none"),
-    ("show --study absent", "study"),
-    ("show", "the storage holds no study"),
-    ("export --study absent", "study"),
-    ("report", "the storage holds no study"),
-    ("report --study absent", "study"),
+    ("show --study absent", "no such file"),
+    ("show --study absent --storage sqlite:///empty.db", "the storage holds no study"),
+    ("show", "storage must be a database that exists, got .*: no such file; .* run. makes one"),
+    ("table", "no such file"),
+    ("sensitivity", "no such file"),
+    ("profile --trial 1", "no such file"),
+    ("show --storage sqlite:///empty.db", "the storage holds no study"),
+    ("run --storage sqlite:///:memory:", "storage must be a file or a server, .* in memory ends"),
+    ("show --storage sqlite://", "storage must be a file or a server, .* in memory ends"),
+    ("replay unmeasured.csv", "unmeasured.csv must have a row that was measured, got 2 without"),
+    ("export --study absent", "no such file"),
+    ("report", "no such file"),
+    ("report --study absent", "no such file"),
     ("export --execution graph", "--execution: execution must be one of eager, compiled, .*; got"),
     ("export --pick best", "--pick"),
     ("export --max-memory-gib 0", "--max-memory-gib"),
-    ("table --output x.xlsx", "study|must end in .csv or .parquet"),
-    ("dashboard", "the storage holds no study"),
+    ("table --output x.xlsx", "no such file"),
+    ("dashboard", "no such file"),
     ("run --preset kv", "--preset: preset must be one of flex-attention, .*; got kv"),
     (
         "run --preset ../presets/kv-cache",
@@ -215,6 +223,9 @@ FILES = {
     "typeless.json": '{"num_attention_heads": 32, "hidden_size": 4096, "num_hidden_layers": 2}',
     "sinks.json": '{"model_type": "gpt_oss", "num_attention_heads": 64}',
     "sparse.json": '{"model_type": "llama", "sparse_attention": "by\\nblocks"}',
+    "empty.db": "",
+    "unmeasured.csv": "phase,batch,backend,outcome,peak_mib,latency_ms\n"
+    "decode,1,math,OUT_OF_MEMORY,,\ndecode,1,flash,CRASHED,,\n",
 }
 
 
@@ -235,6 +246,9 @@ def test_bad_input_is_one_line_and_status_2(
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert re.search(expected, errors)
+    if not command.startswith("run"):  # what only reads leaves nothing behind
+        left = {path.name for path in tmp_path.glob("*.db*")}
+        assert left <= {"empty.db", "empty.db-wal", "empty.db-shm"}
 
 
 def test_cuda_on_a_machine_without_it_is_one_line(tmp_path: Path) -> None:
@@ -339,7 +353,7 @@ def test_report_is_written_and_attached_where_the_dashboard_finds_it(
     run(of, 8)
     done = search("report", "--output", "r.html", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"wrote r.html \(\d\.\d MB, .* needs no network\)", done.stdout)
+    assert re.search(r"wrote r.html \(\d\.\d MB; needs no network\)", done.stdout)
     page = (tmp_path / "r.html").read_bytes()
     (attached,) = (tmp_path / "goldilocks.db.artifacts").iterdir()
     assert attached.read_bytes() == page

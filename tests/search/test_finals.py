@@ -46,7 +46,7 @@ def test_finalists_are_timed_once_until_a_newer_trial_is_measured() -> None:
     workloads = len(of.survey.workloads)
     lines = retime(of).splitlines()
     assert len(lines) == workloads == len(bench.compared)
-    assert all(line.startswith("finalists  decode") and "rounds" in line for line in lines)
+    assert all("  decode" in line and "rounds" in line for line in lines)
     assert retime(of) == ""
     newest = of.trial().configuration.workload
     assert len(retime(of).splitlines()) == 1

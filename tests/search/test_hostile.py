@@ -28,7 +28,7 @@ from optuna.distributions import (
 from optuna.storages import InMemoryStorage
 
 from objectives.roofline.bound import DATASHEET
-from search.choices import UsageError, choices_from_toml
+from search.options.choices import UsageError, choices_from_toml
 from search.verify_command import read_export
 from studies.dashboard.publisher import publish
 from studies.replay.table import TableError, read_table

@@ -18,7 +18,7 @@ import sqlalchemy
 from optuna_dashboard import wsgi
 
 from search import cli
-from search.options import STORAGE_VARIABLE
+from search.options.shared_options import STORAGE_VARIABLE
 from studies.storage.artifacts import artifact_folder
 from studies.storage.database import HEARTBEAT_S
 from studies.storage.optuna_internals import engine_of, study_id_of

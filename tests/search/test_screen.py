@@ -11,8 +11,8 @@ from optuna.storages import InMemoryStorage
 from rich.console import Console
 
 from objectives.schema.evaluation import Outcome
-from search.next_commands import next_commands
-from search.options import DEFAULT_STORAGE
+from search.options.shared_options import DEFAULT_STORAGE
+from search.views.next_commands import next_commands
 from search.views.screen import COLUMNS, LINES, print_screen, screen_lines
 from studies.results.labels import speed
 from studies.results.results import Results, read_results

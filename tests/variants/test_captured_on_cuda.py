@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("transformers", reason="needs transformers: pip install '.[hf]'")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from tests.variants.test_captured_decoding import (
+    from tests.variants.deploy.test_captured_decoding import (
         CAPACITY,
         answer,
         count_steps,
@@ -51,7 +51,7 @@ CUDA = [
 def test_replayed_tokens_are_those_of_eager(
     kind: str, words: str, padded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("variants.deploy.model_cache.SHORTEST_RANGE", 16)
+    monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 16)
     inputs = {name: given.cuda() for name, given in prompts(padded=padded).items()}
     expected = answer(tiny(kind).cuda(), inputs)
     choices = {"gqa": "repeat_kv"} if words.startswith("efficient") else {}

@@ -14,6 +14,7 @@ pytest.importorskip("transformers", reason="needs transformers: pip install '.[h
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from transformers import (
+        AttentionInterface,
         BloomConfig,
         BloomForCausalLM,
         DiffLlamaConfig,
@@ -30,6 +31,7 @@ with warnings.catch_warnings():
     )
 
     from variants import hf
+    from variants.hf import attention_functions, attention_interface
 
 from tests.configurations import configured
 from variants.deploy.deployment import Deployment
@@ -207,7 +209,7 @@ def test_a_cache_that_others_cannot_read_has_no_data_for_them() -> None:
         with pytest.raises(ValueError, match="was not called for the tokens before: the model"):
             model(input_ids=torch.full((2, 1), 5), past_key_values=cache)
         key, value = torch.zeros(2, 2, 2, 1, 32)
-        hf._last_call[loaded.name] = object()  # as if it had been
+        attention_functions.last_call[loaded.name] = object()  # as if it had been
         key, value = cache.layers[0].update(key, value)
         assert key.shape == value.shape == (2, 2, 25, 32)
         assert key.dtype is torch.float32
@@ -222,7 +224,7 @@ def test_what_it_cannot_do_raises() -> None:
     model = tiny("llama", name)
     ids = prompt()["input_ids"]
     attention = model.model.layers[0].self_attn
-    forward = hf.AttentionInterface()[name]
+    forward = AttentionInterface()[name]
     query, key = torch.zeros(2, 8, 4, 32), torch.zeros(2, 2, 4, 32)
     forward(attention, query, key, key, None, position_ids=ids, s_aux=None)
     for unknown in ("s_aux", "position_bias", "cu_seq_lens_q"):
@@ -237,7 +239,7 @@ def test_what_it_cannot_do_raises() -> None:
     with pytest.raises(ValueError, match=r"softcap must be a whole number, got 1.5"):
         forward(attention, query, key, key, None, softcap=1.5)
     mistral = tiny("mistral", name)
-    hf._mask(
+    attention_interface._mask(
         config=mistral.config,
         local_size=WINDOW,
         batch_size=1,

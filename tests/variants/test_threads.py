@@ -39,7 +39,8 @@ def deployment(prefill: str, decode: str, score_mod: str = "none") -> Deployment
 
 @pytest.fixture
 def _switching() -> Iterator[None]:
-    """Threads that take turns all the time."""
+    """Threads that take turns all the time, and no compiled code of the tests before."""
+    torch._dynamo.reset()
     interval, threads = sys.getswitchinterval(), torch.get_num_threads()
     sys.setswitchinterval(1e-5)
     torch.set_num_threads(1)

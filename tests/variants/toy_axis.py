@@ -44,10 +44,10 @@ TILES = VariantAxis(
 
 def main() -> None:
     # What an entry `axes=(TILES,)` in flex.py does.
-    BACKENDS._entries["flex"] = replace(flex.FLEX, axes=(TILES,))
+    BACKENDS._entries["flex"] = replace(flex.FLEX, axes=(*flex.FLEX.axes, TILES))
 
-    from search.choices import gather_choices
-    from search.command_options import axis_option
+    from search.options.choices import gather_choices
+    from search.options.command_options import axis_option
     from search.views.support_listing import axes_markdown, other_cells
     from studies.results.labels import variant_label
     from studies.space.catalogue import catalogue_of

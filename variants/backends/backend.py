@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     import torch
 
     from variants.axis import VariantAxis
-    from variants.caches import Place
+    from variants.caches import StepPosition
     from variants.device import DeviceKind
     from variants.kv_dtypes import KeyValue
     from variants.score_mods import BoundScoreMod
-    from variants.variant import Variant
 
 
 class Takes(IntEnum):
@@ -68,7 +67,7 @@ class Attention:
     head_dim: int
     scale: float  # of the scores, usually 1/√head_dim
     # Of the calls to come; the first has the lowest position of all. Empty where none is known.
-    places: tuple[Place, ...]
+    places: tuple[StepPosition, ...]
     capacity: int  # no query row at or behind this position
     kv_capacity: int  # no more keys than this
     grows: bool  # kv_len differs from call to call
@@ -77,7 +76,8 @@ class Attention:
     inlined: bool  # a compiler takes the whole layer, this backend included
     dtype: torch.dtype
     device: torch.device
-    variant: Variant  # for the choices of the backend's own axes: `AXIS.of(attention.variant)`
+    # A `Variant`, whose module stands higher: `AXIS.of(attention.variant)` is what was chosen.
+    variant: object
 
     @property
     def grouped(self) -> bool:
@@ -94,7 +94,7 @@ class Attention:
         """Whether every call is one plain causal row that sees every key it is given."""
         return bool(self.places) and all(map(self.sees_all, self.places))
 
-    def sees_all(self, place: Place) -> bool:
+    def sees_all(self, place: StepPosition) -> bool:
         """Tell whether a call is one plain causal row that sees every key it is given."""
         return (
             self.plain
@@ -118,7 +118,7 @@ class Prepared(ABC):
         """Bytes of the biases or masks that are kept."""
 
     @abstractmethod
-    def mask(self, place: Place) -> Any:
+    def mask(self, place: StepPosition) -> Any:
         """Return what `attend` needs for a step at `place`."""
 
     @abstractmethod
@@ -195,7 +195,7 @@ class AdditiveBias:
         kept = self._table if last is None else last.made
         return 0 if kept is None else kept.nbytes
 
-    def of(self, place: Place) -> torch.Tensor | None:
+    def of(self, place: StepPosition) -> torch.Tensor | None:
         """Return the bias of a step's rows, `(batch or 1, heads or 1, q_len, kv_len)`."""
         if self._attention.sees_all(place):
             return None
@@ -204,7 +204,7 @@ class AdditiveBias:
         row = place.position - self._first
         return self._table[:, :, row : row + place.q_len, : place.kv_len]
 
-    def _of_last(self, place: Place) -> torch.Tensor:
+    def _of_last(self, place: StepPosition) -> torch.Tensor:
         last = self._last  # read once: another thread may put its own there at any time
         written = times_written(place.visible)
         if last is not None and last.serves(place, written):
@@ -236,11 +236,11 @@ class AdditiveBias:
 class LastCall(NamedTuple):
     """A bias or mask, and the call that it was made for: one value, that threads swap whole."""
 
-    place: Place
+    place: StepPosition
     written: int | None  # how often its mask had been written then
     made: Any
 
-    def serves(self, place: Place, written: int | None) -> bool:
+    def serves(self, place: StepPosition, written: int | None) -> bool:
         """Tell whether another call needs the same. Masks are compared by identity."""
         own = self.place
         return (

@@ -18,7 +18,7 @@ from variants.backends.backend import (
 if TYPE_CHECKING:
     import torch
 
-    from variants.caches import Place
+    from variants.caches import StepPosition
     from variants.kv_dtypes import KeyValue
 
 
@@ -45,7 +45,7 @@ class EagerAttention(Prepared):
     def nbytes(self) -> int:
         return self._bias.nbytes
 
-    def mask(self, place: Place) -> EagerMask:
+    def mask(self, place: StepPosition) -> EagerMask:
         q_idx = None if self._score is None else place.rows(self._head.device)
         return EagerMask(self._bias.of(place), q_idx)
 

@@ -16,7 +16,7 @@ from variants.backends.backend import (
     Takes,
     times_written,
 )
-from variants.caches import PAGE, Place
+from variants.caches import PAGE, StepPosition
 
 if TYPE_CHECKING:
     import torch
@@ -117,8 +117,8 @@ class FlexAttention(Prepared):
         self._offsets = torch.arange(
             attention.capacity, dtype=torch.int32, device=attention.device
         )
-        self._masks: dict[Place, FlexMask] = {}
-        self._blocks: dict[Place, Blocks] = {}
+        self._masks: dict[StepPosition, FlexMask] = {}
+        self._blocks: dict[StepPosition, Blocks] = {}
         self._rows: Blocks | None = None
         self._last: LastCall | None = None
         for place in attention.places:
@@ -134,7 +134,7 @@ class FlexAttention(Prepared):
         unique = {id(part): part for part in kept}
         return sum(getattr(part, "nbytes", 0) for part in unique.values())
 
-    def mask(self, place: Place) -> FlexMask:
+    def mask(self, place: StepPosition) -> FlexMask:
         if place.table is not None:
             return self._paged_mask(place)
         if place.visible is not None:
@@ -184,7 +184,7 @@ class FlexAttention(Prepared):
         )
         return out  # type: ignore[no-any-return]
 
-    def _blocks_of(self, place: Place) -> Blocks:
+    def _blocks_of(self, place: StepPosition) -> Blocks:
         """Return the blocks of a call; of a paged cache, those of the sequence itself."""
         plain = place._replace(table=None, owner=None, visible=None)
         blocks = self._blocks.get(plain)
@@ -237,7 +237,7 @@ class FlexAttention(Prepared):
         )
         return FlexMask(score_mod, block_mask)
 
-    def _visible_mask(self, place: Place, visible: torch.Tensor) -> FlexMask:
+    def _visible_mask(self, place: StepPosition, visible: torch.Tensor) -> FlexMask:
         """Take a mask of booleans. That of the last call is kept: a model's layers share it."""
         import torch
         import torch.nn.functional as F
@@ -279,7 +279,7 @@ class FlexAttention(Prepared):
             torch._dynamo.mark_static(seen)
         return seen
 
-    def _paged_mask(self, place: Place) -> FlexMask:
+    def _paged_mask(self, place: StepPosition) -> FlexMask:
         """Look up a sequence's blocks in its page table. Made anew at each step, as pages move."""
         import torch
 

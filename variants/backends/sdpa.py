@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch.nn.attention import SDPBackend
 
-    from variants.caches import Place
+    from variants.caches import StepPosition
     from variants.kv_dtypes import KeyValue
 
 
@@ -45,16 +45,20 @@ class SdpaAttention(Prepared):
 
     def __init__(self, attention: Attention, backend_name: str | None) -> None:
         """Build the dense bias where `is_causal` does not say it all."""
+        import torch.nn.functional as F
         from torch.nn.attention import SDPBackend
 
         self._forced = None if backend_name is None else getattr(SDPBackend, backend_name)
+        self._turn = _TURNS.of(self._forced)
+        self._sdpa = F.scaled_dot_product_attention
+        self._attention = attention
         self._grouped, self._scale = attention.grouped, attention.scale
         self._plain = attention.plain
         known = bool(attention.places)
         prompts = known and all(map(self._whole_prompt, attention.places))
         self._bias = None if prompts else AdditiveBias(attention)
 
-    def _whole_prompt(self, place: Place) -> bool:
+    def _whole_prompt(self, place: StepPosition) -> bool:
         """Tell whether `is_causal` says it all: it aligns top-left, wrong behind a cache."""
         return (
             place.position == 0
@@ -67,23 +71,23 @@ class SdpaAttention(Prepared):
     def nbytes(self) -> int:
         return 0 if self._bias is None else self._bias.nbytes
 
-    def mask(self, place: Place) -> SdpaMask:
+    def mask(self, place: StepPosition) -> SdpaMask:
+        if self._bias is not None and self._attention.sees_all(place):
+            return _UNMASKED
         if self._bias is None or self._whole_prompt(place):
             return _PROMPT
-        bias = self._bias.of(place)
-        return _UNMASKED if bias is None else SdpaMask(bias, False)
+        return SdpaMask(self._bias.of(place), False)
 
     def mask_at(self, position: torch.Tensor) -> SdpaMask:
         return SdpaMask(None if self._bias is None else self._bias.at(position), False)
 
     def attend(self, query: torch.Tensor, kv: KeyValue, mask: SdpaMask) -> torch.Tensor:
         import torch
-        import torch.nn.functional as F
 
         # Inside of what a compiler sees: its caches do not know from outside which backend was
         # asked for, and would hand out another one's code (pytorch #185449).
-        with _switched(self._forced) if torch.compiler.is_compiling() else _TURNS.of(self._forced):
-            return F.scaled_dot_product_attention(
+        with _switched(self._forced) if torch.compiler.is_compiling() else self._turn:
+            return self._sdpa(
                 query,
                 kv.key,
                 kv.value,
@@ -101,8 +105,66 @@ def _switched(backend: SDPBackend | None) -> AbstractContextManager[Any]:
     return nullcontext() if backend is None else sdpa_kernel(backend)
 
 
+class _OnlyOne:
+    """Does what `sdpa_kernel` does, which costs the host more than the attention that is in it."""
+
+    def __init__(self, backend: SDPBackend) -> None:
+        import torch
+        from torch.nn.attention import SDPBackend
+
+        # Behind `torch.backends.cuda`, whose functions only call these.
+        switches = torch._C
+        found: tuple[tuple[SDPBackend, Callable[[], bool], Callable[[bool], None]], ...] = (
+            (SDPBackend.MATH, switches._get_math_sdp_enabled, switches._set_sdp_use_math),
+            (
+                SDPBackend.FLASH_ATTENTION,
+                switches._get_flash_sdp_enabled,
+                switches._set_sdp_use_flash,
+            ),
+            (
+                SDPBackend.EFFICIENT_ATTENTION,
+                switches._get_mem_efficient_sdp_enabled,
+                switches._set_sdp_use_mem_efficient,
+            ),
+            (
+                SDPBackend.CUDNN_ATTENTION,
+                switches._get_cudnn_sdp_enabled,
+                switches._set_sdp_use_cudnn,
+            ),
+        )
+        self._enabled, self._enable = next(
+            (enabled, enable) for one, enabled, enable in found if one is backend
+        )
+        self._others = [(enabled, enable) for one, enabled, enable in found if one is not backend]
+        self._switched_on = False
+        self._switched_off: list[Callable[[bool], None]] = []
+
+    def __enter__(self) -> None:
+        if not self._enabled():
+            self._switched_on = True
+            self._enable(True)
+        off = []
+        for enabled, enable in self._others:
+            if enabled():
+                enable(False)
+                off.append(enable)
+        self._switched_off = off
+
+    def __exit__(self, *error: object) -> None:
+        for enable in self._switched_off:
+            enable(True)
+        if self._switched_on:
+            self._switched_on = False
+            self._enable(False)
+
+
+@functools.cache
+def _turned(backend: SDPBackend | None) -> AbstractContextManager[Any]:
+    return nullcontext() if backend is None else _OnlyOne(backend)
+
+
 # Which backends may run is one setting of the process, also inside of `sdpa_kernel`.
-_TURNS = Turns(_switched)
+_TURNS = Turns(_turned)
 
 
 def _prepare_sdpa(backend_name: str | None) -> Callable[[Attention], Prepared]:

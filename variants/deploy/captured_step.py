@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.deploy.model_cache import ModelCache, check_room, key_range
+from variants.deploy.key_range import key_range
+from variants.deploy.model_cache import ModelCache, check_room
 from variants.deploy.step_state import NotCapturableError
 from variants.layer.graph import without_collection
 

@@ -17,7 +17,7 @@ import torch
 
 from variants.deploy.deployment import Deployment
 from variants.deploy.dispatched_attention import DispatchWarning
-from variants.deploy.layer_cache import Held
+from variants.deploy.layer_cache import CachedKV
 from variants.deploy.loading import load
 
 CALLS, ROUNDS = 200, 200
@@ -61,7 +61,7 @@ def dispatch_us(loaded: Deployment) -> tuple[float, float, float]:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DispatchWarning)
         before = time.perf_counter_ns()
-        way = loaded.attention.way(query, Held.given(query, key, key), score_mod=score_mod)
+        way = loaded.attention.way(query, CachedKV.given(query, key, key), score_mod=score_mod)
         first = (time.perf_counter_ns() - before) / 1e3
         way.attend = lambda query, kv, mask: query
         return first, *microseconds(call)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from variants.backends import BACKENDS, Attention, Takes
-from variants.caches import Place
+from variants.caches import StepPosition
 from variants.configuration import Configuration, default_variant
 from variants.deploy.dispatch import Route
-from variants.deploy.layer_cache import Held, KeepsKeys, Layout
+from variants.deploy.layer_cache import CachedKV, KeepsKeys, Layout
 from variants.deploy.model_choice import ModelChoice
 from variants.device import Device
 from variants.executions import EXECUTIONS
@@ -45,7 +45,7 @@ class DispatchWarning(UserWarning):
     """A call is computed in a way that was not measured for its like. Said once for each kind."""
 
 
-class _Signature(NamedTuple):
+class _CallSignature(NamedTuple):
     """What a decision depends on beside the length."""
 
     one_row: bool
@@ -77,11 +77,11 @@ class _Signature(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Way:
+class _PreparedRoute:
     """One backend, ready for calls of one signature."""
 
     configuration: Configuration
-    mask: Callable[[Place], Any]  # what a call needs to know beside query, key and value
+    mask: Callable[[StepPosition], Any]  # what a call needs to know beside query, key and value
     attend: Callable[[Tensor, KeyValue, Any], Tensor]
     grouped: GroupedHeads  # how grouped heads reach the backend
     whole: bool  # it takes the whole buffer of a cache
@@ -93,9 +93,9 @@ class _Way:
 class _Decision:
     """The ways of one signature, by length."""
 
-    signature: _Signature
+    signature: _CallSignature
     bounds: list[float]
-    ways: list[_Way]
+    ways: list[_PreparedRoute]
     shortest: float  # lengths between which it was measured
     longest: float
 
@@ -115,6 +115,7 @@ class DispatchedAttention:
         self.workload = measured[0].workload
         self._groups = self.workload.q_heads // self.workload.kv_heads
         self._precision = PRECISIONS[model.precision]
+        self._turn = None if self._precision.matmul is None else _MATMUL.of(self._precision)
         self._score_mods = tuple(dict.fromkeys(of.workload.score_mod for of in measured))
         self._decisions: dict[tuple[object, ...], _Decision] = {}
         self._said: set[tuple[object, ...]] = set()
@@ -147,34 +148,35 @@ class DispatchedAttention:
             ValueError: Heads, type or mask are not those of the model that was measured.
             CacheOverflowError: The cache is full.
         """
-        held = Held.given(query, key, value) if cache is None else cache.append(key, value)
+        held = CachedKV.given(query, key, value) if cache is None else cache.append(key, value)
         return self.attend(query, held, mask, score_mod, scale)
 
     def attend(
         self,
         query: Tensor,
-        held: Held,
+        held: CachedKV,
         mask: Tensor | None = None,
         score_mod: str | None = None,
         scale: float | None = None,
+        kv: KeyValue | None = None,
     ) -> Tensor:
-        """Attend to what a cache holds; the rest as in a call."""
+        """Attend to what a cache holds, or `kv`, `taken` from it; the rest as in a call."""
         if held.fixed:
             mask = held.visible(score_mod or self._only_score_mod(), mask)
         way = self.way(query, held, mask is not None, score_mod, scale)
-        if self._precision.matmul is None:
-            return self._along(way, query, held, mask)
-        with _MATMUL.of(self._precision):
-            return self._along(way, query, held, mask)
+        if self._turn is not None:
+            with self._turn:
+                return self._along(way, query, held, mask, kv)
+        return self._along(way, query, held, mask, kv)
 
     def way(
         self,
         query: Tensor,
-        held: Held,
+        held: CachedKV,
         masked: bool = False,
         score_mod: str | None = None,
         scale: float | None = None,
-    ) -> _Way:
+    ) -> _PreparedRoute:
         """Return how a call will be computed: what `attend` decides before it computes."""
         batch, q_heads, q_len, head_dim = query.shape
         # A plain tuple of plain values: this is the path of every call.
@@ -196,10 +198,10 @@ class DispatchedAttention:
         decision = self._decisions.get(found)
         if decision is None:
             self._check(query, held)
-            decision = self._decisions[found] = self._decide(_Signature(*found))
+            decision = self._decisions[found] = self._decide(_CallSignature(*found))
         length = held.length
         if not held.fixed and not decision.shortest <= length <= decision.longest:
-            self._say_outside(_Signature(*found).phase, decision, length)
+            self._say_outside(_CallSignature(*found).phase, decision, length)
         index = bisect_right(decision.bounds, length)
         way = decision.ways[index]
         if length >= way.capacity:
@@ -208,7 +210,14 @@ class DispatchedAttention:
             )
         return way
 
-    def _along(self, way: _Way, query: Tensor, held: Held, mask: Tensor | None) -> Tensor:
+    def _along(
+        self,
+        way: _PreparedRoute,
+        query: Tensor,
+        held: CachedKV,
+        mask: Tensor | None,
+        kv: KeyValue | None,
+    ) -> Tensor:
         if mask is not None:
             if mask.dtype is not torch.bool or mask.shape[-1] != self._keys_of(held):
                 raise ValueError(
@@ -218,19 +227,24 @@ class DispatchedAttention:
             place = held.place._replace(visible=held.in_order(mask))
         else:
             if way.whole:
-                held = held.whole()
+                whole = held.whole()
+                if whole is not held:
+                    held, kv = whole, None
             place = held.place
-        kv = held.read(way.stored)
+        if kv is None:
+            kv = held.read(way.stored)
+        if way.grouped.repeat is not None:
+            kv = way.grouped.given(kv, self._groups)
         codec = held.codec
         if codec is not None and codec.key_scale is not None:
             query = query * self._by_query_head(codec.key_scale)
-        out = way.attend(query, way.grouped.given(kv, self._groups), way.mask(place))
+        out = way.attend(query, kv, way.mask(place))
         if codec is not None and codec.value_scale is not None:
             out = out * self._by_query_head(codec.value_scale)
         return out
 
     @staticmethod
-    def _keys_of(held: Held) -> int:
+    def _keys_of(held: CachedKV) -> int:
         return held.length if held.paged else held.place.kv_len
 
     def _by_query_head(self, scale: Tensor) -> Tensor:
@@ -244,7 +258,7 @@ class DispatchedAttention:
             )
         return self._score_mods[0]
 
-    def _decide(self, signature: _Signature) -> _Decision:
+    def _decide(self, signature: _CallSignature) -> _Decision:
         """Find the measured workloads that are like a call, and prepare their backends."""
         named = signature.score_mod or self._only_score_mod()
         signature = signature._replace(score_mod=parse_score_mod(named).canonical)
@@ -262,7 +276,7 @@ class DispatchedAttention:
         ways = [self._prepare(signature, of, CAPACITY) for of in route.configurations]
         return _Decision(signature, route.bounds, ways, route.shortest, route.longest)
 
-    def _check(self, query: Tensor, held: Held) -> None:
+    def _check(self, query: Tensor, held: CachedKV) -> None:
         layout, head_dim = held.layout, self.workload.head_dim
         wanted = {
             "query": (self.workload.q_heads, query.shape[1], query.shape[3]),
@@ -281,7 +295,7 @@ class DispatchedAttention:
                 f"got {query.dtype}"
             )
 
-    def _like(self, signature: _Signature) -> list[Configuration]:
+    def _like(self, signature: _CallSignature) -> list[Configuration]:
         """Return the measured configurations of a call's phase and score_mod that can take it."""
         score_mod = signature.scores
         like = [of for of in self.measured if of.workload.score_mod == score_mod]
@@ -318,7 +332,7 @@ class DispatchedAttention:
     def _takes(self, variant: Variant) -> Takes:
         return BACKENDS[variant.backend].support[self._device.kind].takes
 
-    def _default(self, signature: _Signature) -> Configuration:
+    def _default(self, signature: _CallSignature) -> Configuration:
         """Return what PyTorch does for a user who chose nothing, with the model's choices.
 
         Raises:
@@ -340,7 +354,9 @@ class DispatchedAttention:
             f"model of {self.model.label}"
         )
 
-    def _prepare(self, signature: _Signature, configuration: Configuration, capacity: int) -> _Way:
+    def _prepare(
+        self, signature: _CallSignature, configuration: Configuration, capacity: int
+    ) -> _PreparedRoute:
         workload, variant = configuration.workload, configuration.variant
         backend, execution = BACKENDS[variant.backend], EXECUTIONS[variant.execution]
         support = backend.support[self._device.kind]
@@ -381,7 +397,7 @@ class DispatchedAttention:
                 f"execution {execution.name} captures a whole step, which attention alone cannot: "
                 f"its kernels are launched one by one here (Deployment.layer captures)"
             )
-        return _Way(
+        return _PreparedRoute(
             configuration=configuration,
             mask=prepared.mask,
             attend=attend,

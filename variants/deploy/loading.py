@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from variants.deploy.deployment import Deployment, picked
 from variants.deploy.loading_schema import (
     CHOICE_OF,
     SCHEMA_VERSION,
+    LoadableEnvironment,
     LoadableFile,
     LoadableHead,
     Pick,
@@ -56,6 +58,8 @@ def load(
         plugins: Files of yours to run first, whose backends, score_mods or caches were searched.
         **workload: Fields that pick some of the workloads, `q_heads=32, kv_heads=8`.
 
+    Warns once, where it was measured with another torch, CUDA or cuDNN: times may differ.
+
     Raises:
         LoadError: The file is not an export, was measured on another device, holds no such
             workload or choice, needs a plugin that is not given, or this machine cannot run it;
@@ -71,6 +75,7 @@ def load(
     here = detect_device(device)
     if not other_device:
         _check_device(file.environment.device, here)
+    _warn_of_other_software(Path(path), file.environment, here)
     if (pick or file.pick) == "single":
         configurations, model = _single(file, name, workload)
     else:
@@ -115,6 +120,23 @@ def _check_device(there: Device, here: Device) -> None:
         raise LoadError(
             f"it was measured on {there.name} ({there.kind}), and this is {here.name} "
             f"({here.kind}): search here, or load with other_device=True"
+        )
+
+
+def _warn_of_other_software(path: Path, there: LoadableEnvironment, here: Device) -> None:
+    """Warn of versions that differ: which kernel runs, and how fast, depends on them."""
+    import torch
+
+    versions: dict[str, tuple[object, object]] = {"torch": (there.device.torch, here.torch)}
+    if there.device.kind == here.kind == "cuda":
+        versions["CUDA"] = (there.cuda, torch.version.cuda)
+        versions["cuDNN"] = (there.device.cudnn, here.cudnn)
+    differ = [f"{name} {then}, not {now}" for name, (then, now) in versions.items() if then != now]
+    if differ:
+        warnings.warn(
+            f"{path} was measured with {'; '.join(differ)}: its times may not hold here, and its "
+            "winners may not win; `python -m search verify` measures them again",
+            stacklevel=3,
         )
 
 

@@ -14,6 +14,8 @@ from variants.device import Device
 from variants.plugins import Plugin
 from variants.workload import Workload
 
+# Rises when a file of an earlier version would be loaded wrongly; what loading ignores may be
+# added without.
 SCHEMA_VERSION: Final = 2
 
 Pick = Literal["dispatch", "single"]
@@ -68,6 +70,7 @@ class LoadableEnvironment(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     device: Device
+    cuda: str | None = None  # that torch was built for
 
 
 class LoadableFile(BaseModel):

@@ -5,31 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from variants.caches import CACHES, CacheOverflowError, CacheShape, Place, StaticCache
-from variants.deploy.layer_cache import Held, Layout
+from variants.caches import CACHES, CacheOverflowError, CacheShape, StaticCache, StepPosition
+from variants.deploy.layer_cache import CachedKV, Layout
 from variants.deploy.model_choice import ModelChoice
 from variants.deploy.step_state import NotCapturableError, StepState
 from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue, KvDtype
 
-SHORTEST_RANGE = 256  # tokens; below, a step's weights cost more than its keys
-RANGES_AN_OCTAVE = 16  # a step reads at most a 16th more keys than there are
 
-
-def key_range(length: int, capacity: int) -> int:
-    """Return over how many keys a step attends that has `length` of them: the end of its range.
-
-    A captured step holds for a range of lengths. Ranges grow with the length, so that few are
-    needed and none reads much beyond what is there.
-    """
-    width = max(SHORTEST_RANGE, (1 << (length - 1).bit_length()) // (2 * RANGES_AN_OCTAVE))
-    return min(-(-length // width) * width, capacity)
-
-
-class HeldInBuffers(Held):
+class HeldInBuffers(CachedKV):
     """Planes of a layer's buffers, which are read when it is known which backend will."""
 
     def __init__(
-        self, codec: Codec, place: Place, planes: list[Tensor], state: StepState | None = None
+        self,
+        codec: Codec,
+        place: StepPosition,
+        planes: list[Tensor],
+        state: StepState | None = None,
     ) -> None:
         """Take the planes to attend to; of a step in its `state`, at a position of the device."""
         self.place, self.length, self.codec = place, place.kv_len, codec
@@ -41,6 +32,10 @@ class HeldInBuffers(Held):
     def read(self, stored: bool) -> KeyValue:
         assert self.codec is not None
         return KeyValue(*self._planes) if stored else self.codec.decode(self._planes)
+
+    def taken(self) -> list[Tensor]:
+        planes, self._planes, self.carried = self._planes, [], True
+        return planes
 
     def visible(self, score_mod: str, given: Tensor | None) -> Tensor | None:
         if self._state is None:
@@ -93,7 +88,7 @@ class StaticKVCache:
             0 if self._codec is None else self._codec.nbytes
         )
 
-    def append(self, key: Tensor, value: Tensor) -> Held:
+    def append(self, key: Tensor, value: Tensor) -> CachedKV:
         """Store new tokens, `(batch, kv_heads, tokens, head_dim)`, and return all to attend to.
 
         Raises:
@@ -110,14 +105,14 @@ class StaticKVCache:
         self.length += tokens
         if start == 0:
             # A prompt attends to itself, as it is: nothing of it was rounded.
-            return Held(Place(0, tokens, tokens), KeyValue(key, value))
+            return CachedKV(StepPosition(0, tokens, tokens), KeyValue(key, value))
         planes = [plane[:, :, : self.length] for plane in self._planes]
-        return HeldInBuffers(codec, Place(start, tokens, self.length), planes)
+        return HeldInBuffers(codec, StepPosition(start, tokens, self.length), planes)
 
-    def _append_at_position(self, key: Tensor, value: Tensor, keys: int) -> Held:
+    def _append_at_position(self, key: Tensor, value: Tensor, keys: int) -> CachedKV:
         assert self._codec is not None
         at = self._state.position
-        place = Place(position=0, q_len=1, kv_len=keys, slot=at, at=at)
+        place = StepPosition(position=0, q_len=1, kv_len=keys, slot=at, at=at)
         new = self._codec.encode(key, value)
         return HeldInBuffers(
             self._codec, place, StaticCache.write(self._planes, new, place), self._state
@@ -128,7 +123,11 @@ class StaticKVCache:
         if batch != self._batch:
             raise ValueError(f"the cache is for a batch of {self._batch}, got one of {batch}")
         if self._codec is None:
-            self._like = KeyValue(key[:, :, :0].detach(), value[:, :, :0].detach())
+            # Of their own: a view would keep the whole prompt in memory.
+            self._like = KeyValue(
+                key.new_empty((batch, kv_heads, 0, head_dim)),
+                value.new_empty((batch, kv_heads, 0, value.shape[3])),
+            )
             with torch.inference_mode(False):
                 self._codec = self._kv_dtype.codec(
                     batch, kv_heads, head_dim, key.dtype, key.device, value_dim=value.shape[3]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +10,13 @@ from torch import Tensor, nn
 
 from variants.backends import BACKENDS, Attention
 from variants.backends.backend import Prepared
-from variants.caches import CACHES, CacheShape, KVCache, Place
+from variants.caches import CACHES, CacheShape, KVCache, StepPosition
 from variants.configuration import Configuration
 from variants.device import DeviceKind
 from variants.executions import EXECUTIONS
 from variants.gqa import grouped_heads
-from variants.kv_dtypes import KV_DTYPES, Codec, KeyValue
+from variants.kv_dtypes import KV_DTYPES, KeyValue
+from variants.layer.filled_cache import CachePlan, FilledCache
 from variants.layer.graph import Graph
 from variants.layer.inputs import Weights, weight_shapes
 from variants.precisions import PRECISIONS
@@ -24,36 +24,6 @@ from variants.quantizations import projection_bytes, quantize_projections
 from variants.score_mods import parse_score_mod
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-@dataclass(frozen=True)
-class CachePlan:
-    """The cache that a layer's decode steps read: its class, and what it is built for."""
-
-    cache: type[KVCache]
-    shape: CacheShape
-
-    def place_of(self, length: int) -> Place:
-        """Return where a step stands that appends one token to `length`."""
-        return self.cache.place_of(self.shape, length)
-
-
-@dataclass(frozen=True)
-class FilledCache:
-    """A cache that holds the context, and the codec that was calibrated on it."""
-
-    cache: KVCache
-    codec: Codec
-    reads_stored: bool  # the backend takes keys and values as the cache stores them
-
-    def readable(self, planes: list[Tensor]) -> KeyValue:
-        """Return what the backend is given of the planes that a step attends to."""
-        return KeyValue(*planes) if self.reads_stored else self.codec.decode(planes)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values, their scales included."""
-        return self.cache.nbytes + self.codec.nbytes
 
 
 class AttentionLayer(nn.Module):
@@ -158,15 +128,15 @@ class AttentionLayer(nn.Module):
             return self._filled.nbytes
         return sum(tensor.nbytes for tensor in self.kept or ())
 
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[StepPosition, ...]:
         """Return where each of the workload's steps stands."""
         workload = self.configuration.workload
         if not workload.decodes:
-            return (Place(position=0, q_len=workload.seq_len, kv_len=workload.seq_len),)
+            return (StepPosition(position=0, q_len=workload.seq_len, kv_len=workload.seq_len),)
         lengths = range(workload.seq_len, workload.capacity)
         if self._plan is not None:
             return tuple(map(self._plan.place_of, lengths))
-        return tuple(Place(position=0, q_len=n + 1, kv_len=n + 1) for n in lengths)
+        return tuple(StepPosition(position=0, q_len=n + 1, kv_len=n + 1) for n in lengths)
 
     @property
     def grows(self) -> bool:
@@ -287,7 +257,7 @@ class AttentionLayer(nn.Module):
                 return self._replay(hidden)
             if self._plan is None:
                 length = hidden.shape[1]
-                place = Place(position=0, q_len=length, kv_len=length)
+                place = StepPosition(position=0, q_len=length, kv_len=length)
                 return self._compute(hidden, self._backend.mask(place))
             cache = self._context().cache
             place = cache.place()
@@ -318,7 +288,7 @@ class AttentionLayer(nn.Module):
         return self._project_out(self._attend(query, KeyValue(key, value), mask))
 
     def _cached_step(
-        self, hidden: Tensor, place: Place, mask: Any, planes: list[Tensor]
+        self, hidden: Tensor, place: StepPosition, mask: Any, planes: list[Tensor]
     ) -> Tensor:
         """Compute one decode step that reads and writes the cache's `planes`."""
         filled = self._context()

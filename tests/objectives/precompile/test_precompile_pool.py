@@ -244,7 +244,7 @@ def test_no_helper_runs_while_memory_and_latency_are_measured(
 
         monkeypatch.setattr(evaluate_module, name, noted)
 
-    for name in ("run_steps_cold", "run_steps_warm", "measure_memory", "measure_latency"):
+    for name in ("visit_first", "run_steps_warm", "measure_memory", "measure_latency"):
         wrapped(name)
     pool = place.pool("stamps")
     pool.ready()

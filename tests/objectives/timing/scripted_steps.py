@@ -73,7 +73,7 @@ class Steps:
     def step(self, index: int) -> None:
         pass
 
-    def results(self, out: None) -> dict[str, torch.Tensor]:
+    def results(self, out: object) -> dict[str, torch.Tensor]:
         return {}
 
 

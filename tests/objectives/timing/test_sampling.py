@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.metrics.steps import new_length_ms
+from objectives.metrics.steps import FirstVisits, new_length_ms
 from objectives.timing.sampling import (
     MAX_COUNT,
     MIN_COUNT,
@@ -90,11 +90,28 @@ def test_layers_multiply_all_of_it() -> None:
     )
 
 
+def visits(*walls_ms: float, compiled: str = "") -> FirstVisits:
+    """First visits of so many ms; the compiler runs in those marked with an x."""
+    return FirstVisits(list(walls_ms), [mark == "x" for mark in compiled.ljust(len(walls_ms))])
+
+
 def test_a_stall_is_what_every_new_length_costs() -> None:
-    assert new_length_ms([900.0, 61.0, 60.0, 62.0], [1.0, 1.0, 1.0, 1.0]) == 59.0
+    later = [1.0, 1.0, 1.0, 1.0]
+    assert new_length_ms(visits(900.0, 61.0, 60.0, 62.0), later, "cuda") == 59.0
     # A busy moment is not a stall: one length cost nothing extra.
-    assert new_length_ms([900.0, 61.0, 1.0, 62.0], [1.0, 1.0, 1.0, 1.0]) == 0.0
-    assert new_length_ms([900.0], [1.0]) is None
+    assert new_length_ms(visits(900.0, 61.0, 1.0, 62.0), later, "cuda") == 0.0
+    assert new_length_ms(visits(900.0), [1.0], "cuda") is None
+    assert new_length_ms(visits(900.0), [1.0], "cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("compiled", "cost"),
+    # Whatever the clock says: a busy CPU is as slow. The first compilation is everybody's.
+    [("", 0.0), ("x   ", 0.0), ("xx  ", 0.0), ("xxx ", 0.0), ("xxxx", 59.0), (" xxx", 59.0)],
+)
+def test_on_a_cpu_a_stall_is_what_the_compiler_was_seen_to_do(compiled: str, cost: float) -> None:
+    first = visits(900.0, 61.0, 60.0, 62.0, compiled=compiled)
+    assert new_length_ms(first, [1.0, 1.0, 1.0, 1.0], "cpu") == cost
 
 
 class Scripted:

@@ -101,8 +101,8 @@ def peak_of_stack(of: Configuration, layers: int) -> int:
         hidden = inputs.pop(0)
         for layer in stack:
             hidden = layer(hidden)
-        if run._gradient is not None:
-            hidden.backward(run._gradient)
+        if run._training is not None:
+            hidden.backward(run._training.out_gradient)
         del hidden
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before

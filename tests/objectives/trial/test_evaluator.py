@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import objectives.trial.evaluator as evaluate_module
+import objectives.trial.outcomes as outcomes_module
+import objectives.trial.stalls as stalls_module
 from objectives.metrics.accuracy import relative_error
 from objectives.metrics.memory import MIB
 from objectives.schema.evaluation import Evaluation, Latency, Outcome
@@ -108,19 +110,72 @@ def test_faster_than_the_datasheet_allows_is_implausible(
 
     bound = SimpleNamespace(latency_ms=1.0, datasheet=datasheet)
     monkeypatch.setattr(evaluate_module, "measure_latency", claimed)
-    monkeypatch.setattr(evaluate_module, "bound", lambda configuration, device: bound)
+    monkeypatch.setattr(outcomes_module, "bound", lambda configuration, device: bound)
     found = evaluate(DECODE, "flash fp32 static")
     assert found.outcome is outcome
     assert ("below the bound of 1 ms" in found.reason) == (outcome is Outcome.IMPLAUSIBLE)
+
+
+def stalls(monkeypatch: pytest.MonkeyPatch, *costs: float) -> Callable[[], int]:
+    """Let new lengths cost so much in one look after the other. Returns what counts the looks."""
+    left = iter(costs)
+    monkeypatch.setattr(evaluate_module, "new_length_ms", lambda *given: next(left))
+    return lambda: len(costs) - len(list(left))
+
+
+def test_a_stall_is_believed_where_other_lengths_stall_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = stalls(monkeypatch, 60.0, 58.0)
+    stalling = evaluate(DECODE, "math fp32 static")
+    assert stalling.outcome is Outcome.STALLS
+    assert stalling.reason == "each new length costs 58 ms, above 5 ms"
+    assert stalling.seconds["second look"] > 0
+    assert counted() == 2
+
+
+def test_what_does_not_repeat_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[Configuration] = []
+    real = evaluate_module.Run
+
+    def build(of: Configuration, *given: Any) -> Any:
+        looked_at.append(of)
+        return real(of, *given)
+
+    monkeypatch.setattr(evaluate_module, "Run", build)
+    counted = stalls(monkeypatch, 60.0, 0.25)
+    measured = evaluate(DECODE, "math fp32 static")
+    assert (measured.outcome, counted()) == (Outcome.MEASURED, 2)
+    assert measured.measurements is not None
+    assert measured.measurements.latency.new_length_ms == 0.25
+    first, second = (of.workload for of in looked_at)
+    lengths = [range(of.seq_len, of.capacity) for of in (first, second)]
+    assert not set(lengths[0]) & set(lengths[1])
+    assert second.new_tokens >= 4
+
+
+def test_a_stall_stands_where_there_is_no_room_for_a_second_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stalls(monkeypatch, 60.0)
+    real, built = evaluate_module.Run, []
+
+    def build(*given: Any) -> Any:
+        built.append(given)
+        if len(built) > 1:
+            raise torch.OutOfMemoryError
+        return real(*given)
+
+    monkeypatch.setattr(evaluate_module, "Run", build)
+    assert evaluate(DECODE, "math fp32 static").outcome is Outcome.STALLS
 
 
 def test_a_stall_is_remembered_from_the_trial_that_paid_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     planning = {**BACKENDS, "flash": replace(BACKENDS["flash"], plans_each_shape=True)}
-    monkeypatch.setattr(evaluate_module, "BACKENDS", planning)
-    costs = iter([60.0, 0.0, 0.0, 0.0])
-    monkeypatch.setattr(evaluate_module, "new_length_ms", lambda first, later: next(costs))
+    monkeypatch.setattr(stalls_module, "BACKENDS", planning)
+    stalls(monkeypatch, 60.0, 60.0, 0.0, 0.0, 0.0)
     evaluator = Evaluator(CPU, Limits(sampling_s=0.02), seed=0)
     default = Configuration(workload=DECODE, variant=default_variant(DECODE, CPU))
     same_kernel = configured(DECODE, "flash fp32 static")

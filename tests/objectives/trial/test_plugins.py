@@ -14,13 +14,15 @@ import pytest
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
 from objectives.trial.bench import DeviceBench
+from objectives.trial.evaluator import Evaluator
 from tests.configurations import configured
 from tests.search.test_cli import ROOT, search
 from variants import plugins
 from variants.axes import AXES
 from variants.backends import BACKENDS, backend_that_ran
+from variants.detect import detect_device
 from variants.plugins import PluginError, load_plugin, missing_plugins, read_plugin
-from variants.workload import Workload
+from variants.workload import Phase, Workload
 
 EXAMPLE = ROOT / "docs" / "plugin_example.py"
 # Four backends, each with a bug of its own, and one that is sound.
@@ -75,6 +77,68 @@ def plugin(folder: Path, source: str, name: str = "mine.py") -> Path:
     return path
 
 
+# Backends that are right at first: the second is less exact from its tenth call on, as a kernel
+# that has tuned itself, and the third stays right.
+SWITCHING = """
+import torch
+from variants.backends import BACKENDS, Backend, Support, Takes
+from variants.backends.eager import EagerAttention
+
+class Zeros(EagerAttention):
+    right, calls = 3, 0
+    def attend(self, query, kv, mask):
+        self.calls += 1
+        with torch.profiler.record_function("switching::attend"):
+            out = super().attend(query, kv, mask)
+            return out if self.calls <= self.right else self.switched(out)
+    def switched(self, out):
+        return torch.zeros_like(out)
+
+class Tuned(Zeros):
+    right = 9
+    def switched(self, out):
+        return out * 1.02
+
+class Steady(Zeros):
+    def switched(self, out):
+        return out
+
+for of in (Zeros, Tuned, Steady):
+    BACKENDS.register(Backend(
+        name=of.__name__.lower(), summary="switches", prepare=of,
+        support={"cpu": Support(precisions=("fp32",), takes=Takes.ANY, grouped_heads=True)},
+        proof={"cpu": "switching::"},
+    ))
+"""
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill", "train"])
+def test_a_kernel_that_is_right_at_first_only_is_inaccurate(tmp_path: Path, phase: str) -> None:
+    load_plugin(read_plugin(plugin(tmp_path, SWITCHING)))
+    evaluator = Evaluator(detect_device("cpu"), Limits(sampling_s=0.05, max_stall_ms=1e6), seed=0)
+    new_tokens = 2 if phase == "decode" else 1
+    workload = Workload(
+        phase=Phase(phase), batch=2, seq_len=16, new_tokens=new_tokens, q_heads=2, head_dim=16
+    )
+    cache = " static" if phase == "decode" else ""
+    found = {
+        backend: evaluator.evaluate(configured(workload, f"{backend} fp32{cache}"))
+        for backend in ("zeros", "tuned", "steady")
+    }
+    assert {name: one.outcome.value for name, one in found.items()} == {
+        "zeros": "INACCURATE",
+        "tuned": "INACCURATE",
+        "steady": "MEASURED",
+    }
+    measured = found["zeros"].measurements
+    assert measured is not None
+    assert measured.relative_error == pytest.approx(1.0)
+    reason = (
+        r"relative error 1 once it was timed \(\d\.?\d?e-0\d in its first steps\) is above 0.01"
+    )
+    assert re.fullmatch(reason, found["zeros"].reason)
+
+
 def test_bugs_are_outcomes_and_the_rest_goes_on(tmp_path: Path) -> None:
     load_plugin(read_plugin(plugin(tmp_path, BUGGY)))
     assert {"sound", "nan"} <= set(AXES["backend"].known or ())
@@ -125,6 +189,12 @@ REFUSED = [
         "from dataclasses import replace\nfrom variants.backends import *\n"
         "BACKENDS.register(replace(BACKENDS['eager'], name='mine', support={'cpu': None}))",
         "support of mine must hold a Support for each kind of device",
+    ),
+    (
+        "from dataclasses import replace\nfrom variants.axes import VARIANT_AXES\n"
+        "from variants.backends import *\n"
+        "BACKENDS.register(replace(BACKENDS['eager'], name='mine', axes=(VARIANT_AXES['gqa'],)))",
+        "axes of mine must be none: plugins cannot add axes",
     ),
     (
         "from dataclasses import replace\nfrom variants.score_mods import SCORE_MODS\n"

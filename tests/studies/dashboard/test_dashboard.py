@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
+import optuna_dashboard
 import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.storages import BaseStorage
 from optuna_dashboard import get_note, save_note
 
-from studies.dashboard.note import END
+from studies.dashboard.note import END, summary_note
 from studies.dashboard.publisher import Publisher, publish
 from studies.results.labels import trial_name
 from studies.results.results import read_results
 from studies.results.summary import summary
+from studies.sensitivity.evaluators import ANSWERS
 from studies.storage.artifacts import artifact_folder, artifact_store, attach_file
 from studies.storage.optuna_internals import storage_of, stored_system_attributes, study_id_of
 from tests.studies.session.test_session import run, session
@@ -34,6 +37,22 @@ def test_note_tells_verdict_winners_and_command(storage: BaseStorage) -> None:
         for winner in result.winners.values():
             number = winner.candidate.number
             assert f"| {trial_name(number)} |" in note
+
+
+def test_note_says_what_the_dashboards_own_parts_answer(storage: BaseStorage) -> None:
+    """Optuna's importances and best trials stand beside ours, and are of other questions."""
+    several = session(storage, name="several")
+    run(several, 3)
+    note = summary_note(read_results(several.study))
+    assert "**Best Trials** and **Pareto Front** are of all workloads together" in note
+    used = inspect.getsource(optuna_dashboard._importance.get_param_importance_from_trials_cache)
+    assert "PedAnovaImportanceEvaluator" in used
+    assert f"**Hyperparameter Importance** is PED-ANOVA: {ANSWERS['PED-ANOVA']}" in note
+    one = session(
+        storage, axes={"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}, name="one"
+    )
+    run(one, 3)
+    assert "Best Trials" not in summary_note(read_results(one.study))
 
 
 def test_what_a_user_writes_below_the_note_is_kept(storage: BaseStorage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,22 @@ from hypothesis import strategies as st
 from optuna.storages import BaseStorage
 
 import variants
+import variants.deploy.loading as loading_module
 from objectives.metrics.accuracy import relative_error
-from studies.export.document import SCHEMA_FILE, Export, build_export, export_schema
+from studies.export.document import (
+    SCHEMA_FILE,
+    Export,
+    PartlyFilledCache,
+    build_export,
+    export_schema,
+)
 from studies.results.results import read_results
 from studies.storage.files import write_atomically
 from tests.configurations import configured
 from tests.studies.session.test_session import run, session
 from variants.axes import VARIANT_AXES
 from variants.configuration import Configuration
+from variants.deploy.key_range import key_range
 from variants.deploy.loading import LoadError
 from variants.deploy.model_choice import ModelChoice
 from variants.detect import detect_device
@@ -31,6 +40,7 @@ from variants.layer.reference import reference_results
 from variants.workload import Workload
 
 HERE = detect_device("cpu")
+PROFILED = [profile.device for profile in DEVICE_PROFILES.values()]
 
 
 def test_published_schema_is_the_models() -> None:
@@ -80,7 +90,11 @@ def written(
     document = {
         "schema_version": 2,
         "something": "that loading does not know",
-        "environment": {"device": device.model_dump(mode="json"), "driver": "580"},
+        "environment": {
+            "device": device.model_dump(mode="json"),
+            "driver": "580",
+            "cuda": "13.0" if device in PROFILED else torch.version.cuda,
+        },
         "pick": "single",
         "prefer": "balanced",
         "workloads": [
@@ -174,7 +188,37 @@ def test_another_device_is_refused_unless_it_is_wanted(tmp_path: Path) -> None:
         LoadError, match=r"measured on NVIDIA H100 80GB HBM3 \(cuda\), and this is"
     ):
         variants.load(path, device="cpu")
-    assert variants.load(path, device="cpu", other_device=True).model.cache == "static"
+    with pytest.warns(UserWarning, match="was measured with torch 2.11.0"):
+        loaded = variants.load(path, device="cpu", other_device=True)
+    assert loaded.model.cache == "static"
+
+
+def test_other_software_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = DEVICE_PROFILES["h100"].device
+    path = exported(tmp_path, "flash bf16 static", device=gpu)
+    here = gpu.model_copy(update={"torch": "2.13.0+cu132", "cudnn": 92000})
+    monkeypatch.setattr(loading_module, "detect_device", lambda device: here)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    with pytest.warns(UserWarning) as told:  # noqa: PT030 - the whole text is looked at
+        variants.load(path)
+    (warning,) = told
+    assert str(warning.message) == (
+        f"{path} was measured with torch 2.11.0+cu130, not 2.13.0+cu132; CUDA 13.0, not 13.2; "
+        "cuDNN 91900, not 92000: its times may not hold here, and its winners may not win; "
+        "`python -m search verify` measures them again"
+    )
+    assert warning.filename == __file__
+
+
+def test_the_same_software_is_not_worth_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = DEVICE_PROFILES["h100"].device
+    monkeypatch.setattr(loading_module, "detect_device", lambda device: gpu)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        variants.load(exported(tmp_path, "flash bf16 static", device=gpu))
 
 
 def choice_of(words: str, **given: int | str) -> dict[str, Any]:
@@ -271,3 +315,11 @@ def test_a_loaded_winner_computes_attention_on_cuda(
 ) -> None:
     path = exported(tmp_path, words, device=detect_device("cuda"), **choices)
     assert loaded_error(path, "cuda") < most
+
+
+@given(st.integers(1, 200_000), st.integers(1, 200_000))
+def test_what_the_file_says_of_a_partly_filled_cache_holds(length: int, room: int) -> None:
+    said = PartlyFilledCache()
+    attended = key_range(length, length + room)
+    most = max(said.captured_extra_keys, said.captured_extra_share * length)
+    assert length <= attended <= min(length + most, length + room)

@@ -166,6 +166,17 @@ def test_names_mean_nothing_to_the_search(table: Path, tmp_path: Path) -> None:
     assert score(other) == pytest.approx(score(table), abs=0.02)
 
 
+def test_a_study_without_a_measurement_has_nothing_to_replay(tmp_path: Path) -> None:
+    axes = {"batch": (1,), "seq_len": (512,), "backend": ("math", "flash")}
+    fails = {"math": Outcome.CRASHED, "flash": Outcome.OUT_OF_MEMORY}
+    of = session(InMemoryStorage(), FakeBench(fails=fails), axes=axes, sampler="sweep")
+    run(of, of.survey.size)
+    path = tmp_path / "failed.csv"
+    as_table(read_results(of.study)).to_csv(path, index=False)
+    with pytest.raises(TableError, match=r"must have a row that was measured, got \d+ without"):
+        read_table(path)
+
+
 def test_what_a_sweep_recorded_can_be_replayed(tmp_path: Path) -> None:
     axes = {"batch": (1, 4), "seq_len": (512,), "score_mod": ("none",), "precision": ("bf16",)}
     of = session(

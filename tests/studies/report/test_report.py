@@ -9,16 +9,17 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-import plotly.graph_objects as go
 import pytest
 from optuna.storages import BaseStorage
 
 from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Outcome
+from studies.report.intervals import Group, IntervalPlot, Line, mark, ticks_of
 from studies.report.page import render_report
 from studies.report.panel import Panel, PanelTable
 from studies.report.rows import workload_sections
-from studies.results.labels import choice_name, trial_name
+from studies.report.scale import Scale
+from studies.results.labels import choice_name, gain, speed, trial_name
 from studies.results.results import read_results
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
@@ -59,8 +60,30 @@ class Page(HTMLParser):
         (found,) = [text for attrs, text in self.scripts if attrs.get("id") == identity]
         return json.loads(found)
 
+    def having(self, name: str, value: str) -> list[dict[str, str | None]]:
+        return [attrs for _, attrs in self.elements if value in (attrs.get(name) or "").split()]
+
     def attributes(self, name: str) -> list[str]:
         return [attrs[name] or "" for _, attrs in self.elements if name in attrs]
+
+
+def trials_of(data: Any) -> list[dict[str, Any]]:
+    """The trials of a page's data as its script reads them."""
+
+    def cells(column: Any) -> list[Any]:
+        if isinstance(column, list):
+            return column
+        return [column["words"][place] for place in column["places"]]
+
+    columns = {name: cells(column) for name, column in data["trials"].items()}
+    axes = {name: cells(column) for name, column in data["axes"].items()}
+    count = {len(column) for column in (*columns.values(), *axes.values())}
+    assert len(count) == 1
+    return [
+        {name: column[place] for name, column in columns.items()}
+        | {"values": {name: column[place] for name, column in axes.items()}}
+        for place in range(*count)
+    ]
 
 
 class HostileBench(FakeBench):
@@ -106,7 +129,7 @@ def test_whatever_a_study_says_the_page_is_well_formed_and_runs_its_own_scripts_
     allowed = set(re.findall(r"'sha256-([^']+)'", policy))
     running = [text for attrs, text in page.scripts if attrs.get("type") != "application/json"]
     hashes = {base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in running}
-    assert len(running) == 2
+    assert len(running) == 1
     assert hashes == allowed
 
 
@@ -116,14 +139,18 @@ def test_every_trial_and_default_is_on_the_page_with_its_numbers(storage: BaseSt
     results = read_results(of.study)
     page = Page(render_report(of.study))
     data = page.json("data")
-    points = {point["trial"]: point for point in data["trials"] if point["trial"] is not None}
+    everything = trials_of(data)
+    points = {point["trial"]: point for point in everything if point["trial"] is not None}
     assert sorted(points) == list(range(30))
-    assert len(data["trials"]) - 30 == len(results.workloads)
+    assert len(everything) - 30 == len(results.workloads)
     for told in results.trials:
         point, evaluation = points[told.number], told.evaluation
         assert point["outcome"] == evaluation.outcome.value
-        assert point.get("latency") == evaluation.latency_ms
-        assert point.get("memory") == evaluation.peak_memory_mib
+        for name, number in (
+            ("latency", evaluation.latency_ms),
+            ("memory", evaluation.peak_memory_mib),
+        ):
+            assert point[name] == (None if number is None else pytest.approx(number, rel=1e-4))
         workload = results.workloads[point["workload"]].workload
         assert workload == evaluation.configuration.workload
         for axis, value in point["values"].items():
@@ -138,7 +165,7 @@ def test_tables_show_the_front_the_winners_and_what_is_missing(storage: BaseStor
     run(of, 30)
     results = read_results(of.study)
     for section, result in zip(workload_sections(results), results.workloads, strict=True):
-        assert section.rows[0].trial == "default"
+        assert section.rows[-1].trial == section.verdict[-1].trial == "default"
         shown = {row.trial for row in section.rows}
         assert {trial_name(c.number) for c in result.front} <= shown
         tagged = {tag for row in section.rows for tag in row.chosen}
@@ -162,13 +189,14 @@ def test_one_workload_has_no_map_and_several_have_each_in_a_cell(storage: BaseSt
     one = {"batch": (1,), "seq_len": (512,), "score_mod": ("none",)}
     alone = session(storage, axes=one, name="alone")
     run(alone, 5)
-    assert "Goldilocks map" not in render_report(alone.study)
+    assert not Page(render_report(alone.study)).having("class", "map")
     several = session(storage, name="several")
     run(several, 12)
     page = Page(render_report(several.study))
-    links = page.attributes("href")
+    links, places = page.attributes("href"), page.attributes("id")
     for place in range(len(several.survey.workloads)):
-        assert links.count(f"#w{place}") == 2  # from the winners and from the map
+        assert links.count(f"#w{place}") == 1  # from the map
+        assert places.count(f"w{place}") == 1  # inside of what that unfolds
 
 
 def test_a_study_without_a_trial_or_without_success_still_has_a_report(
@@ -204,36 +232,79 @@ def test_the_roofline_is_that_of_the_study_and_typical_rates_are_none(
     run(of, 4)
     data = Page(render_report(of.study)).json("data")
     results = read_results(of.study)
-    stored = [c.measurements.roofline for c in results.workloads[0].measured]
-    least = min(one.latency_ms for one in stored if one is not None)
+    found = [c.measurements for c in results.workloads[0].measured]
+    stored = [one.roofline for one in found if one.roofline is not None]
+    assert len(stored) == len(found)
     (workload,) = data["workloads"]
+    rows = {row.trial: row.roofline for row in workload_sections(results)[0].rows}
     if bench is UnknownRates:
         assert workload["roofline"] is None
-        assert all(point["roofline"] is None for point in data["trials"])
-    else:
-        assert workload["roofline"]["latency"] == least
-        assert all(
-            point["roofline"] == one.latency_share
-            for point, one in zip(data["trials"], stored, strict=True)
-            if one is not None
-        )
+        assert set(data["trials"]["roofline"]) == {None}
+        assert set(rows.values()) == {""}
+        return
+    least = min(one.latency_ms for one in stored)
+    assert workload["roofline"]["latency"] == pytest.approx(least)
+    shares = [one.latency_share for one in stored]
+    assert data["trials"]["roofline"] == pytest.approx(shares)
+    numbers = map(trial_name, data["trials"]["trial"])
+    for number, share in zip(numbers, shares, strict=True):
+        assert rows.get(number) in (None, f"{100 * share:.2g} %")
 
 
 def test_another_analysis_fills_a_section(storage: BaseStorage) -> None:
     of = session(storage)
     run(of, 3)
+    scale = Scale(0.0, 2.0)
+    line = Line(HOSTILE, HOSTILE, (mark(scale, "latency", HOSTILE, 1.0, (0.5, 1.5)),))
     panel = Panel(
         title=f"Sensitivity {HOSTILE}",
         text=(HOSTILE,),
-        figures=(
-            go.Figure(go.Bar(x=[1.0], y=[HOSTILE])),
-            go.Figure(layout={"title": "What drives it<br><sup>shares of all</sup>"}),
+        plots=(
+            IntervalPlot(
+                title="What drives it",
+                about=HOSTILE,
+                legend=(("latency", HOSTILE),),
+                ticks=ticks_of(scale, "{:g}×"),
+                origin=scale.at(1.0),
+                groups=(Group(HOSTILE, (line,)),),
+            ),
         ),
         tables=(PanelTable(HOSTILE, ("axis", "share"), ((HOSTILE, "0.5"),)),),
     )
     page = Page(render_report(of.study, [panel]))
-    assert page.json("panel-1-1")["data"][0]["y"] == [HOSTILE]
-    assert "What drives it: shares of all" in page.attributes("aria-label")
-    assert "What drives it: shares of all" in page.text
+    (dot,) = page.having("class", "dot")
+    assert (dot["style"], dot["title"]) == ("left: 50.0%", HOSTILE)
+    (interval,) = page.having("class", "range")
+    assert interval["style"] == "left: 25.0%; width: 50.00%"
+    assert "What drives it" in page.text
     assert not page.attributes("src")
     assert "#panel-1" in page.attributes("href")
+
+
+def test_a_gain_below_one_is_said_the_other_way_round() -> None:
+    assert [speed(ratio) for ratio in (0.5, 1.0, 1.004, 2.0, 150.0)] == [
+        "2.00×",
+        "1.00×",
+        "1.00×",
+        "2.00× slower",
+        "150× slower",
+    ]
+    assert (gain(0.5, "faster", "slower"), gain(4.0, "faster", "slower")) == (
+        "2.00× faster",
+        "4.00× slower",
+    )
+
+
+@pytest.mark.parametrize(
+    ("scale", "ticks"),
+    [
+        (Scale(0.0, 1.0), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        (Scale(0.4, 12.0, logarithmic=True), (0.5, 1.0, 2.0, 5.0, 10.0)),
+        (Scale(0.9, 1.12, logarithmic=True), (0.9, 0.95, 1.0, 1.05, 1.1)),
+        (Scale(1e-4, 1e12, logarithmic=True), tuple(10.0**n for n in range(-4, 13, 3))),
+    ],
+)
+def test_ticks_are_round_and_few(scale: Scale, ticks: tuple[float, ...]) -> None:
+    assert scale.ticks() == pytest.approx(ticks)
+    assert 0 <= scale.at(ticks[0]) < scale.at(ticks[-1]) <= 100
+    assert (scale.at(scale.low / 2), scale.at(scale.high * 2)) == (0, 100)

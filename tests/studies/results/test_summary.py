@@ -12,8 +12,8 @@ import pytest
 from optuna.storages import BaseStorage
 
 from objectives.schema.evaluation import Evaluation, Outcome
-from search.choices import gather_choices
-from studies.report.front_figures import history_figure, map_figure
+from search.options.choices import gather_choices
+from studies.dashboard.front_figures import history_figure, map_figure
 from studies.results.command import in_lines, run_command
 from studies.results.convergence import hypervolume_history
 from studies.results.results import read_results

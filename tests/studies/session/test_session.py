@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState
 
 from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
-from search.choices import choices_from_toml
+from search.options.choices import choices_from_toml
 from studies.results.results import as_table, read_results
 from studies.samplers.acquisition import Proposal
 from studies.samplers.base import CatalogueSampler

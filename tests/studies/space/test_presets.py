@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.choices import choices_from_toml
+from search.options.choices import choices_from_toml
 from studies.space.defaults import DEFAULT_AXES
 from studies.space.presets import preset_names, preset_path, preset_summary
 from studies.space.space import Survey, fill_defaults, survey

@@ -25,6 +25,7 @@ from studies.storage import database as storage
 from studies.storage import owner
 from studies.storage.database import STORAGE_FAILURES, StorageLostError, failure_text
 from studies.storage.owner import is_dead, this_process
+from studies.storage.url import DatabaseUrlError
 from studies.study.attributes import ENVIRONMENT, EVALUATION, OWNER, StudyError
 from studies.study.opening import open_study
 from studies.study.plan import environments_of
@@ -148,8 +149,36 @@ def test_a_removed_folder_is_noticed_and_its_database_saved(
 
 def test_a_folder_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'absent' / 'study.db'}"
-    with pytest.raises(StudyError, match=f"storage must be a database in a folder .*, got {url}"):
+    with pytest.raises(
+        DatabaseUrlError, match=f"storage must be a database in a folder .*, got {url}"
+    ):
         open_storage(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:study.db?mode=memory&uri=true",
+    ],
+)
+def test_a_database_in_memory_is_refused_in_words(url: str) -> None:
+    with pytest.raises(
+        DatabaseUrlError, match=r"storage must be a file or a server, got sqlite:.*memory"
+    ):
+        open_storage(url)
+
+
+def test_who_only_reads_makes_no_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'absent.db'}"
+    said = f"^storage must be .* exists, got {url}: no such file; "
+    with pytest.raises(DatabaseUrlError, match=said):
+        open_storage(url, create=False)
+    assert list(tmp_path.iterdir()) == []
+    run(session(open_storage(url), sampler="random"), 1)
+    assert sum(1 for _ in finished_trials(load_study(open_storage(url, create=False), "s"))) == 1
 
 
 @pytest.mark.parametrize(

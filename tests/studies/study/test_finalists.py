@@ -11,9 +11,9 @@ from optuna.storages import BaseStorage
 
 from objectives.schema.comparison import Comparison, Retimed
 from objectives.schema.evaluation import Outcome
+from studies.dashboard.front_figures import map_figure
 from studies.dashboard.note import summary_note
 from studies.export.document import build_export
-from studies.report.front_figures import map_figure
 from studies.report.map_grid import map_grids
 from studies.report.rows import workload_sections
 from studies.results.candidate import Candidate, candidates, in_turns

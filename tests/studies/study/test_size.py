@@ -17,12 +17,12 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from objectives.schema.evaluation import Outcome
-from search.choices import choices_from_toml
+from search.options.choices import choices_from_toml
+from studies.dashboard import front_figures as plots
+from studies.dashboard.front_figures import front_points, history_figure
 from studies.numerics.arrays import evenly_spaced
 from studies.numerics.hypervolume import hypervolume
-from studies.report import front_figures as plots
 from studies.report import kept
-from studies.report.front_figures import front_points, history_figure
 from studies.report.kept import kept_trials
 from studies.report.page import render_report
 from studies.results import convergence as progress
@@ -301,7 +301,7 @@ def test_a_page_of_few_trials_has_the_fronts_of_every_choice(
         assert _numbers(result.front) <= numbers
     page = Page(render_report(of.study))
     data = page.json("data")
-    on_page = {point["trial"] for point in data["trials"]} - {None}
+    on_page = set(data["trials"]["trial"]) - {None}
     assert on_page == numbers
     assert f"Of 80 trials, {len(numbers)} are in this page" in "".join(page.text)
 

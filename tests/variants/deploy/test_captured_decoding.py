@@ -90,7 +90,7 @@ def test_generated_tokens_are_those_of_eager(kind: str, padded: bool) -> None:
 
 def test_steps_and_memory_are_kept_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches, lengths and padding that differ; ranges of lengths, and buffers that are reused."""
-    monkeypatch.setattr("variants.deploy.model_cache.SHORTEST_RANGE", 16)
+    monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 16)
     model, handle = captured("llama", capacity=90)
     plain = tiny("llama")
     planes = set()

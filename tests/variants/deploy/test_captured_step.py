@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from variants.caches import CacheOverflowError
 from variants.deploy.captured_step import CapturedStep, CaptureWarning
 from variants.deploy.deployment import Deployment
 from variants.deploy.dispatched_attention import DispatchWarning
-from variants.deploy.model_cache import SHORTEST_RANGE, ModelCache, key_range
+from variants.deploy.key_range import SHORTEST_RANGE, key_range
+from variants.deploy.model_cache import ModelCache
 from variants.deploy.model_choice import ModelChoice
 from variants.detect import detect_device
 from variants.workload import Workload
@@ -119,7 +121,7 @@ def test_steps_are_a_prompt_in_parts(
     score_mod: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With every score_mod that looks at positions, over several ranges of lengths."""
-    monkeypatch.setattr("variants.deploy.model_cache.SHORTEST_RANGE", 8)
+    monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 8)
     loaded = deployment(score_mod, words)
     model = decoder(loaded)
     tokens = torch.cat([prompt(), prompt()], dim=1)
@@ -241,12 +243,14 @@ CUDA_CASES = [
 
 
 @pytest.mark.cuda
+# Of the prompt, which no graph holds.
+@pytest.mark.filterwarnings("ignore:execution cuda_graph captures a whole step")
 @pytest.mark.parametrize(("score_mod", "words", "choices"), CUDA_CASES)
 def test_a_replay_is_what_its_kernels_are(
     score_mod: str, words: str, choices: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits of replays against those of the same kernels launched one by one, over ranges."""
-    monkeypatch.setattr("variants.deploy.model_cache.SHORTEST_RANGE", 8)
+    monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 8)
     loaded = deployment(score_mod, words, "cuda", **choices)
     model = decoder(loaded).to("cuda", loaded.dtype)
     tokens = torch.cat([prompt(), prompt()], dim=1).cuda()
@@ -263,7 +267,7 @@ def test_a_replay_is_what_its_kernels_are(
 def test_a_step_is_captured_once_a_range_and_its_logits_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("variants.deploy.model_cache.SHORTEST_RANGE", 8)
+    monkeypatch.setattr("variants.deploy.key_range.SHORTEST_RANGE", 8)
     loaded = deployment("none", "math fp32 static", "cuda")
     model, cache, calls = decoder(loaded).cuda(), empty(loaded), []
 
@@ -307,3 +311,24 @@ def test_a_step_that_waits_for_the_device_is_said_and_right() -> None:
     assert step.ranges == ()
     expected = logits_of_steps(model, empty(loaded), tokens)
     torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_does_not_keep_the_prompt_that_it_copied() -> None:
+    loaded = deployment("none", "math fp32 static")
+    cache = empty(loaded)
+    workload = loaded.configurations[0].workload
+    key = torch.randn(2, workload.kv_heads, PROMPT, workload.head_dim)
+    value = torch.randn_like(key)
+    cache[0].append(key, value)
+    gc.collect()
+    of_prompt = {part.untyped_storage().data_ptr() for part in (key, value)}
+    sharing = [
+        other
+        for other in gc.get_objects()
+        if type(other) is Tensor
+        and other.device.type == "cpu"
+        and other is not key
+        and other is not value
+        and other.untyped_storage().data_ptr() in of_prompt
+    ]
+    assert not sharing

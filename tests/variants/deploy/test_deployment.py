@@ -18,7 +18,7 @@ from variants.deploy.deployment import Deployment
 from variants.deploy.dispatch import Route, lowest_parabolas
 from variants.deploy.dispatch_overhead import dispatch_us
 from variants.deploy.dispatched_attention import DispatchWarning
-from variants.deploy.layer_cache import Held
+from variants.deploy.layer_cache import CachedKV
 from variants.deploy.model_choice import ModelChoice
 from variants.detect import detect_device
 from variants.layer.reference import reference_attention
@@ -208,7 +208,7 @@ def measured(*rows: tuple[str, int, int, str]) -> Deployment:
 def chosen(loaded: Deployment, batch: int, kv_len: int, q_len: int = 1) -> str:
     query = torch.zeros(batch, 4, q_len, 32)
     key = torch.zeros(batch, 2, kv_len, 32)
-    held = Held.given(query, key, key)
+    held = CachedKV.given(query, key, key)
     return loaded.attention.way(query, held).configuration.variant.backend
 
 
