@@ -68,7 +68,7 @@ def try_in_model(
     source, shape = _model(settings.source)
     served = served_layers(document, shape, settings.batch, settings.prompt)
     first = served[0].workload.workload
-    if served[0].choice.configuration.variant == served[0].workload.default.configuration.variant:
+    if served[0].choice.variant == served[0].workload.default.configuration.variant:
         console.print(
             f"the choice for {workload_label(first, ())} is the default: nothing to try in a model"
         )
@@ -133,8 +133,8 @@ def _say_model(
             f"{shape.hidden_size}"
         )
     precisions = [
-        of.variant.precision
-        for of in (served[0].workload.default.configuration, served[0].choice.configuration)
+        of.precision
+        for of in (served[0].workload.default.configuration.variant, served[0].choice.variant)
     ]
     if precisions[0] != precisions[1]:
         lines.append(f"the default was measured in {precisions[0]}; here it has the winner's type")
@@ -155,7 +155,7 @@ def _say_sides(
 ) -> None:
     variants = {
         DEFAULT: f"transformers' {found.attention}",
-        WINNER: variant_label(served[0].choice.configuration.variant),
+        WINNER: variant_label(served[0].choice.variant),
     }
     table = make_table("")
     for heading in ("side", "runs"):

@@ -45,27 +45,36 @@ def cost(candidate: Candidate, preference: Preference, result: WorkloadResult) -
     return memory if preference == "lowest_memory" else math.sqrt(memory * latency)
 
 
-def best_single(results: Sequence[WorkloadResult], preference: Preference) -> Single | None:
+def best_single(
+    results: Sequence[WorkloadResult], preference: Preference, *, worst_first: bool = False
+) -> Single | None:
     """Return the choice of least mean regret, or None where nothing was measured.
 
     Those that were measured for every workload come first; where there is none, those that miss
-    the fewest. Ties go to the smaller worst regret, then to the simpler choice.
+    the fewest. Ties go to the smaller worst regret, then to the simpler choice. With
+    `worst_first`, the worst regret counts before the mean.
     """
+
+    def badness(single: Single) -> tuple[float, ...]:
+        regrets = (single.mean_regret, single.worst_regret)
+        return (len(single.missing), *(reversed(regrets) if worst_first else regrets))
+
+    singles = judged(results, preference)
+    return min(singles, key=lambda s: (*badness(s), s.model.rank)) if singles else None
+
+
+def judged(results: Sequence[WorkloadResult], preference: Preference) -> list[Single]:
+    """Return every choice of which anything was measured, with what it costs each workload."""
     served = [result for result in results if result.measured]
-    if not served:
-        return None
     by_choice = [_by_model_choice(result) for result in served]
     least = [
         cost(_winner(result, result.measured, preference), preference, result) for result in served
     ]
-    singles = [
+    return [
         found
         for model in _choices(by_choice)
         if (found := _judge(model, served, by_choice, least, preference)) is not None
     ]
-    return min(
-        singles, key=lambda s: (len(s.missing), s.mean_regret, s.worst_regret, s.model.rank)
-    )
 
 
 def _by_model_choice(result: WorkloadResult) -> dict[ModelChoice, list[Candidate]]:

@@ -92,6 +92,11 @@ def interval(verdict: Verdict) -> str:
     return f"{speed(verdict.ratio)} ({speed(verdict.high)} to {speed(verdict.low)})"
 
 
+def percent(share: float) -> str:
+    """Return `7.3 %`, or `143 %` without a decimal from 10 % on."""
+    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
+
+
 def duration(seconds: float) -> str:
     """Format seconds as `4 min 12 s`."""
     if seconds < 60:
