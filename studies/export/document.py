@@ -36,7 +36,11 @@ from variants.device import DeviceKind
 from variants.plugins import Plugin
 
 _DIGITS = 7
-_UNSAID = ("conditions", "roofline", "yardstick_ms", "host_speed")  # where they are None
+# Left out where they are None, 0 or empty, which is what reading takes them for.
+_UNSAID = {
+    *("conditions", "roofline", "kernels", "yardstick_ms", "host_speed"),
+    *("gradients_mib", "saved_mib", "seconds", "ties", "front", "finals"),
+}
 _OPEN = 4  # levels of the JSON that are laid out over lines: a configuration has one
 SCHEMA_FILE = Path(__file__).with_name("best.schema.json")
 
@@ -379,9 +383,7 @@ def _rounded(value: object) -> object:
     """Return JSON of a few bytes less: more digits than anything is known to are left out."""
     if isinstance(value, dict):
         return {
-            key: _rounded(each)
-            for key, each in value.items()
-            if not (each is None and key in _UNSAID)
+            key: _rounded(each) for key, each in value.items() if not (key in _UNSAID and not each)
         }
     if isinstance(value, list):
         return [_rounded(each) for each in value]

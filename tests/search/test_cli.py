@@ -84,8 +84,8 @@ def test_the_main_job_end_to_end(tmp_path: Path) -> None:
     assert (shown.returncode, exported.returncode) == (0, 0)
     document = Export.model_validate_json((tmp_path / "best.json").read_text())
     for workload in document.workloads:
-        for choice in workload.front:
-            variant = choice.configuration.variant
+        for choice in workload.configurations:
+            variant = choice.variant
             number = trial_name(choice.trial)
             cells = rf"{number} .*{variant.precision} {variant.cache}.*"
             cells += re.escape(f"{choice.measurements.memory.peak_mib:.1f}")

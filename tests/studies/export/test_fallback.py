@@ -127,10 +127,9 @@ def test_only_what_a_target_can_run_is_chosen_for_it(target: str) -> None:
     results = read_results(of.study)
     document = build_export(results, admitted=Admitted.model_validate({"target": target}))
     (workload,) = document.workloads
-    chosen = [*workload.choices.values()]
-    chosen += [choice for single in document.single.values() for choice in single.choices]
+    chosen = workload.configurations
     assert all(choice.trial is not None and target in choice.targets for choice in chosen)
-    variants = {choice.configuration.variant for choice in chosen}
+    variants = {choice.variant for choice in chosen}
     if target == "transformers-captured":
         assert {(v.backend, v.cache) for v in variants} == {("cudnn", "static")}
     if target == "transformers-eager":
@@ -143,6 +142,5 @@ def test_where_all_lose_the_default_is_exported() -> None:
     for admitted in (Admitted(), Admitted(executions=("cuda_graph",))):
         document = build_export(read_results(of.study), admitted=admitted)
         (workload,) = document.workloads
-        (single,) = document.single["balanced"].choices
-        assert [choice.trial for choice in (*workload.choices.values(), single)] == [None] * 4
+        assert [choice.trial for choice in workload.configurations] == [None]
         assert document.single["balanced"].model.cache == "concat"

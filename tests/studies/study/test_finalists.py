@@ -238,7 +238,7 @@ def test_finals_are_stored_read_back_and_exported(storage: BaseStorage) -> None:
     for one in finals.finalists:
         assert by_key[one.variant].latency == one.latency_ms
     assert finals.after_trial == 29
-    (exported,) = build_export(read_results(of.study)).workloads
+    (exported,) = build_export(read_results(of.study), full=True).workloads
     assert exported.finals == finals
 
 
