@@ -9,22 +9,25 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from studies.results.facts import facts
-from studies.results.front import PREFERENCES, WorkloadResult
+from studies.results.front import WorkloadResult
 from studies.results.labels import (
     choice_name,
+    gain,
     mebibytes,
     milliseconds,
-    size,
     speed,
+    trial_name,
     variant_label,
 )
 from studies.results.results import Results
 from studies.results.summary import summary
 from studies.results.winner_map import WinnerMap, winner_maps
 
-LINES, COLUMNS = 24, 80
+LINES, COLUMNS = 23, 80  # of a screen of 24 lines, one is for what is printed above
 _LEAST_KNOWN = 3  # lines of what must be known, which the map leaves room for
-_SHORT = 5  # letters of a backend, where there is little room
+_FEWEST = 3  # commands, before the map has to be cut
+# How a map is drawn: with a line for each title or not, and so many letters of a backend.
+_LAYOUTS = ((True, None), (True, 5), (True, 4), (False, 5), (False, 4), (False, 3))
 _GAP = "  "  # between maps that stand side by side
 
 
@@ -35,15 +38,32 @@ def print_screen(console: Console, results: Results, commands: Sequence[str]) ->
 
 
 def screen_lines(results: Results, commands: Sequence[str], width: int = COLUMNS) -> list[str]:
-    """Return at most `LINES` lines; commands stay whole, and count as they are folded."""
+    """Return at most `LINES` lines; commands stay whole, and count as they are folded.
+
+    Args:
+        results: Of the study.
+        commands: What leads on, most useful first; as many are shown as there is room for.
+        width: Columns.
+    """
     sentence = _wrapped(summary(results), width)
-    following = ["next:", *(f"  {command}" for command in commands)]
-    taken = sum(max(1, math.ceil(len(line) / width)) for line in following)
-    room = LINES - len(sentence) - taken
+    fewest = _following(commands[:_FEWEST])
+    room = LINES - len(sentence) - _height(fewest, width)
     drawn = _drawn(results, width, max(0, room - _LEAST_KNOWN))
     known = _known(results, width, max(0, room - len(drawn)))
-    lines = [*sentence, *drawn, *known]
-    return [*lines[: LINES - taken], *following]
+    lines = [*sentence, *drawn, *known][: LINES - _height(fewest, width)]
+    count = len(commands)
+    while count > _FEWEST and len(lines) + _height(_following(commands[:count]), width) > LINES:
+        count -= 1
+    return [*lines, *_following(commands[:count])]
+
+
+def _following(commands: Sequence[str]) -> list[str]:
+    return ["next:", *(f"  {command}" for command in commands)]
+
+
+def _height(lines: Sequence[str], width: int) -> int:
+    """Return how many lines a terminal makes of them."""
+    return sum(max(1, math.ceil(len(line) / width)) for line in lines)
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
@@ -75,7 +95,7 @@ def _drawn(results: Results, width: int, room: int) -> list[str]:
         f"balanced winner and its gain in latency; {maps[0].row_axis} down, "
         f"{maps[0].column_axis} across"
     )
-    for titled, letters in ((True, None), (True, _SHORT), (False, _SHORT)):
+    for titled, letters in _LAYOUTS:
         blocks = [_block(one, width, titled=titled, letters=letters) for one in maps]
         lines = _side_by_side(blocks, width)
         if len(lines) < room:
@@ -152,35 +172,24 @@ def _joined(row: Sequence[Sequence[str]]) -> list[str]:
 def _choices(result: WorkloadResult, width: int) -> list[str]:
     """Return the default and what was chosen, two lines each."""
     lines = []
-    if result.default.measurements is not None:
-        measured = result.default.measurements
+    measured = result.default.measurements
+    if measured is not None:
         name = variant_label(result.default.configuration.variant, measured.backend_ran)
-        lines += _two_lines(
-            "default", measured.latency.latency_ms, "", measured.memory.peak_mib, "", name, width
-        )
-    for preference in PREFERENCES:
-        winner = result.winners.get(preference)
-        if winner is None:
-            continue
-        chosen = winner.candidate
-        variant = variant_label(chosen.evaluation.configuration.variant)
-        lines += _two_lines(
-            choice_name(preference, clear=winner.clear),
-            chosen.latency,
-            speed(result.latency_ratio(chosen)),
-            chosen.memory,
-            size(result.memory_ratio(chosen)),
-            "the default" if chosen.number is None else f"{variant}, error {chosen.error:.1e}",
-            width,
-        )
-    return lines
-
-
-def _two_lines(
-    name: str, latency: float, faster: str, memory: float, smaller: str, who: str, width: int
-) -> list[str]:
-    numbers = (
-        f"{name:<15} {milliseconds(latency):>8} ms {faster:>13} "
-        f"{mebibytes(memory):>9} MiB {smaller:>13}"
-    )
-    return [numbers.rstrip()[:width], f"  {who}"[:width]]
+        numbers = f"{'default':<15} {milliseconds(measured.latency.latency_ms):>8} ms"
+        lines += [f"{numbers} {'':>16} {mebibytes(measured.memory.peak_mib):>9} MiB", f"  {name}"]
+    names: dict[str, list[str]] = {}
+    for preference, winner in result.winners.items():
+        name = choice_name(preference, clear=winner.clear)
+        names.setdefault(winner.candidate.key, []).append(name)
+    chosen = {winner.candidate.key: winner.candidate for winner in result.winners.values()}
+    for key, (first, *others) in names.items():
+        one = chosen[key]
+        faster = gain(result.latency_ratio(one), "faster", "slower")
+        smaller = gain(result.memory_ratio(one), "smaller", "larger")
+        variant = variant_label(one.evaluation.configuration.variant)
+        who = f"{trial_name(one.number)} {variant}, error {one.error:.1e}"
+        who = "the default" if one.number is None else who
+        also = f"; also {' and '.join(others)}" if others else ""
+        numbers = f"{first:<15} {milliseconds(one.latency):>8} ms {faster:>16}"
+        lines += [f"{numbers} {mebibytes(one.memory):>9} MiB {smaller:>16}", f"  {who}{also}"]
+    return [line.rstrip()[:width] for line in lines]

@@ -49,6 +49,7 @@ _DOUBTFUL = ("same", "unclear")  # said before a number; the others are the numb
 # Of the above, what a plain loop over the same configurations would not need, or not so much of.
 _OWN = ("profiler", "build and free", "search", "storage", "transfer")
 _PARTS = 4  # of a run's time, in a line
+_LABELS = 3  # workloads that a remark names
 _REASONS = 3  # shown for each outcome
 
 
@@ -90,20 +91,22 @@ def print_verdict(
         ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error"),
         words=("faster", "smaller"),
     )
-    remarks = []
+    remarks: dict[str, list[str]] = {}
     for result in chosen:
         label = workload_label(result.workload, varying)
         table.add_row(label, style="bold")
         table.add_row("  default", *_numbers(result.default, None, None))
-        remarks += [f"{label}: {note}" for note in notes(result)]
+        for note in notes(result):
+            remarks.setdefault(note, []).append(label)
         _add_winners(table, result, result.winners)
         if result.strict_winners:
             table.add_row(f"  within error {Limits().max_error:g}", style="dim")
             _add_winners(table, result, result.strict_winners)
         table.add_section()
     console.print(table)
-    for note in (*remarks, *facts(results)):
-        console.print(note, highlight=False, markup=False)
+    said = [f"{_some(labels)}: {note}" for note, labels in remarks.items()]
+    for line in (*said, *facts(results)):
+        console.print(line, highlight=False, markup=False)
     console.print(
         "faster, smaller: the default's number divided by the winner's. error: relative, against "
         "a high-precision reference. latency: a step of all layers, the larger of GPU time and "
@@ -112,6 +115,12 @@ def print_verdict(
         + (_OF_TURNS if retimed else ""),
         style="dim",
     )
+
+
+def _some(labels: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = len(labels) - _LABELS
+    return ", ".join(labels[:_LABELS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _add_winners(

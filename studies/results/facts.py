@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from objectives.schema.evaluation import Outcome
-from studies.results.front import Winner, WorkloadResult
-from studies.results.labels import times, variant_label
+from studies.results.front import WorkloadResult
+from studies.results.labels import times
 from studies.results.results import Results
+from studies.results.summary import exactness, some_of
 from studies.study.anchor import AnchorPoint, DriftMarks
+from studies.study.verdicts import MARGIN
 
 
 def facts(results: Results) -> Iterator[str]:
@@ -22,13 +24,18 @@ def facts(results: Results) -> Iterator[str]:
     yield from _unusual(results)
 
 
+def _in(number: int, count: int) -> str:
+    """Return `in 3 of 36`, or nothing where there is only one workload."""
+    return f" in {number} of {count}" if count > 1 else ""
+
+
 def _turns(workloads: Sequence[WorkloadResult]) -> Iterator[str]:
     """Say where winners were never timed beside the default."""
     left = sum(not result.timed_in_turns for result in workloads)
     if left:
         yield (
-            f"finalists are missing in {left} of {len(workloads)}: these numbers are single "
-            "trials; `run` times them in turns at its end"
+            f"finalists are missing{_in(left, len(workloads))}: these numbers are single trials; "
+            "`run` times them in turns at its end"
         )
 
 
@@ -69,54 +76,47 @@ def _defaults(workloads: Sequence[WorkloadResult]) -> Iterator[str]:
         found = [r.default.measurements for r in stalls]
         ran = {None if measured is None else measured.backend_ran for measured in found}
         most = max((m.latency.new_length_ms or 0.0 for m in found if m is not None), default=0.0)
-        why = (
-            "cuDNN plans each new length"
-            if ran == {"cudnn"}
-            else f"a new length costs up to {most:.0f} ms"
-        )
-        yield f"{len(stalls)} of {count} defaults stall: {why}"
+        planned = "cuDNN plans each new length, " if ran == {"cudnn"} else ""
+        why = f"{planned}up to {most:.0f} ms a new length"
+        yield f"{_which(len(stalls), count, 'stalls', 'stall')}: {why}"
     others = Counter(r.default.outcome for r in workloads)
     for outcome in others.keys() - {Outcome.MEASURED, Outcome.STALLS}:
         example = next(r.default.reason for r in workloads if r.default.outcome is outcome)
-        yield f"{others[outcome]} of {count} defaults are {outcome.value}: {example}"
+        was = _which(others[outcome], count, f"was {outcome.value}", f"are {outcome.value}")
+        yield f"{was}: {example}"
     roofline = sum(not result.baseline.measured for result in workloads)
     if roofline:
-        yield f"in {roofline} of {count}, gains are against the roofline of the default"
+        yield f"gains{_in(roofline, count)} are against the roofline of the default"
+
+
+def _which(number: int, count: int, one: str, several: str) -> str:
+    return f"the default {one}" if count == 1 else f"{number} of {count} defaults {several}"
 
 
 def _clear(workloads: Sequence[WorkloadResult]) -> Iterator[str]:
     """Say in how many workloads nothing is clearly the fastest."""
     won = [r.winners["lowest_latency"] for r in workloads if r.winners]
-    unclear = sum(not winner.clear for winner in won)
-    shared = sum(winner.clear and bool(winner.ties) for winner in won)
+    count = len(workloads)
+    unclear = [winner for winner in won if not winner.clear]
+    shared = [winner for winner in won if winner.clear and winner.ties]
     if unclear:
-        yield (
-            f"no clear winner in latency in {unclear} of {len(workloads)}: others may be as fast "
-            "(`show --all` lists them)"
-        )
+        others = "others may be as fast (`show --all` lists them)"
+        who = others if count > 1 else f"shared with {some_of(unclear[0].ties)}"
+        yield f"no clear winner in latency{_in(len(unclear), count)}: {who}"
     if shared:
-        yield f"in {shared} of {len(workloads)}, others are proven to be as fast as the fastest"
+        who = "others" if count > 1 else some_of(shared[0].ties)
+        yield f"as fast within {MARGIN:.0%} as the lowest latency{_in(len(shared), count)}: {who}"
 
 
 def _errors(workloads: Sequence[WorkloadResult]) -> Iterator[str]:
     """Say where the smaller error decided."""
-    decided = [
-        winner
-        for result in workloads
-        if result.winners and (winner := result.winners["balanced"]).less_exact
-    ]
+    won = [result.winners["balanced"] for result in workloads if result.winners]
+    decided = [winner for winner in won if winner.less_exact]
     if decided:
-        most = max(decided, key=_times_smaller)
-        named = variant_label(most.candidate.evaluation.configuration.variant)
-        rival = variant_label(most.less_exact[0].evaluation.configuration.variant)
         yield (
-            f"in {len(decided)} of {len(workloads)} the smaller error decides between equals: "
-            f"{named}, not {rival} (up to {_times_smaller(most):.0f} times smaller)"
+            f"of equal time and memory{_in(len(decided), len(workloads))} the smaller error "
+            f"decides: {', '.join(exactness(decided[0]))}"
         )
-
-
-def _times_smaller(winner: Winner) -> float:
-    return winner.less_exact[0].error / max(winner.candidate.error, 1e-30)
 
 
 def _unusual(results: Results) -> Iterator[str]:

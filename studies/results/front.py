@@ -15,6 +15,8 @@ from studies.study.finalists import FinalistTimings
 from variants.workload import Workload
 
 _MORE_EXACT = 2.0  # times a smaller error; what is nearer to another one is about equal
+_SAME_MEMORY = 1e-3  # the same to whoever has to choose, as a share
+_AS_SHOWN = 1e-3  # latencies so near to each other are printed alike
 MOST_FINALISTS = 8  # besides the default; they have to be built and timed again
 Preference = Literal["lowest_latency", "lowest_memory", "balanced"]
 PREFERENCES: tuple[Preference, ...] = ("lowest_latency", "lowest_memory", "balanced")
@@ -118,11 +120,12 @@ def winners(measured: Sequence[Candidate], baseline: WorkloadBaseline) -> dict[P
         no_slower,
         key=lambda c: (c.memory / baseline.peak_memory_mib) * (c.latency / baseline.latency_ms),
     )
+    smallest = _fastest_of_about(best)
     least = min(pool, key=lambda c: c.latency)
     shared = [c for c in pool if tie(c, least) or tie(c, named)]
     return {
         "lowest_latency": _won(named, shared, least),
-        "lowest_memory": _won(best[0], [c for c in pool if c.memory == best[0].memory]),
+        "lowest_memory": _won(smallest, [c for c in pool if c.memory == smallest.memory]),
         "balanced": _won(balanced, [c for c in pool if c.memory == balanced.memory]),
     }
 
@@ -146,6 +149,14 @@ def finalists(result: WorkloadResult) -> tuple[Evaluation, ...]:
     if not unique:
         return ()
     return (reference, *list(unique.values())[:MOST_FINALISTS])
+
+
+def _fastest_of_about(best: Sequence[Candidate]) -> Candidate:
+    """Return the fastest of a front of those that need about the least memory.
+
+    Less of it than anyone can use is not bought with time.
+    """
+    return [c for c in best if c.memory <= best[0].memory * (1 + _SAME_MEMORY)][-1]
 
 
 def _competing(measured: Sequence[Candidate]) -> list[Candidate]:
@@ -179,7 +190,7 @@ def _won(named: Candidate, among: Sequence[Candidate], least: Candidate | None =
     """Return a winner with what ties with it; `least` has the least latency of all who can win."""
     found = [(c, _tied(c, named, least)) for c in among if c is not named]
     ties = sorted((c for c, kind in found if kind), key=lambda c: (c.latency, c.rank))
-    is_least = least is None or named.latency <= least.latency
+    is_least = least is None or named.latency <= least.latency * (1 + _AS_SHOWN)
     return Winner(named, tuple(ties), is_least and all(kind != "unclear" for _, kind in found))
 
 

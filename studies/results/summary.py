@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
 from studies.results.candidate import Candidate
-from studies.results.front import Winner, WorkloadResult
+from studies.results.front import Preference, Winner, WorkloadResult
 from studies.results.labels import (
     factor,
     gain,
@@ -20,6 +20,9 @@ from studies.results.labels import (
 )
 from studies.results.results import Results
 from studies.study.verdicts import MARGIN
+
+_SOME = 2  # names in a line
+_NONE = 1e-12  # an error that is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +65,47 @@ def notes(result: WorkloadResult) -> Iterator[str]:
         yield "factors are to the default's roofline"
     if not result.winners:
         yield "nothing was measured"
-    for name, winner in result.winners.items():
-        yield from _shared(name.replace("_", " "), winner)
+    for preference, winner in result.winners.items():
+        yield from _shared(preference, winner)
+    if "balanced" in result.winners and result.winners["balanced"].less_exact:
+        who, _ = exactness(result.winners["balanced"])
+        yield f"of equal time and memory the smaller error decides: {who}"
     for variant, reason in (result.finals.missing if result.finals else {}).items():
         yield f"{variant} was not timed in turns: {reason}"
 
 
-def _shared(name: str, winner: Winner) -> Iterator[str]:
-    """Say who is as fast as a winner, as far as can be told, and why this one is named."""
-    if winner.ties:
-        shown = [variant_label(tie.evaluation.configuration.variant) for tie in winner.ties[:2]]
-        more = f" and {len(winner.ties) - 2} more" if len(winner.ties) > 2 else ""
-        who = f"{', '.join(shown)}{more}"
-        if winner.clear:
-            yield f"{name}: as fast within {MARGIN:.0%}: {who}"
-        else:
-            yield f"{name}: no clear winner, shared with {who}"
-    if rivals := winner.less_exact:
-        ratio = rivals[0].error / winner.candidate.error
-        yield (
-            f"{name}: {variant_label(winner.candidate.evaluation.configuration.variant)} is named "
-            f"where {variant_label(rivals[0].evaluation.configuration.variant)} ties in time and "
-            f"memory: its error is {ratio:.0f} times smaller"
-        )
+def some_of(candidates: Sequence[Candidate]) -> str:
+    """Return the names of the first ones, and how many more there are."""
+    shown = [variant_label(one.evaluation.configuration.variant) for one in candidates[:_SOME]]
+    more = len(candidates) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def exactness(winner: Winner) -> tuple[str, str]:
+    """Return what a winner is named before, as its error is smaller, and how much that is.
+
+    Empty where it is not.
+    """
+    if not winner.less_exact:
+        return "", ""
+    rival, won = winner.less_exact[0], winner.candidate
+    names = [variant_label(one.evaluation.configuration.variant) for one in (won, rival)]
+    smaller = "far" if won.error < _NONE else f"{rival.error / won.error:.0f} times"
+    return f"{names[0]}, not {names[1]}", f"whose error is {smaller} larger"
+
+
+def _shared(preference: Preference, winner: Winner) -> Iterator[str]:
+    """Say who is as good as a winner, as far as can be told, and why this one is named."""
+    name = preference.replace("_", " ")
+    if preference == "lowest_latency" and not winner.clear:
+        yield f"no clear winner in latency: shared with {some_of(winner.ties)}"
+        return
+    exact = {one.key for one in winner.less_exact}
+    others = [one for one in winner.ties if one.key not in exact]
+    if others and winner.clear:
+        yield f"{name}: as fast within {MARGIN:.0%}: {some_of(others)}"
+    elif others:
+        yield f"{name}: of as little memory, and maybe as fast: {some_of(others)}"
 
 
 def _strict(results: Results) -> str:
