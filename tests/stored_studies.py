@@ -92,11 +92,16 @@ def interrupted() -> Session:
     return of
 
 
-STUDIES = {"quiet": quiet, "noisy": noisy, "interrupted": interrupted}
+def one() -> Session:
+    """A single workload."""
+    return _finished(FakeBench(), FOUR | {"batch": (1,), "seq_len": (512,)})
 
 
-def _finished(bench: FakeBench) -> Session:
-    of = session(InMemoryStorage(), bench, axes=FOUR, sampler="random")
+STUDIES = {"quiet": quiet, "noisy": noisy, "interrupted": interrupted, "one": one}
+
+
+def _finished(bench: FakeBench, axes: Mapping[str, tuple[Choice, ...]] = FOUR) -> Session:
+    of = session(InMemoryStorage(), bench, axes=axes, sampler="random")
     run(of, TRIALS)
     for result in read_results(of.study).workloads:
         of.retiming.measure(result)

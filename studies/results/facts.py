@@ -103,6 +103,18 @@ def _clear(workloads: Sequence[WorkloadResult]) -> Iterator[str]:
         others = "others may be as fast (`show --all` lists them)"
         who = others if count > 1 else f"shared with {some_of(unclear[0].ties)}"
         yield f"no clear winner in latency{_in(len(unclear), count)}: {who}"
+    doubtful = [
+        r
+        for r in workloads
+        if r.winners
+        and (verdict := r.winners["balanced"].candidate.verdict) is not None
+        and verdict.word == "unclear"
+    ]
+    if doubtful:
+        yield (
+            f"whether the balanced winner is faster than the default is unclear"
+            f"{_in(len(doubtful), count)}: the 95 % interval does not tell"
+        )
     if shared:
         who = "others" if count > 1 else some_of(shared[0].ties)
         yield f"as fast within {MARGIN:.0%} as the lowest latency{_in(len(shared), count)}: {who}"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import pytest
 from optuna.storages import InMemoryStorage
-from rich.console import Console
 
 from objectives.schema.evaluation import Outcome
 from search.options.shared_options import DEFAULT_STORAGE
 from search.views.next_commands import next_commands
-from search.views.screen import COLUMNS, LINES, print_screen, screen_lines
+from search.views.screen import COLUMNS, LINES, screen_lines
 from studies.results.labels import speed
 from studies.results.results import Results, read_results
 from studies.results.summary import summary
@@ -33,8 +33,8 @@ THIRTY_SIX: Mapping[str, tuple[Choice, ...]] = {
     "score_mod": ("none", "alibi", "softcap:50", "sliding_window:256"),
 }
 MANY: Mapping[str, tuple[Choice, ...]] = {
-    "batch": tuple(range(1, 31)),
-    "seq_len": tuple(range(512, 1536, 64)),
+    "batch": tuple(range(1, 13)),
+    "seq_len": tuple(range(512, 1024, 64)),
     "score_mod": ("none",),
 }
 LONG = "sqlite:////home/somebody/a/rather/long/path/to/a/database/of/studies.db"
@@ -51,49 +51,48 @@ def found(
     return read_results(of.study)
 
 
-@pytest.mark.parametrize("storage", [DEFAULT_STORAGE, LONG])
-@pytest.mark.parametrize("axes", [ONE, THIRTY_SIX, MANY], ids=["1", "36", "480"])
+@pytest.mark.parametrize("axes", [ONE, THIRTY_SIX, MANY], ids=["1", "36", "96"])
 @pytest.mark.parametrize(
     ("bench", "finals"),
     [
         (FakeBench, True),
-        (NoisyBench, True),
         (NoisyBench, False),
         (lambda: FakeBench(fails={"auto": Outcome.OUT_OF_MEMORY}), True),
         (lambda: FakeBench(fails={"auto": Outcome.STALLS, "flash": Outcome.CRASHED}), False),
     ],
-    ids=["quiet", "noisy", "interrupted", "failing", "stalling"],
+    ids=["quiet", "noisy and interrupted", "failing", "stalling"],
 )
 def test_a_screen_holds_it(
-    axes: Mapping[str, tuple[Choice, ...]], bench: type[FakeBench], finals: bool, storage: str
+    axes: Mapping[str, tuple[Choice, ...]], bench: Callable[[], FakeBench], finals: bool
 ) -> None:
     results = found(axes, bench(), finals=finals)
-    commands = next_commands(results, storage, size=10_000, stopped_at=200)
-    console = Console(file=io.StringIO(), width=COLUMNS)
-    print_screen(console, results, commands)
-    assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    # A command is not cut: a terminal folds it.
-    shown = sum(max(1, math.ceil(len(line) / COLUMNS)) for line in lines)
-    assert shown <= LINES
-    assert all(len(line) <= COLUMNS for line in lines if "python -m search" not in line)
-    text = " ".join(" ".join(lines).split())
-    assert " ".join(summary(results).split()) in text
-    for command in commands:
-        assert " ".join(command.split()) in text
+    for storage in (DEFAULT_STORAGE, LONG):
+        commands = next_commands(results, storage, size=10_000, stopped_at=200)
+        lines = screen_lines(results, commands)
+        # A command is not cut: a terminal folds it.
+        assert sum(max(1, math.ceil(len(line) / COLUMNS)) for line in lines) <= LINES
+        assert all(len(line) <= COLUMNS for line in lines if "python -m search" not in line)
+        text = " ".join(" ".join(lines).split())
+        assert " ".join(summary(results).split()) in text
+        shown = [command for command in commands if command in "\n".join(lines)]
+        assert shown == commands[: len(shown)]
+        assert len(shown) >= 3
 
 
-def test_the_map_has_a_cell_for_each_of_36_workloads() -> None:
+@pytest.mark.parametrize("storage", [DEFAULT_STORAGE, LONG])
+def test_the_map_has_a_cell_for_each_of_36_workloads(storage: str) -> None:
     results = found(THIRTY_SIX, FakeBench())
-    text = "\n".join(screen_lines(results, next_commands(results, DEFAULT_STORAGE, size=10_000)))
+    text = "\n".join(screen_lines(results, next_commands(results, storage, size=10_000)))
     assert "more: show --all" not in text
+    cells = []
     for result in results.workloads:
         winner = result.winners["balanced"].candidate
-        if winner.number is None:
-            assert "default" in text
-        else:
-            backend = winner.evaluation.configuration.variant.backend
-            assert f"{backend[:5]} {speed(result.latency_ratio(winner))}" in text
+        backend = winner.evaluation.configuration.variant.backend
+        gained = speed(result.latency_ratio(winner))
+        cells.append("default" if winner.number is None else f"{backend[:3]} {gained}")
+    shortened = re.sub(r"\b(eager|math|flash|effic|cudnn|flex)", lambda found: found[0][:3], text)
+    for cell, count in Counter(cells).items():
+        assert shortened.count(cell) >= count
 
 
 def test_one_workload_shows_its_choices() -> None:
