@@ -87,7 +87,14 @@ def run(settings: RunSettings) -> None:
         told: tuple[FinishedTrial, ...] = ()
         if stored is not None and opened is not None:
             told = tuple(islice(finished_trials(load_study(opened, settings.study)), MOST_TOLD))
-        expected_s = estimate_s(found, here.kind, trials, finalists=settings.finalists, told=told)
+        expected_s = estimate_s(
+            found,
+            here.kind,
+            trials,
+            finalists=settings.finalists,
+            told=told,
+            workers=len(tracks),
+        )
         print_space(console, found, all_reasons=settings.dry_run)
         _introduce(found, here, trials, expected_s)
         if not given and stored is None:

@@ -30,7 +30,7 @@ from studies.results.labels import (
     trial_name,
     workload_label,
 )
-from studies.session.estimate import Pace, finalists_s
+from studies.session.estimate import TrialPace
 from studies.session.session import Session
 from studies.session.worker_pool import Worker, WorkerPool
 from studies.study.anchor import NEWEST
@@ -212,7 +212,7 @@ class Runner:
             "trials", total=budget, completed=session.tried(), status="", left=""
         )
         publisher = Publisher(session.study)
-        pace = Pace(session.usual_s())
+        pace = session.pace()
 
         def go_on() -> bool:
             if deadline is not None and time.monotonic() >= deadline:
@@ -230,7 +230,7 @@ class Runner:
                 continue
             tried = session.tried()
             self.trials += 1
-            pace.done += 1
+            pace.tell(found.evaluation)
             self._note(found.evaluation)
             left = self._left(pace, budget - tried, budget, deadline)
             where = f"{worker.name}  " if len(session.workers) > 1 else ""
@@ -244,13 +244,14 @@ class Runner:
             progress.update(task, completed=tried, status=self._status(), left=left)
             session.seconds["storage"] = session.seconds.get("storage", 0.0) + publisher.refresh()
 
-    def _left(self, pace: Pace, left: int, budget: int, deadline: float | None) -> str:
+    def _left(self, pace: TrialPace, left: int, budget: int, deadline: float | None) -> str:
         """Return how long the run will go on, its finalists included."""
-        seconds = pace.left_s(left)
+        workers = max(1, len(self.session.workers))
+        seconds = pace.left_s(left, workers)
         if deadline is not None:
             seconds = min(seconds, max(0.0, deadline - time.monotonic()))
         if self.finalists:
-            seconds += finalists_s(len(self.session.survey.workloads), budget)
+            seconds += pace.finalists_s(len(self.session.survey.workloads), budget) / workers
         return f"about {duration(seconds)} left"
 
     def _is_stale(self, patience: int) -> bool:

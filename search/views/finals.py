@@ -11,7 +11,7 @@ from search.runner import Interrupt
 from studies.results.front import MOST_FINALISTS, WorkloadResult
 from studies.results.labels import duration, workload_label
 from studies.results.results import read_results
-from studies.session.estimate import Pace, finalists_s
+from studies.session.estimate import Pace
 from studies.session.session import Session
 from studies.session.worker_pool import Worker, WorkerPool
 from studies.study.finalists import FinalistTimings
@@ -21,7 +21,8 @@ def retime_finalists(console: Console, session: Session, interrupt: Interrupt) -
     """Time each workload's finalists in turns, but those that were since its newest trial."""
     varying = set(session.plan.space.searched)
     due = list(session.retiming.due(read_results(session.study).workloads))
-    left, pace = iter(due), Pace(finalists_s(1, MOST_FINALISTS))
+    usual_s = session.pace().finalists_s(1, MOST_FINALISTS) / max(1, len(session.workers))
+    left, pace = iter(due), Pace(usual_s)
     taking = threading.Lock()
 
     def taken() -> Iterator[WorkloadResult]:

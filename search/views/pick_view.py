@@ -11,6 +11,7 @@ from search.views.layout import number_table
 from studies.export.document import Export, ExportedChoice, ExportedSingle, narrowed
 from studies.export.split import split
 from studies.results.labels import (
+    first_of,
     gain,
     mebibytes,
     milliseconds,
@@ -35,7 +36,6 @@ _OF: Mapping[Prefer, str] = {
 _BAD = 0.5  # a regret of which a warning tells
 _WARNINGS = 6  # lines, at most
 _OFFERED = 0.05  # a worst regret that is worth a second choice
-_NAMED = 3  # workloads that a line names
 
 
 def print_pick(console: Console, document: Export, results: Results) -> None:
@@ -112,9 +112,7 @@ def _some(those: list[str], count: int) -> str:
     """Return the names of some workloads of so many, in few words."""
     if len(those) == count:
         return "all workloads" if count > 1 else those[0]
-    if len(those) <= _NAMED:
-        return ", ".join(those)
-    return f"{len(those)} of {count} workloads ({', '.join(those[:_NAMED])}, …)"
+    return first_of(those)
 
 
 def _targets(

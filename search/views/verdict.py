@@ -16,6 +16,7 @@ from studies.results.front import Preference, Winner, WorkloadResult
 from studies.results.labels import (
     choice_name,
     duration,
+    first_of,
     mebibytes,
     milliseconds,
     size,
@@ -49,7 +50,6 @@ _DOUBTFUL = ("same", "unclear")  # said before a number; the others are the numb
 # Of the above, what a plain loop over the same configurations would not need, or not so much of.
 _OWN = ("profiler", "build and free", "search", "storage", "transfer")
 _PARTS = 4  # of a run's time, in a line
-_LABELS = 3  # workloads that a remark names
 _REASONS = 3  # shown for each outcome
 
 
@@ -104,7 +104,7 @@ def print_verdict(
             _add_winners(table, result, result.strict_winners)
         table.add_section()
     console.print(table)
-    said = [f"{_some(labels)}: {note}" for note, labels in remarks.items()]
+    said = [f"{first_of(labels)}: {note}" for note, labels in remarks.items()]
     for line in (*said, *facts(results)):
         console.print(line, highlight=False, markup=False)
     console.print(
@@ -115,12 +115,6 @@ def print_verdict(
         + (_OF_TURNS if retimed else ""),
         style="dim",
     )
-
-
-def _some(labels: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = len(labels) - _LABELS
-    return ", ".join(labels[:_LABELS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _add_winners(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from objectives.schema.evaluation import Evaluation
 from studies.study.verdicts import Verdict
@@ -90,6 +90,12 @@ def gain(ratio: float, better: str, worse: str) -> str:
 def interval(verdict: Verdict) -> str:
     """Return how many times as fast, with its 95 % interval: `1.74× (1.72× to 1.76×)`."""
     return f"{speed(verdict.ratio)} ({speed(verdict.high)} to {speed(verdict.low)})"
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names, and how many more there are: `a, b, c and 4 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def percent(share: float) -> str:

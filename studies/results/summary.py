@@ -12,6 +12,7 @@ from studies.results.candidate import Candidate
 from studies.results.front import Preference, Winner, WorkloadResult
 from studies.results.labels import (
     factor,
+    first_of,
     gain,
     mebibytes,
     milliseconds,
@@ -76,9 +77,8 @@ def notes(result: WorkloadResult) -> Iterator[str]:
 
 def some_of(candidates: Sequence[Candidate]) -> str:
     """Return the names of the first ones, and how many more there are."""
-    shown = [variant_label(one.evaluation.configuration.variant) for one in candidates[:_SOME]]
-    more = len(candidates) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    names = [variant_label(one.evaluation.configuration.variant) for one in candidates]
+    return first_of(names, _SOME)
 
 
 def exactness(winner: Winner) -> tuple[str, str]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from objectives.schema.evaluation import Evaluation
 from studies.results.front import MOST_FINALISTS
 from studies.space.space import Survey
 from studies.study.anchor import EVERY
 from studies.study.trials import FinishedTrial
 from variants.device import DeviceKind
 
-# Seconds a trial, of a backend that does not compile and of one that does. Orders of magnitude of
-# small decode shapes, as `python -m search run` prints them at its end: larger shapes take longer.
+# Seconds a trial, of a configuration that does not compile and of one that does. Orders of
+# magnitude of small decode shapes, as `python -m search run` prints them at its end: larger shapes
+# take longer.
 SECONDS_A_TRIAL: dict[DeviceKind, tuple[float, float]] = {"cuda": (0.8, 5.0), "cpu": (1.2, 6.0)}
 START_S = 10.0
 ANCHOR_S = 2.0
 OWN_S = 0.2  # of a trial: its proposal, its storage and its messages
-FINALIST_S = 0.6  # of one configuration that is timed in turns, built anew
+# Of a trial, what timing a finalist in turns takes: it is built and compiled anew, but neither
+# checked nor profiled.
+FINALIST_SHARE = 0.6
 MOST_TOLD = 200  # trials that are looked at
-_ENOUGH = 3  # trials of a kind, that say more than what others took elsewhere
+_ENOUGH = 3  # trials of a run, that say more of its pace than what each of them took by itself
 
 
 def estimate_s(
@@ -30,6 +34,7 @@ def estimate_s(
     *,
     finalists: bool = True,
     told: Sequence[FinishedTrial] = (),
+    workers: int = 1,
 ) -> float:
     """Return the expected seconds until a study holds `trials` trials, with all around them.
 
@@ -39,44 +44,90 @@ def estimate_s(
         trials: Of the study, in all.
         finalists: Whether those are timed in turns at the end.
         told: What the study holds: what its trials took counts more than what others did.
+        workers: Devices that measure at once.
     """
+    pace = TrialPace.of(survey, kind, (trial.evaluation for trial in told))
     budget = min(trials, survey.size)
     left = max(0, budget - len(told))
-    defaults = 0 if told else len(survey.workloads)
-    return (
-        START_S
-        + ANCHOR_S * (2 + left // EVERY)
-        + _rates(kind, told)[0] * defaults
-        + left * seconds_a_trial(survey, kind, told)
-        + (finalists_s(len(survey.workloads), budget) if finalists and left else 0.0)
-    )
+    workloads = len(survey.workloads)
+    defaults = 0.0 if told else workloads * pace.mean_s[False]
+    finals = pace.finalists_s(workloads, budget) if finalists and left else 0.0
+    work = defaults + left * pace.a_trial_s(left) + finals + ANCHOR_S * (left // EVERY)
+    return START_S + 2 * ANCHOR_S + work / workers
 
 
-def seconds_a_trial(survey: Survey, kind: DeviceKind, told: Sequence[FinishedTrial] = ()) -> float:
-    """Return the expected seconds of one trial."""
-    plain, compiled = _rates(kind, told)
-    variants = [variant for possible in survey.possible.values() for variant in possible]
-    share = sum(variant.compiles for variant in variants) / max(1, len(variants))
-    return share * compiled + (1 - share) * plain
+@dataclass
+class TrialPace:
+    """What trials take, those that compile apart from the others, and what is left of them."""
 
+    usual_s: tuple[float, float]  # of one that does not compile and of one that does, elsewhere
+    possible: tuple[int, int]  # configurations of the space, likewise
+    begin: float = field(default_factory=time.monotonic)
+    _taken_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    _tried: list[int] = field(default_factory=lambda: [0, 0])
+    _own: int = 0  # trials of this run
+    _own_s: float = 0.0  # that they took, each by itself
 
-def finalists_s(workloads: int, trials: int) -> float:
-    """Return the expected seconds that finalists of a study of so many trials take."""
-    each = min(MOST_FINALISTS, trials / max(1, workloads))
-    return FINALIST_S * (workloads + each * workloads)
+    @classmethod
+    def of(cls, survey: Survey, kind: DeviceKind, told: Iterable[Evaluation] = ()) -> TrialPace:
+        """Return the pace of a space's trials, of which some were told by earlier runs."""
+        compiles = [v.compiles for variants in survey.possible.values() for v in variants]
+        possible = (compiles.count(False), compiles.count(True))
+        pace = cls(SECONDS_A_TRIAL[kind], possible)
+        for evaluation in told:
+            pace._count(evaluation)
+        return pace
 
+    def tell(self, evaluation: Evaluation) -> None:
+        """Take in a trial of this run."""
+        self._own_s += self._count(evaluation)
+        self._own += 1
 
-def _rates(kind: DeviceKind, told: Sequence[FinishedTrial]) -> tuple[float, float]:
-    """Return the seconds of a trial that does not compile, and of one that does."""
-    rates = []
-    for compiles, usual in zip((False, True), SECONDS_A_TRIAL[kind], strict=True):
-        taken = [
-            sum(trial.evaluation.seconds.values()) + OWN_S
-            for trial in told
-            if trial.evaluation.configuration.variant.compiles == compiles
-        ]
-        rates.append(sum(taken) / len(taken) if len(taken) >= _ENOUGH else usual)
-    return rates[0], rates[1]
+    def _count(self, evaluation: Evaluation) -> float:
+        spent = sum(evaluation.seconds.values()) + OWN_S
+        compiles = evaluation.configuration.variant.compiles
+        self._taken_s[compiles] += spent
+        self._tried[compiles] += 1
+        return spent
+
+    @property
+    def mean_s(self) -> tuple[float, float]:
+        """Seconds of a trial of each kind; the usual ones count as one trial."""
+        plain, compiled = (
+            (usual + taken) / (1 + count)
+            for usual, taken, count in zip(self.usual_s, self._taken_s, self._tried, strict=True)
+        )
+        return plain, compiled
+
+    def a_trial_s(self, left: int) -> float:
+        """Return the mean of the next so many trials, in seconds of one device.
+
+        Where they are all that is left of the space, their kinds are known. Else the next ones are
+        taken to be half like those that are left and half like those that were tried: a search
+        turns to what is good.
+        """
+        rest = [max(0, n - tried) for n, tried in zip(self.possible, self._tried, strict=True)]
+        share = rest[True] / max(1, sum(rest))
+        if left < sum(rest) and sum(self._tried) >= _ENOUGH:
+            share = (share + self._tried[True] / sum(self._tried)) / 2
+        plain, compiled = self.mean_s
+        return share * compiled + (1 - share) * plain
+
+    def left_s(self, left: int, workers: int = 1, now: float | None = None) -> float:
+        """Return the expected seconds of so many more trials.
+
+        What lies between trials, and that several devices measure at once, shows in how long the
+        trials of this run took together.
+        """
+        elapsed = (time.monotonic() if now is None else now) - self.begin
+        known = self._own >= _ENOUGH and self._own_s > 0
+        stretch = elapsed / self._own_s if known else 1 / workers
+        return left * self.a_trial_s(left) * stretch
+
+    def finalists_s(self, workloads: int, trials: int) -> float:
+        """Return the seconds of one device that finalists of a study of so many trials take."""
+        each = 1 + min(MOST_FINALISTS, trials / max(1, workloads))
+        return FINALIST_SHARE * workloads * each * self.a_trial_s(trials)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from objectives.trial.bench import Bench
 from studies.samplers.samplers import make_sampler
 from studies.session.baseline_measurement import BaselineMeasurement
 from studies.session.calibration import Calibration
-from studies.session.estimate import MOST_TOLD, seconds_a_trial
+from studies.session.estimate import MOST_TOLD, TrialPace
 from studies.session.measurer import Measurer
 from studies.session.retiming import FinalistRetiming
 from studies.session.worker_pool import Worker
@@ -132,10 +132,11 @@ class Session:
         """Return how many trials can be had of `trials`: the space may be smaller."""
         return min(trials, self.survey.size)
 
-    def usual_s(self) -> float:
-        """Return what a trial of this study is expected to take, in seconds."""
-        told = tuple(islice(finished_trials(self.study), MOST_TOLD))
-        return seconds_a_trial(self.survey, self._device.kind, told)
+    def pace(self) -> TrialPace:
+        """Return what trials of this study take, by those that it holds."""
+        told = islice(finished_trials(self.study), MOST_TOLD)
+        evaluations = (trial.evaluation for trial in told)
+        return TrialPace.of(self.survey, self._device.kind, evaluations)
 
     def add_probes(self, count: int) -> int:
         """Have so many more configurations of the probe order tried before anything else.
