@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import islice
 
 import typer
 
@@ -38,7 +37,7 @@ from search.views.verdict import (
 from studies.dashboard.publisher import publish
 from studies.results.labels import duration
 from studies.results.results import read_results
-from studies.session.estimate import MOST_TOLD, estimate_s
+from studies.session.estimate import estimate_s
 from studies.session.preload import preload_in_background
 from studies.session.session import Session
 from studies.session.worker_pool import Worker
@@ -48,7 +47,7 @@ from studies.storage.url import shown
 from studies.study.opening import open_study, stored_plan
 from studies.study.plan import Plan
 from studies.study.study import load_study, open_storage
-from studies.study.trials import FinishedTrial, finished_trials
+from studies.study.trials import FinishedTrial
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
 
@@ -85,14 +84,18 @@ def run(settings: RunSettings) -> None:
         found = survey(fill_defaults(given, base), here)
         trials = settings.probe or settings.trials or TRIALS
         told: tuple[FinishedTrial, ...] = ()
+        due = 0
         if stored is not None and opened is not None:
-            told = tuple(islice(finished_trials(load_study(opened, settings.study)), MOST_TOLD))
+            results = read_results(load_study(opened, settings.study))
+            told = results.trials
+            due = sum(not result.timed_in_turns for result in results.workloads)
         expected_s = estimate_s(
             found,
             here.kind,
             trials,
             finalists=settings.finalists,
             told=told,
+            due=due,
             workers=len(tracks),
         )
         print_space(console, found, all_reasons=settings.dry_run)
@@ -127,6 +130,7 @@ def run(settings: RunSettings) -> None:
             session,
             keep_all_workers=settings.new_environment,
             finalists=settings.finalists,
+            begun=begin,
         )
         starts = [bench.process.start_seconds for bench in benches]
         _search(runner, begin, starts, _limit(settings, session), settings, queue)

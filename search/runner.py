@@ -17,7 +17,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
 )
 
 from objectives.process.client import ProcessError
@@ -101,17 +100,25 @@ class Runner:
         *,
         keep_all_workers: bool = False,
         finalists: bool = True,
+        begun: float | None = None,
     ) -> None:
-        # Those, too, that disagree with the study's anchor.
-        self.keep_all_workers = keep_all_workers
-        self.finalists = finalists  # whether they are timed in turns behind the trials
+        """Drive a session.
+
+        Args:
+            console: Where it is told how the run goes.
+            session: What is run.
+            keep_all_workers: Those, too, that disagree with the study's anchor.
+            finalists: Whether they are timed in turns behind the trials.
+            begun: When the run began, by `time.monotonic`; now, if not given.
+        """
+        self.keep_all_workers, self.finalists = keep_all_workers, finalists
         self._console, self.session = console, session
         self._varying = set(session.plan.space.searched)
         self._outcomes: Counter[Outcome] = Counter()
         self._best: dict[str, float] = {}  # lowest latency by workload key, as a share of default
         self.interrupt = Interrupt(console)
         self.trials = 0  # of this run
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
         self.out_of_time = False
         self.out_of_patience = False
 
@@ -122,8 +129,7 @@ class Runner:
             KeyboardInterrupt: Ctrl-C, twice; everything told is kept.
             StudyError: No device may measure the study.
         """
-        self._begun = time.monotonic()
-        deadline = None if limit.minutes is None else self._begun + 60 * limit.minutes
+        deadline = None if limit.minutes is None else time.monotonic() + 60 * limit.minutes
         with self.interrupt.watched(), self._progress() as progress:
             self._begin(progress)
             self._measure_defaults(progress)
@@ -178,7 +184,6 @@ class Runner:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[status]}"),
             console=self._console,
@@ -239,20 +244,21 @@ class Runner:
                 f"{trial_line(found.evaluation, self._varying)}"
             )
             if not self._console.is_terminal:  # no progress bar says it
-                line += f"  [{duration(time.monotonic() - self._begun)}, {left}]"
+                line += f"  [{left}]"
             self._say(progress, line)
             progress.update(task, completed=tried, status=self._status(), left=left)
             session.seconds["storage"] = session.seconds.get("storage", 0.0) + publisher.refresh()
 
     def _left(self, pace: TrialPace, left: int, budget: int, deadline: float | None) -> str:
-        """Return how long the run will go on, its finalists included."""
+        """Return how long the run has taken and will go on, its finalists included."""
         workers = max(1, len(self.session.workers))
         seconds = pace.left_s(left, workers)
         if deadline is not None:
             seconds = min(seconds, max(0.0, deadline - time.monotonic()))
         if self.finalists:
             seconds += pace.finalists_s(len(self.session.survey.workloads), budget) / workers
-        return f"about {duration(seconds)} left"
+        spent = duration(time.monotonic() - self._begun)
+        return f"{spent}, about {duration(seconds)} left" if seconds else spent
 
     def _is_stale(self, patience: int) -> bool:
         """Tell whether the surrogate expects next to nothing, and has for so many trials."""

@@ -79,7 +79,7 @@ def _known(results: Results, width: int, room: int) -> list[str]:
         last = place == len(found) - 1
         if len(lines) + len(more) + (not last) > room:
             left = len(found) - place
-            return [*lines, f"· {left} more remarks: show --all"][:room]
+            return [*lines, f"· {left} more remark{'s' * (left > 1)}: show --all"][:room]
         lines += more
     return lines
 

@@ -150,7 +150,7 @@ def _headline(result: WorkloadResult) -> Headline | None:
 
 
 def _chosen(result: WorkloadResult) -> list[Candidate]:
-    """Return each winner once, fastest first; those within the usual error after the others."""
+    """Return each winner once, the lowest latency first; those of small errors come last."""
     found: dict[int | None, Candidate] = {}
     for winners in (result.winners, result.strict_winners):
         for preference in PREFERENCES:
@@ -166,7 +166,7 @@ def _words(choice: Preference) -> str:
 
 
 def _tags(number: int | None, result: WorkloadResult) -> tuple[str, ...]:
-    """Return what a configuration was chosen as: fastest, smallest, balanced."""
+    """Return what a configuration was chosen as, as balanced."""
     tags = [
         _name(choice, result.winners[choice])
         for choice in PREFERENCES

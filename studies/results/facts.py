@@ -16,8 +16,8 @@ from studies.study.verdicts import MARGIN
 
 def facts(results: Results) -> Iterator[str]:
     """Yield what a reader has to know before the numbers are used, most important first."""
-    yield from _turns(results.workloads)
     yield from _drift(results)
+    yield from _turns(results.workloads)
     yield from _defaults(results.workloads)
     yield from _clear(results.workloads)
     yield from _errors(results.workloads)

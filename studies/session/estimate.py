@@ -23,7 +23,6 @@ OWN_S = 0.2  # of a trial: its proposal, its storage and its messages
 # Of a trial, what timing a finalist in turns takes: it is built and compiled anew, but neither
 # checked nor profiled.
 FINALIST_SHARE = 0.6
-MOST_TOLD = 200  # trials that are looked at
 _ENOUGH = 3  # trials of a run, that say more of its pace than what each of them took by itself
 
 
@@ -34,6 +33,7 @@ def estimate_s(
     *,
     finalists: bool = True,
     told: Sequence[FinishedTrial] = (),
+    due: int = 0,
     workers: int = 1,
 ) -> float:
     """Return the expected seconds until a study holds `trials` trials, with all around them.
@@ -44,6 +44,7 @@ def estimate_s(
         trials: Of the study, in all.
         finalists: Whether those are timed in turns at the end.
         told: What the study holds: what its trials took counts more than what others did.
+        due: Workloads whose finalists are missing, though no trial may be.
         workers: Devices that measure at once.
     """
     pace = TrialPace.of(survey, kind, (trial.evaluation for trial in told))
@@ -51,7 +52,8 @@ def estimate_s(
     left = max(0, budget - len(told))
     workloads = len(survey.workloads)
     defaults = 0.0 if told else workloads * pace.mean_s[False]
-    finals = pace.finalists_s(workloads, budget) if finalists and left else 0.0
+    due = workloads if left else due
+    finals = due / workloads * pace.finalists_s(workloads, budget) if finalists else 0.0
     work = defaults + left * pace.a_trial_s(left) + finals + ANCHOR_S * (left // EVERY)
     return START_S + 2 * ANCHOR_S + work / workers
 

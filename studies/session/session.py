@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -18,7 +17,7 @@ from objectives.trial.bench import Bench
 from studies.samplers.samplers import make_sampler
 from studies.session.baseline_measurement import BaselineMeasurement
 from studies.session.calibration import Calibration
-from studies.session.estimate import MOST_TOLD, TrialPace
+from studies.session.estimate import TrialPace
 from studies.session.measurer import Measurer
 from studies.session.retiming import FinalistRetiming
 from studies.session.worker_pool import Worker
@@ -134,8 +133,7 @@ class Session:
 
     def pace(self) -> TrialPace:
         """Return what trials of this study take, by those that it holds."""
-        told = islice(finished_trials(self.study), MOST_TOLD)
-        evaluations = (trial.evaluation for trial in told)
+        evaluations = (trial.evaluation for trial in finished_trials(self.study))
         return TrialPace.of(self.survey, self._device.kind, evaluations)
 
     def add_probes(self, count: int) -> int:

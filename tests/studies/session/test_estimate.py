@@ -114,6 +114,7 @@ def test_a_resumed_study_goes_by_what_its_own_trials_took(space: Survey) -> None
     found = estimate_s(space, "cuda", space.size, finalists=False, told=told)
     assert found == pytest.approx(START_S + 2 * ANCHOR_S + seconds_of(left), rel=0.25)
     assert estimate_s(space, "cuda", 40, told=told) == START_S + 2 * ANCHOR_S
+    assert estimate_s(space, "cuda", 40, told=told, due=2) > START_S + 2 * ANCHOR_S + 5
 
 
 def test_what_is_left_falls_to_nothing(space: Survey) -> None:
