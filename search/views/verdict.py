@@ -11,7 +11,7 @@ from objectives.schema.evaluation import Evaluation
 from objectives.schema.limits import Limits
 from search.views.layout import number_table
 from studies.results.candidate import Candidate, share_of_roofline
-from studies.results.facts import facts
+from studies.results.facts import facts_beside_notes
 from studies.results.front import Preference, Winner, WorkloadResult
 from studies.results.labels import (
     choice_name,
@@ -26,7 +26,7 @@ from studies.results.labels import (
     workload_label,
 )
 from studies.results.results import Results
-from studies.results.summary import notes
+from studies.results.summary import gains, notes
 from studies.space.space import Survey
 from studies.study.verdicts import MARGIN
 from variants.axes import AXES, Choice
@@ -50,6 +50,7 @@ _DOUBTFUL = ("same", "unclear")  # said before a number; the others are the numb
 # Of the above, what a plain loop over the same configurations would not need, or not so much of.
 _OWN = ("profiler", "build and free", "search", "storage", "transfer")
 _PARTS = 4  # of a run's time, in a line
+_FEW = 4  # workloads of which each has its intervals printed
 _REASONS = 3  # shown for each outcome
 
 
@@ -96,7 +97,8 @@ def print_verdict(
         label = workload_label(result.workload, varying)
         table.add_row(label, style="bold")
         table.add_row("  default", *_numbers(result.default, None, None))
-        for note in notes(result):
+        said = gains(result) if len(chosen) <= _FEW else ()
+        for note in (*said, *notes(result)):
             remarks.setdefault(note, []).append(label)
         _add_winners(table, result, result.winners)
         if result.strict_winners:
@@ -104,8 +106,8 @@ def print_verdict(
             _add_winners(table, result, result.strict_winners)
         table.add_section()
     console.print(table)
-    said = [f"{first_of(labels)}: {note}" for note, labels in remarks.items()]
-    for line in (*said, *facts(results)):
+    lines = [f"{first_of(labels)}: {note}" for note, labels in remarks.items()]
+    for line in (*lines, *facts_beside_notes(results)):
         console.print(line, highlight=False, markup=False)
     console.print(
         "faster, smaller: the default's number divided by the winner's. error: relative, against "

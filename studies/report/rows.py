@@ -24,7 +24,7 @@ from studies.results.labels import (
     workload_label,
 )
 from studies.results.results import Results
-from studies.results.summary import notes
+from studies.results.summary import gains, notes
 from studies.study.trials import FinishedTrial
 
 _KERNELS = 12  # of one step; a step of many has the attention's among the first
@@ -119,7 +119,7 @@ def _section(
             *(_row(c.evaluation, c.number, _tags(c.number, result), result) for c in winners),
             default,
         ),
-        notes=tuple(notes(result)),
+        notes=(*gains(result), *notes(result)),
         missing=_missing(trials),
         time=time_bars(with_numbers),
         memory=memory_bars(with_numbers),

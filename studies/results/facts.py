@@ -24,6 +24,16 @@ def facts(results: Results) -> Iterator[str]:
     yield from _unusual(results)
 
 
+def facts_beside_notes(results: Results) -> Iterator[str]:
+    """Yield those that are not a workload's own notes again, where there is only one."""
+    if len(results.workloads) > 1:
+        yield from facts(results)
+        return
+    yield from _drift(results)
+    yield from _turns(results.workloads)
+    yield from _unusual(results)
+
+
 def _in(number: int, count: int) -> str:
     """Return `in 3 of 36`, or nothing where there is only one workload."""
     return f" in {number} of {count}" if count > 1 else ""

@@ -14,6 +14,7 @@ from studies.results.labels import (
     factor,
     first_of,
     gain,
+    interval,
     mebibytes,
     milliseconds,
     variant_label,
@@ -73,6 +74,20 @@ def notes(result: WorkloadResult) -> Iterator[str]:
         yield f"of equal time and memory the smaller error decides: {who}"
     for variant, reason in (result.finals.missing if result.finals else {}).items():
         yield f"{variant} was not timed in turns: {reason}"
+
+
+def gains(result: WorkloadResult) -> Iterator[str]:
+    """Yield how much faster than the default the lowest latency is, with its interval."""
+    winner = result.winners.get("lowest_latency")
+    if winner is None or winner.candidate.number is None:
+        return
+    verdict = winner.candidate.verdict
+    if verdict is not None:
+        turns = winner.candidate.turns
+        how = "in single trials" if turns is None else f"in {turns.rounds} turns"
+        by_gpu = turns.gpu if turns is not None else None
+        alone = "" if by_gpu is None else f"; by GPU time alone {interval(by_gpu)}"
+        yield f"against the default, {how}, with 95 % intervals: {interval(verdict)}{alone}"
 
 
 def some_of(candidates: Sequence[Candidate]) -> str:
