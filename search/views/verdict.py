@@ -64,18 +64,14 @@ def print_space(console: Console, survey: Survey, *, all_reasons: bool) -> None:
         table.add_row(f"{name}{what}", ", ".join(map(str, choices)))
     console.print(table)
     missing = sum(survey.impossible.values())
+    reasons = survey.impossible.most_common()
+    why = " (--dry-run says why)" if reasons and not all_reasons else ""
     console.print(
         f"{survey.size + missing} combinations over {len(survey.workloads)} workloads: "
-        f"{survey.size} possible, {missing} impossible"
+        f"{survey.size} possible, {missing} impossible{why}"
     )
-    reasons = survey.impossible.most_common()
-    if all_reasons:
-        for reason, count in reasons:
-            console.print(f"  {count:>5}  {reason}", highlight=False)
-    elif reasons:
-        reason, count = reasons[0]
-        more = f" ({len(reasons) - 1} more reasons: --dry-run)" if len(reasons) > 1 else ""
-        console.print(f"  {count:>5}  {reason}{more}", highlight=False, soft_wrap=True)
+    for reason, count in reasons if all_reasons else ():
+        console.print(f"  {count:>5}  {reason}", highlight=False)
 
 
 def print_verdict(

@@ -55,7 +55,14 @@ def mebibytes(value: float) -> str:
 
 def times(value: float) -> str:
     """Return `3.10×`."""
-    return f"{value:.2f}×" if value < 10 else f"{value:.0f}×"
+    return f"{multiple(value)}×"
+
+
+def multiple(value: float) -> str:
+    """Return a factor in figures that tell it from none: `0.41`, `0.0043`, `150`."""
+    if value < 0.1:
+        return f"{value:.2g}"
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def factor(ratio: float, worse: str) -> str:

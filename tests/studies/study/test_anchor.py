@@ -109,7 +109,8 @@ def test_devices_of_a_run_that_disagree_with_the_study(
     found = disagreements(of_devices(**taken), set(here), "cuda")
     assert found.keys() == left_out.keys()
     for device, ratio in left_out.items():
-        assert found[device].startswith(f"{device} is left out: it takes {ratio} of the time")
+        said = f"{device} is left out: one and the same configuration takes {ratio} times as long"
+        assert found[device].startswith(said)
         assert "agree within 2%" in found[device]
     assert disagreements(of_devices(**taken), set(here), "cpu") == {}  # whose noise is larger
 
