@@ -95,6 +95,7 @@ def _drawn(results: Results, width: int, room: int) -> list[str]:
         f"balanced winner and its gain in latency; {maps[0].row_axis} down, "
         f"{maps[0].column_axis} across"
     )
+    lines: list[str] = []
     for titled, letters in _LAYOUTS:
         blocks = [_block(one, width, titled=titled, letters=letters) for one in maps]
         lines = _side_by_side(blocks, width)

@@ -101,9 +101,9 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
     names: dict[str, list[str]] = {}
     for preference in PREFERENCES:
         if preference in result.winners:
-            winner = result.winners[preference]
-            names.setdefault(winner.candidate.evaluation.configuration.key, []).append(
-                choice_name(preference, clear=winner.clear)
+            won = result.winners[preference]
+            names.setdefault(won.candidate.evaluation.configuration.key, []).append(
+                choice_name(preference, clear=won.clear)
             )
     for preference in PREFERENCES:
         if preference not in result.winners:

@@ -84,7 +84,7 @@ def test_the_main_job_end_to_end(tmp_path: Path) -> None:
     assert (shown.returncode, exported.returncode) == (0, 0)
     document = Export.model_validate_json((tmp_path / "best.json").read_text())
     for workload in document.workloads:
-        for choice in workload.configurations:
+        for choice in workload.chosen.values():
             variant = choice.variant
             number = trial_name(choice.trial)
             cells = rf"{number} .*{variant.precision} {variant.cache}.*"

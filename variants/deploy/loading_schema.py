@@ -21,8 +21,9 @@ SCHEMA_VERSION: Final = 3
 
 Pick = Literal["dispatch", "single"]
 Prefer = Literal["latency", "memory", "balanced"]
+ChoiceName = Literal["lowest_latency", "lowest_memory", "balanced"]
 # What a choice is called in the file; `strict_` in front where only small errors are accepted.
-CHOICE_OF: Final[Mapping[Prefer, str]] = {
+CHOICE_OF: Final[Mapping[Prefer, ChoiceName]] = {
     "latency": "lowest_latency",
     "memory": "lowest_memory",
     "balanced": "balanced",
