@@ -154,7 +154,7 @@ def test_workers_share_defaults_and_trials_at_the_same_time() -> None:
     assert set(anchors) == {worker.label for worker in of.workers}
     by_post = {trial.user_attrs[MEASURED_ON] for trial in of.study.trials}
     assert by_post == {worker.label for worker in of.workers}
-    assert all(text in said for text in ("/41  gpu0  ", "/41  gpu1  ", "  41/41  "))
+    assert all(text in said for text in ("/41)  gpu0  ", "/41)  gpu1  ", "(41/41)  "))
 
 
 def test_the_last_trial_of_a_budget_is_given_to_one_until_it_fails() -> None:
