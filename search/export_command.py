@@ -18,11 +18,11 @@ from search.views.terminal import make_console
 from studies.export.document import (
     Admitted,
     build_export,
-    document_text,
     export_schema,
     narrowed,
 )
 from studies.export.split import split
+from studies.export.writing import document_text
 from studies.results.results import Results, read_results
 from studies.storage.files import write_atomically
 from studies.study.study import load_study, open_storage

@@ -18,13 +18,13 @@ import search.views.pick_view
 import search.views.screen
 import search.views.verdict
 import studies.dashboard.note
-import studies.export.document
 import studies.report.rows
 from search.views.pick_view import print_pick
 from search.views.screen import screen_lines
 from search.views.verdict import print_front, print_verdict
 from studies.dashboard.note import summary_note
-from studies.export.document import Export, build_export, document_text
+from studies.export.document import Export, build_export
+from studies.export.writing import document_text
 from studies.report.page import render_report
 from studies.results.labels import (
     mebibytes,

@@ -23,9 +23,9 @@ from studies.export.document import (
     Export,
     PartlyFilledCache,
     build_export,
-    document_text,
     export_schema,
 )
+from studies.export.writing import document_text
 from studies.results.results import read_results
 from studies.storage.files import write_atomically
 from tests.configurations import configured
