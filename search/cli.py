@@ -1,6 +1,7 @@
 """The command line: which commands there are, and how they end.
 
-Exit status: 0 done, 1 nothing could be measured or a claim failed, 2 wrong usage, 130 interrupted.
+Exit status: 0 done, 1 nothing could be measured or a claim failed, 2 wrong usage, 3 unclear
+(`verify`), 130 interrupted.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ EXIT_STATUSES = {
     0: "done",
     1: "nothing could be measured, a claim or a check failed, or a file or the storage did",
     2: "wrong usage: one line names the option, what it got and what was expected",
+    3: "`verify`: no claim is broken, and times vary so much that of one nothing can be said",
     130: "interrupted (Ctrl-C, SIGTERM): everything that was told so far is kept",
 }
 

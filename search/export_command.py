@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from search.options.choices import UsageError, choices_from_options
 from search.options.command_options import axis_option
 from search.options.output_options import QuietOption
 from search.options.plugin_option import PluginOption
 from search.options.shared_options import DEFAULT_STORAGE, Storage, StudyName
-from search.views.layout import number_table
 from search.views.loading_lines import print_loading
+from search.views.pick_view import print_offer, print_pick
 from search.views.terminal import make_console, spoken
 from studies.export.document import (
     Admitted,
-    Export,
-    ExportedChoice,
     build_export,
     export_schema,
+    narrowed,
 )
-from studies.results.front import WorkloadResult
-from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.export.split import split
+from studies.export.writing import document_text
 from studies.results.results import Results, read_results
 from studies.storage.files import write_atomically
 from studies.study.study import load_study, open_storage
 from variants.deploy.loading_schema import CHOICE_OF, Pick, Prefer
-from variants.deploy.targets import Target, obstacle_to, target_label
+from variants.deploy.targets import Target
 
 console = make_console()
 
@@ -52,6 +50,20 @@ def export(
     prefer: Annotated[
         Prefer, typer.Option(help="Which winners loading takes. All are written.")
     ] = "balanced",
+    choices: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Divide the workloads among so many single choices, so that none loses much; "
+            "writes FILE-1, FILE-2 and so on, each for its own workloads.",
+        ),
+    ] = 1,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Also fronts, ties, finalists, kernels and conditions of measuring."
+        ),
+    ] = False,
     max_memory_gib: Annotated[
         float | None,
         typer.Option(
@@ -80,6 +92,11 @@ def export(
         with spoken(console, quiet=quiet or output is None):
             console.print(f"wrote {output}")
         return
+    if choices > 1 and (output is None or pick == "dispatch"):
+        raise UsageError(
+            f"--choices {choices} must come with --output FILE and --pick single, got "
+            + ("--pick dispatch" if pick == "dispatch" else "no --output")
+        )
     chosen = choices_from_options({"execution": execution}).get("execution")
     admitted = Admitted(
         max_memory_gib=max_memory_gib,
@@ -87,13 +104,49 @@ def export(
         target=target,
     )
     results = read_results(load_study(open_storage(storage, create=False), study))
-    document = build_export(results, pick=pick, prefer=prefer, admitted=admitted)
-    _write(output, document.model_dump_json(indent=2) + "\n")
+    if choices > 1 and output is not None:
+        _write_parts(output, results, prefer, admitted, choices, full=full, quiet=quiet)
+        return
+    document = build_export(results, pick=pick, prefer=prefer, admitted=admitted, full=full)
+    _write(output, document_text(document, full=full))
     if output is not None:
         with spoken(console, quiet=quiet):
             console.print(f"wrote {output}")
             print_pick(console, document, results)
+            if pick == "single":
+                print_offer(console, document, results)
             print_loading(console, document, output)
+
+
+def _write_parts(
+    output: Path,
+    results: Results,
+    prefer: Prefer,
+    admitted: Admitted,
+    count: int,
+    *,
+    full: bool,
+    quiet: bool,
+) -> None:
+    """Write a file for each of some choices, of the workloads that it serves best."""
+    parts = split(narrowed(results, admitted), CHOICE_OF[prefer], count)
+    for number, part in enumerate(parts, 1):
+        mine = {result.workload.key for result in part.results}
+        only = replace(
+            results,
+            workloads=tuple(each for each in results.workloads if each.workload.key in mine),
+        )
+        document = build_export(
+            only, prefer=prefer, admitted=admitted, full=full, worst_first=True
+        )
+        path = output.with_name(f"{output.stem}-{number}{output.suffix}")
+        _write(path, document_text(document, full=full))
+        with spoken(console, quiet=quiet):
+            console.print(f"wrote {path}")
+            print_pick(console, document, only)
+    if len(parts) < count:
+        with spoken(console, quiet=quiet):
+            console.print(f"{len(parts)} choices serve all workloads as well as {count} would")
 
 
 def _write(output: Path | None, text: str) -> None:
@@ -106,77 +159,3 @@ def _write(output: Path | None, text: str) -> None:
         raise UsageError(
             f"--output must be a file that can be written, got {output}: {error.strerror}"
         ) from None
-
-
-def print_pick(console: Console, document: Export, results: Results) -> None:
-    """Print what loading will take for each workload, and what one choice for all costs."""
-    name = CHOICE_OF[document.prefer]
-    single = document.single[name]
-    by_key = {c.configuration.workload.key: c for c in single.choices}
-    regrets = dict(zip(by_key, single.regrets, strict=True))
-    numbers = ("latency ms", "faster", "peak MiB", "smaller")
-    table = number_table(
-        console,
-        f"to load: pick {document.pick}, prefer {document.prefer}",
-        "workload",
-        (*numbers, *(("regret",) if document.pick == "single" else ())),
-    )
-    varying = set(results.plan.space.searched)
-    by_workload = {result.workload.key: result for result in results.workloads}
-    chosen: dict[str, ExportedChoice] = {}
-    for entry in document.workloads:
-        key = entry.workload.key
-        label = workload_label(entry.workload, varying)
-        choice = by_key.get(key) if document.pick == "single" else entry.choices.get(name)
-        if choice is None:
-            table.add_row(label, "nothing measured")
-            continue
-        chosen[label] = choice
-        measured = choice.measurements
-        row = [
-            label,
-            variant_label(choice.configuration.variant, choice.resolved_backend),
-            milliseconds(measured.latency.latency_ms),
-            factor(_latency_ratio(choice, by_workload[key])),
-            mebibytes(measured.memory.peak_mib),
-            factor(choice.memory_vs_default),
-        ]
-        table.add_row(*row, *([f"{regrets[key]:.1%}"] if document.pick == "single" else []))
-    console.print(table)
-    _print_targets(console, document, chosen)
-    console.print(
-        f"one choice for all workloads: {single.model.label}; regret against each workload's own "
-        f"winner: mean {single.mean_regret:.1%}, worst {single.worst_regret:.1%}",
-        highlight=False,
-    )
-    if single.missing:
-        console.print(
-            f"it was not measured for {len(single.missing)} of {len(document.workloads)} "
-            f"workloads, nor was any other choice for all: more trials, or fewer axes, would tell",
-            style="yellow",
-        )
-
-
-def _latency_ratio(choice: ExportedChoice, result: WorkloadResult) -> float:
-    again = result.retimed(choice.configuration.variant.key)
-    return choice.latency_vs_default if again is None else again.latency.ratio
-
-
-def _print_targets(
-    console: Console, document: Export, chosen: Mapping[str, ExportedChoice]
-) -> None:
-    """Print where each choice can be deployed, and which of them are the default."""
-    kind = document.environment.device.kind
-    one_for_all = document.pick == "single" and len(document.workloads) > 1
-    what = "no one choice for all workloads" if one_for_all else "nothing that may be chosen"
-    for label, choice in chosen.items():
-        if choice.trial is None:
-            text = f"{label}: {what} beats the default, which is the choice"
-        else:
-            where = ", ".join(target_label(target) for target in choice.targets)
-            text = f"{label}: can be deployed as {where}"
-            captured = obstacle_to("transformers-captured", choice.configuration, kind)
-            text += f" (transformers captured: {captured})" if captured else ""
-            if choice.latency_vs_default > 1 and choice.memory_vs_default >= 1:
-                text += "; it loses to the default here, which one choice for all costs"
-        console.print(text, highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 
@@ -24,11 +23,13 @@ from search.documents.study_document import RunNumbers, study_document
 from search.options.choices import UsageError, gather_choices
 from search.options.command_options import with_options
 from search.options.run_settings import TRIALS, RunSettings
-from search.options.shared_options import storage_words
 from search.runner import Limit, Runner, stopping_reason
 from search.views.finals import retime_finalists
+from search.views.next_commands import next_commands
+from search.views.screen import print_screen
 from search.views.terminal import aloud, make_console, print_json, spoken
 from search.views.verdict import (
+    print_changed,
     print_coverage,
     print_outcomes,
     print_space,
@@ -37,7 +38,7 @@ from search.views.verdict import (
 )
 from studies.dashboard.publisher import publish
 from studies.results.labels import duration
-from studies.results.results import Results, read_results
+from studies.results.results import read_results
 from studies.session.estimate import estimate_s
 from studies.session.preload import preload_in_background
 from studies.session.session import Session
@@ -47,12 +48,16 @@ from studies.space.space import Survey, fill_defaults, survey
 from studies.storage.url import shown
 from studies.study.opening import open_study, stored_plan
 from studies.study.plan import Plan
-from studies.study.study import existing_storage, open_storage
+from studies.study.study import existing_storage, load_study, open_storage
+from studies.study.trials import FinishedTrial
 from variants.device import Device, DeviceKind
 from variants.plugins import loaded_plugins
-from variants.program import program
 
 console = make_console()
+OWN_WORKLOAD = (
+    "These are defaults. Your own workload: --batch 8 --seq-len 4096 --q-heads 32 "
+    "--kv-heads 8 --head-dim 128, or --space FILE.toml"
+)
 
 
 @with_options
@@ -88,11 +93,28 @@ def _run(settings: RunSettings) -> None:
         base = default_axes(here) if stored is None else stored.space.axes
         found = survey(fill_defaults(given, base), here)
         trials = settings.probe or settings.trials or TRIALS
+        told: tuple[FinishedTrial, ...] = ()
+        due = 0
+        if stored is not None and there is not None:
+            results = read_results(load_study(there, settings.study))
+            told = results.trials
+            due = sum(not result.timed_in_turns for result in results.workloads)
+        expected_s = estimate_s(
+            found,
+            here.kind,
+            trials,
+            finalists=settings.finalists,
+            told=told,
+            due=due,
+            workers=len(tracks),
+        )
         with aloud(console, aloud=settings.dry_run and not settings.as_json):
-            _introduce(found, here, trials, defaults_alone=not given and stored is None)
+            print_space(console, found, all_reasons=settings.dry_run)
+            _introduce(found, here, trials, expected_s)
+            if not given and stored is None:
+                console.print(OWN_WORKLOAD)
         if settings.dry_run:
             if settings.as_json:
-                expected_s = estimate_s(found, here.kind, trials)
                 print_json(space_document(found, here, trials, expected_s))
             return
         plan = Plan(
@@ -116,7 +138,13 @@ def _run(settings: RunSettings) -> None:
         session.on_likely = queue.wish if ahead else None
         more = zip(benches[1:], tracks[1:], strict=True)
         session.workers += [Worker(bench, placement.name) for bench, placement in more]
-        runner = Runner(console, session, keep_all_workers=settings.new_environment)
+        runner = Runner(
+            console,
+            session,
+            keep_all_workers=settings.new_environment,
+            finalists=settings.finalists,
+            begun=begin,
+        )
         starts = [bench.process.start_seconds for bench in benches]
         _search(runner, begin, starts, _limit(settings, session), settings, queue)
     finally:
@@ -167,16 +195,11 @@ def _placements(workers: str, kind: DeviceKind | None) -> list[Placement]:
         raise UsageError(f"--workers must be {error}") from None
 
 
-def _introduce(found: Survey, here: Device, trials: int, *, defaults_alone: bool) -> None:
-    print_space(console, found)
-    expected = duration(estimate_s(found, here.kind, trials))
+def _introduce(found: Survey, here: Device, trials: int, expected_s: float) -> None:
     count = min(trials, found.size)
-    console.print(f"on {here.name}, torch {here.torch}; about {expected} for {count} trials")
-    if defaults_alone:
-        console.print(
-            "These are defaults. Your own workload: --batch 8 --seq-len 4096 --q-heads 32 "
-            "--kv-heads 8 --head-dim 128, or --space FILE.toml"
-        )
+    console.print(
+        f"on {here.name}, torch {here.torch}; about {duration(expected_s)} for {count} trials"
+    )
 
 
 def _warn_of_neighbours(here: Device, count: int) -> None:
@@ -217,23 +240,34 @@ def _search(
     with runner.interrupt.ignored():  # a Ctrl-C that comes late must not cost the report
         results = read_results(session.study)
         publish(session.study)
-        with aloud(console, aloud=not settings.as_json):
-            print_verdict(console, results)
-        print_outcomes(console, results)
         session.seconds["worker start"] = sum(map(sum, starts))
-        print_time(console, session.seconds, wall_s, runner.trials, max(1, len(session.workers)))
+        devices = max(1, len(session.workers))
+        if settings.show_all:
+            print_verdict(console, results)
+            print_outcomes(console, results)
+            print_coverage(console, session.coverage(), session.expected_gains())
+        print_time(
+            console,
+            session.seconds,
+            wall_s,
+            runner.trials,
+            devices,
+            in_a_line=not settings.show_all,
+        )
         if ahead := queue.stats.line():
             console.print(ahead, highlight=False)
-        print_coverage(console, session.coverage(), session.expected_gains())
-        ended = stopping_reason(runner, session, limit.trials)
+        print_changed(console, results)
+        ended = stopping_reason(runner, session, limit.trials, wall_s)
         console.print(ended)
         stopped = runner.interrupt.asked or runner.out_of_time
-        commands = _next_commands(
-            results, settings.storage, limit.trials, session.survey.size, resume=stopped
+        commands = next_commands(
+            results,
+            settings.storage,
+            size=session.survey.size,
+            stopped_at=limit.trials if stopped else None,
         )
-        console.print("next:")
-        for line in commands:
-            console.print(f"  {line}", highlight=False, soft_wrap=True)
+        with aloud(console, aloud=not settings.as_json):
+            print_screen(console, results, commands)
         if settings.as_json:
             part = RunNumbers(
                 ended=ended,
@@ -248,22 +282,3 @@ def _search(
         raise typer.Exit(130)
     if not any(result.winners for result in results.workloads):
         raise typer.Exit(1)
-
-
-def _next_commands(
-    results: Results, storage: str, trials: int, size: int, *, resume: bool
-) -> list[str]:
-    """Return the commands that lead on."""
-    where = storage_words(storage)
-    study = f" --study {shlex.quote(results.study_name)}"
-    lines = [
-        f"{program()} dashboard{study}{where}",
-        f"{program()} report{study}{where} --output report.html",
-        f"{program()} export{study}{where} --output best.json",
-    ]
-    told = len(results.trials)
-    if resume:
-        lines.append(f"{program()} run{study}{where} --trials {trials}   (resumes)")
-    elif told < size:
-        lines.append(f"{program()} run{study}{where} --trials {told + 200}   (goes on)")
-    return lines

@@ -17,18 +17,24 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from objectives.process.client import ProcessError
 from objectives.schema.evaluation import Evaluation, Outcome
 from studies.dashboard.publisher import Publisher
-from studies.results.labels import duration, milliseconds, trial_line, workload_label
+from studies.results.labels import (
+    duration,
+    milliseconds,
+    trial_line,
+    trial_name,
+    workload_label,
+)
+from studies.session.estimate import TrialPace
 from studies.session.session import Session
 from studies.session.worker_pool import Worker, WorkerPool
 from studies.study.anchor import NEWEST
 from studies.study.attributes import StudyError
+from studies.study.trials import FinishedTrial
 from variants.detect import DeviceMissingError
 
 
@@ -88,17 +94,31 @@ class Runner:
     """Runs a session until its budget of trials or minutes is spent, or the user stops it."""
 
     def __init__(
-        self, console: Console, session: Session, *, keep_all_workers: bool = False
+        self,
+        console: Console,
+        session: Session,
+        *,
+        keep_all_workers: bool = False,
+        finalists: bool = True,
+        begun: float | None = None,
     ) -> None:
-        # Those, too, that disagree with the study's anchor.
-        self.keep_all_workers = keep_all_workers
+        """Drive a session.
+
+        Args:
+            console: Where it is told how the run goes.
+            session: What is run.
+            keep_all_workers: Those, too, that disagree with the study's anchor.
+            finalists: Whether they are timed in turns behind the trials.
+            begun: When the run began, by `time.monotonic`; now, if not given.
+        """
+        self.keep_all_workers, self.finalists = keep_all_workers, finalists
         self._console, self.session = console, session
         self._varying = set(session.plan.space.searched)
         self._outcomes: Counter[Outcome] = Counter()
         self._best: dict[str, float] = {}  # lowest latency by workload key, as a share of default
         self.interrupt = Interrupt(console)
         self.trials = 0  # of this run
-        self.wall_s = 0.0
+        self._begun = time.monotonic() if begun is None else begun
         self.out_of_time = False
         self.out_of_patience = False
 
@@ -109,15 +129,11 @@ class Runner:
             KeyboardInterrupt: Ctrl-C, twice; everything told is kept.
             StudyError: No device may measure the study.
         """
-        begin = time.monotonic()
-        deadline = None if limit.minutes is None else begin + 60 * limit.minutes
-        try:
-            with self.interrupt.watched(), self._progress() as progress:
-                self._begin(progress)
-                self._measure_defaults(progress)
-                self._measure_trials(progress, limit, deadline)
-        finally:
-            self.wall_s = time.monotonic() - begin
+        deadline = None if limit.minutes is None else time.monotonic() + 60 * limit.minutes
+        with self.interrupt.watched(), self._progress() as progress:
+            self._begin(progress)
+            self._measure_defaults(progress)
+            self._measure_trials(progress, limit, deadline)
 
     def _heard(
         self, progress: Progress, work: Callable[[Worker], Iterator[_Answer]]
@@ -168,8 +184,7 @@ class Runner:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[status]}"),
             console=self._console,
             disable=self._console.quiet or not self._console.is_terminal,
@@ -178,7 +193,9 @@ class Runner:
     def _measure_defaults(self, progress: Progress) -> None:
         session = self.session
         missing = session.baselines.count_missing()
-        task = progress.add_task("defaults", total=missing, status="", visible=bool(missing))
+        task = progress.add_task(
+            "defaults", total=missing, status="", left="", visible=bool(missing)
+        )
 
         def measure(worker: Worker) -> Iterator[Evaluation]:
             for evaluation in session.baselines.measure_missing(worker):
@@ -196,8 +213,11 @@ class Runner:
     def _measure_trials(self, progress: Progress, limit: Limit, deadline: float | None) -> None:
         session = self.session
         budget = session.budget(limit.trials)
-        task = progress.add_task("trials", total=budget, completed=session.tried(), status="")
+        task = progress.add_task(
+            "trials", total=budget, completed=session.tried(), status="", left=""
+        )
         publisher = Publisher(session.study)
+        pace = session.pace()
 
         def go_on() -> bool:
             if deadline is not None and time.monotonic() >= deadline:
@@ -206,7 +226,7 @@ class Runner:
                 self.out_of_patience = True
             return not (self.interrupt.asked or self.out_of_time or self.out_of_patience)
 
-        def measure(worker: Worker) -> Iterator[Evaluation | str]:
+        def measure(worker: Worker) -> Iterator[FinishedTrial | str]:
             return session.trials(worker, budget, go_on)
 
         for worker, found in self._heard(progress, measure):
@@ -215,12 +235,30 @@ class Runner:
                 continue
             tried = session.tried()
             self.trials += 1
-            self._note(found)
+            pace.tell(found.evaluation)
+            self._note(found.evaluation)
+            left = self._left(pace, budget - tried, budget, deadline)
             where = f"{worker.name}  " if len(session.workers) > 1 else ""
-            line = f"{tried:>4}/{budget}  {where}{trial_line(found, self._varying)}"
+            line = (
+                f"{trial_name(found.number):>5} ({tried}/{budget})  {where}"
+                f"{trial_line(found.evaluation, self._varying)}"
+            )
+            if not self._console.is_terminal:  # no progress bar says it
+                line += f"  [{left}]"
             self._say(progress, line)
-            progress.update(task, completed=tried, status=self._status())
+            progress.update(task, completed=tried, status=self._status(), left=left)
             session.seconds["storage"] = session.seconds.get("storage", 0.0) + publisher.refresh()
+
+    def _left(self, pace: TrialPace, left: int, budget: int, deadline: float | None) -> str:
+        """Return how long the run has taken and will go on, its finalists included."""
+        workers = max(1, len(self.session.workers))
+        seconds = pace.left_s(left, workers)
+        if deadline is not None:
+            seconds = min(seconds, max(0.0, deadline - time.monotonic()))
+        if self.finalists:
+            seconds += pace.finalists_s(len(self.session.survey.workloads), budget) / workers
+        spent = duration(time.monotonic() - self._begun)
+        return f"{spent}, about {duration(seconds)} left" if seconds else spent
 
     def _is_stale(self, patience: int) -> bool:
         """Tell whether the surrogate expects next to nothing, and has for so many trials."""
@@ -246,8 +284,8 @@ class Runner:
         progress.console.print(line, style=style, highlight=False, soft_wrap=True, markup=False)
 
 
-def stopping_reason(runner: Runner, session: Session, trials: int) -> str:
-    """Return why the run ended, in one line."""
+def stopping_reason(runner: Runner, session: Session, trials: int, wall_s: float) -> str:
+    """Return why the run ended, in one line, and how long it took in all."""
     tried, size = session.tried(), session.survey.size
     if runner.interrupt.asked:
         why = "interrupted"
@@ -260,6 +298,4 @@ def stopping_reason(runner: Runner, session: Session, trials: int) -> str:
     else:
         why = "budget spent"
     share = f"{tried / size:.0%} of {size} possible configurations"
-    return (
-        f"{why}: {tried} trials ({share}), {runner.trials} of them now, {duration(runner.wall_s)}"
-    )
+    return f"{why}: {tried} trials ({share}), {runner.trials} of them now, {duration(wall_s)}"

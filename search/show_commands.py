@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,8 @@ from search.options.shared_options import (
     Storage,
     StudyName,
 )
+from search.views.next_commands import next_commands
+from search.views.screen import print_screen
 from search.views.support_listing import (
     axes_markdown,
     check_support,
@@ -31,39 +33,81 @@ from search.views.support_listing import (
     print_support,
 )
 from search.views.terminal import make_console, print_json, spoken
-from search.views.verdict import print_front, print_outcomes, print_verdict
+from search.views.verdict import print_changed, print_front, print_outcomes, print_verdict
 from studies.dashboard.publisher import publish
 from studies.dashboard.serving import address, serve
-from studies.results.results import as_table, read_results
+from studies.results.front import WorkloadResult
+from studies.results.labels import workload_label
+from studies.results.results import Results, as_table, read_results
 from studies.space.defaults import EIGHT_BIT_MAX_ERROR
+from studies.space.space import survey
 from studies.storage.artifacts import artifact_store
 from studies.study.study import load_study, open_storage
 from variants.axes import Choice
 from variants.device import DEVICE_PROFILES, Device
 
 console = make_console()
+_NAMED = 6  # workloads, in a refusal
 
 
 def show(
     study: StudyName = None,
     storage: Storage = DEFAULT_STORAGE,
+    every: Annotated[
+        bool, typer.Option("--all", help="All tables: fronts, verdict and outcomes.")
+    ] = False,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Front and verdict of the workloads with these words in their name: 'b4 alibi'.",
+        ),
+    ] = None,
+    front: Annotated[bool, typer.Option("--front", help="The fronts alone.")] = False,
     as_json: JsonOption = False,
     plugin: PluginOption = None,
 ) -> None:
-    """Print the fronts and the verdict of a stored study."""
+    """Print what a stored study found, on one screen; with options, in tables."""
     results = read_results(load_study(open_storage(storage, create=False), study))
     if as_json:
         print_json(study_document(results, storage))
         return
-    environment = results.environment
+    environment, varying = results.environment, set(results.plan.space.searched)
     console.print(
         f"study {results.study_name}: {environment.device.name}, torch {environment.device.torch}"
     )
-    varying = set(results.plan.space.searched)
-    for result in results.workloads:
+    if not (every or front or workload):
+        size = survey(results.plan.space, environment.device).size
+        print_screen(console, results, next_commands(results, storage, size=size))
+        return
+    chosen = _named(results, workload, varying)
+    for result in chosen:
         print_front(console, result, varying)
-    print_verdict(console, results)
-    print_outcomes(console, results)
+    if not front:
+        print_verdict(console, results, chosen)
+    if every:
+        print_outcomes(console, results)
+        print_changed(console, results)
+
+
+def _named(
+    results: Results, words: str | None, varying: Collection[str]
+) -> Sequence[WorkloadResult]:
+    """Return the workloads whose name holds all words.
+
+    Raises:
+        UsageError: There is none.
+    """
+    labels = [workload_label(result.workload, varying) for result in results.workloads]
+    chosen = [
+        result
+        for result, label in zip(results.workloads, labels, strict=True)
+        if set((words or "").split()) <= set(label.split())
+    ]
+    if not chosen and words:
+        known = ", ".join(labels[:_NAMED]) + (", …" if len(labels) > _NAMED else "")
+        raise UsageError(f"--workload must be words of one of {known}; got {words}")
+    return chosen
 
 
 def dashboard(

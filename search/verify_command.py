@@ -10,8 +10,6 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from objectives.schema.environment import Environment
 from objectives.schema.errors import first_error
@@ -31,21 +29,24 @@ from search.options.plugin_option import PluginOption
 from search.options.shared_options import DeviceOption
 from search.verify_in_model import NEW_TOKENS, ROUNDS, InModelSettings, try_in_model
 from search.views.terminal import aloud, make_console, print_json, spoken
+from search.views.verify_view import print_checked, print_claims
 from studies.export.document import Export, ExportedWorkload
 from studies.export.verification import (
     CheckedConfiguration,
-    Claim,
     check,
     choices_of,
     configurations_of,
+    narrower,
+    unclear_of,
 )
-from studies.numerics.interval import Interval
-from studies.results.labels import variant_label, workload_label
-from studies.study.finalists import judge_finalists
+from studies.results.labels import workload_label
+from studies.study.finalists import FinalistTimings, judge_finalists
+from variants.configuration import Configuration
 from variants.device import DeviceKind
 from variants.plugins import missing_plugins
 
 console = make_console()
+UNCLEAR = 3  # exit status: no claim is broken, and of one nothing can be said
 _LARGEST_FILE = 2**28  # bytes; an export has kilobytes
 
 
@@ -106,8 +107,10 @@ def verify(
     """Measure an exported file's winners and defaults again: old against new.
 
     Exit status 1 when a claim no longer holds: a speed-up is gone beyond the intervals, memory
-    has grown, or a winner is inaccurate or fails. With --in-model, when the winner is slower than
-    the default in the model; a promise that is off by more than a tenth is said, no more.
+    has grown, or a winner is inaccurate or fails. Status 3 when none is broken and one is
+    unclear: the times vary so much that nothing can be said, after another try, too. With
+    --in-model, status 1 when the winner is slower than the default in the model; a promise that
+    is off by more than a tenth is said, no more.
     """
     document = read_export(file)
     kind: DeviceKind | None = None if device == "auto" else device
@@ -133,18 +136,20 @@ def verify(
     )
     try:
         with spoken(console, as_json=as_json, quiet=quiet):
-            found = _verified(bench, document, file, anyway=anyway)
-            with aloud(console, aloud=not as_json):
-                _print_sum(found)
+            found = _verified(bench, document, file, anyway=anyway, as_json=as_json)
     finally:
         bench.close()
     if as_json:
         print_json(found)
     if found.broken:
         raise typer.Exit(1)
+    if found.unclear:
+        raise typer.Exit(UNCLEAR)
 
 
-def _verified(bench: Bench, document: Export, file: Path, *, anyway: bool) -> VerifyDocument:
+def _verified(
+    bench: Bench, document: Export, file: Path, *, anyway: bool, as_json: bool
+) -> VerifyDocument:
     """Measure all again, print workload after workload, and return what came of it."""
     here = bench.environment()
     differences = _admit(document.environment, here, file, anyway=anyway)
@@ -154,27 +159,28 @@ def _verified(bench: Bench, document: Export, file: Path, *, anyway: bool) -> Ve
         verify_workload(console, bench, document, workload) for workload in document.workloads
     ]
     claims = [claim for one in again for each in one.checked for claim in each.claims]
+    with aloud(console, aloud=not as_json):
+        print_claims(console, claims)
+    broken, unclear = (
+        sum(bool(getattr(claim, state)) for claim in claims) for state in ("broken", "unclear")
+    )
+    held = sum(
+        claim.new is not None and not claim.broken and not claim.unclear for claim in claims
+    )
     return VerifyDocument(
         command="verify",
         file=str(file),
         environment=here,
         differences=tuple(differences),
         claims=len(claims),
-        broken=sum(bool(claim.broken) for claim in claims),
-        unchecked=sum(claim.new is None and not claim.broken for claim in claims),
+        broken=broken,
+        unclear=unclear,
+        unchecked=len(claims) - held - broken - unclear,
         defaults=tuple(checked_default(one.workload, one.default) for one in again if one.checked),
         choices=tuple(
             choice for one in again for choice in checked_choices(one.workload, one.checked)
         ),
     )
-
-
-def _print_sum(found: VerifyDocument) -> None:
-    """Print how many claims hold."""
-    held = f"all {found.claims - found.unchecked} claims hold"
-    held += f", {found.unchecked} more could not be checked" if found.unchecked else ""
-    broken = f"{found.broken} of {found.claims} claims no longer hold"
-    console.print(broken if found.broken else held)
 
 
 def _holds_in_model(
@@ -262,7 +268,10 @@ class VerifiedWorkload:
 def verify_workload(
     console: Console, bench: Bench, document: Export, workload: ExportedWorkload
 ) -> VerifiedWorkload:
-    """Measure a workload's default and choices again, and print and return what came of it."""
+    """Measure a workload's default and choices again, and print and return what came of it.
+
+    What is unclear is measured once more.
+    """
     choices = choices_of(document, workload)
     if not choices:
         return VerifiedWorkload(workload, None, ())
@@ -271,61 +280,24 @@ def verify_workload(
     if workload.default.measurements is not None:
         stored.append(workload.default.measurements)
     full_ms = full_speed_of(each.latency for each in stored)
-    measured = {each: at_full_speed(bench.evaluate(each), full_ms) for each in configurations}
-    turns = judge_finalists(
-        turns_at_full_speed(bench.compare(configurations), measured.values()),
-        reference=workload.default.configuration.variant.key,
-        after_trial=-1,
-    )
-    checked = check(workload, choices, measured, turns, document.study.limits)
-    table = Table(title=workload_label(workload.workload, ()), title_justify="left")
-    for heading in ("choice", "variant", "claim", "old", "new", ""):
-        table.add_column(heading, overflow="fold")
-    again = measured.get(workload.default.configuration)
-    _add_default(
-        table,
-        variant_label(workload.default.configuration.variant),
-        _latency(workload.default),
-        _latency(again),
-    )
-    for one in checked:
-        _add(table, one)
-    console.print(table)
-    return VerifiedWorkload(workload, again, checked)
+    limits, default = document.study.limits, workload.default.configuration
 
+    def measure(of: Sequence[Configuration]) -> FinalistTimings:
+        measured.update({each: at_full_speed(bench.evaluate(each), full_ms) for each in of})
+        return judge_finalists(
+            turns_at_full_speed(bench.compare(of), [measured[each] for each in of]),
+            reference=default.variant.key,
+            after_trial=-1,
+        )
 
-def _add_default(table: Table, label: str, old: str, new: str) -> None:
-    table.add_row("default", label, "latency ms", old, new, "")
-    table.add_section()
-
-
-def _latency(evaluation: Evaluation | None) -> str:
-    """Return a default's latency with its interval, or what became of it."""
-    if evaluation is None:
-        return ""
-    if evaluation.measurements is None:
-        return evaluation.outcome.value
-    latency = evaluation.measurements.latency
-    return _span(Interval(latency.latency_ms, latency.low_ms, latency.high_ms))
-
-
-def _add(table: Table, checked: CheckedConfiguration) -> None:
-    names = ", ".join(name.replace("_", " ") for name in checked.names)
-    label = variant_label(checked.configuration.variant)
-    for claim in checked.claims:
-        new = "" if claim.new is None else _span(claim.new)
-        table.add_row(names, label, claim.what, _span(claim.old), new, _state(claim))
-        names = label = ""
-    table.add_section()
-
-
-def _state(claim: Claim) -> str | Text:
-    if claim.broken:
-        return Text("broken", style="red").append(f": {claim.broken}", style="default")
-    return "holds" if claim.new is not None else "not checked"
-
-
-def _span(span: Interval) -> str:
-    if span.low == span.high:
-        return f"{span.value:.4g}"
-    return f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"
+    measured: dict[Configuration, Evaluation] = {}
+    turns = measure(configurations)
+    checked = check(workload, choices, measured, turns, limits)
+    if again := unclear_of(checked):
+        label = workload_label(workload.workload, ())
+        console.print(f"{label}: {len(again)} unclear, measured again", highlight=False)
+        first = [default] if default in measured else []
+        turns = narrower(turns, measure([*first, *(one for one in again if one != default)]))
+        checked = check(workload, choices, measured, turns, limits)
+    print_checked(console, workload, checked, measured.get(default))
+    return VerifiedWorkload(workload, measured.get(default), checked)

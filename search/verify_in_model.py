@@ -25,7 +25,14 @@ from studies.export.promise import (
     promises,
     served_layers,
 )
-from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.labels import (
+    gain,
+    mebibytes,
+    milliseconds,
+    speed,
+    variant_label,
+    workload_label,
+)
 from variants.models import MODELS, Model, ModelError, read_model
 
 NEW_TOKENS, ROUNDS = 48, 3
@@ -72,7 +79,7 @@ def try_in_model(
     source, shape = _model(settings.source)
     served = served_layers(document, shape, settings.batch, settings.prompt)
     first = served[0].workload.workload
-    if served[0].choice.configuration.variant == served[0].workload.default.configuration.variant:
+    if served[0].choice.variant == served[0].workload.default.configuration.variant:
         console.print(
             f"the choice for {workload_label(first, ())} is the default: nothing to try in a model"
         )
@@ -137,8 +144,8 @@ def _say_model(
             f"{shape.hidden_size}"
         )
     precisions = [
-        of.variant.precision
-        for of in (served[0].workload.default.configuration, served[0].choice.configuration)
+        of.precision
+        for of in (served[0].workload.default.configuration.variant, served[0].choice.variant)
     ]
     if precisions[0] != precisions[1]:
         lines.append(f"the default was measured in {precisions[0]}; here it has the winner's type")
@@ -159,7 +166,7 @@ def _say_sides(
 ) -> None:
     variants = {
         DEFAULT: f"transformers' {found.attention}",
-        WINNER: variant_label(served[0].choice.configuration.variant),
+        WINNER: variant_label(served[0].choice.variant),
     }
     table = make_table("")
     for heading in ("side", "runs"):
@@ -173,7 +180,7 @@ def _say_sides(
             variants[side],
             milliseconds(came),
             f"{milliseconds(min(taken.ms))}–{milliseconds(max(taken.ms))}",
-            factor(came / came_ms(found, DEFAULT)),
+            speed(came / came_ms(found, DEFAULT)),
             NONE if taken.peak_mib is None else mebibytes(taken.peak_mib),
             NONE if promise is None else milliseconds(promise.ms),
             NONE if promise is None else f"{promise.deviation(came):+.1%}",
@@ -205,7 +212,10 @@ def _say_promises(
     if len(made) == len(found.sides):
         ratio = made[WINNER].ms / made[DEFAULT].ms
         came = came_ms(found, WINNER) / came_ms(found, DEFAULT)
-        console.print(f"promised {factor(ratio)} as fast, came {factor(came)}", highlight=False)
+        console.print(
+            f"promised {gain(ratio, 'faster', 'slower')}, came {gain(came, 'faster', 'slower')}",
+            highlight=False,
+        )
 
 
 def _say_tokens(console: Console, found: InModel) -> None:

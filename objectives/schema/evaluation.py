@@ -167,7 +167,7 @@ class Measurements(BaseModel):
     memory: Memory
     relative_error: float  # ‖out − ref‖ / ‖ref‖; infinite when the output has NaN or Inf
     backend_ran: str | None  # by the profiler, whatever was asked for
-    kernels: tuple[str, ...]  # attention operators and device kernels of one step
+    kernels: tuple[str, ...] = ()  # attention operators and device kernels of one step
     conditions: Conditions | None = None  # None on CPU
     roofline: Roofline | None = None  # None until it is placed under the study's rates
 

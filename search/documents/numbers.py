@@ -8,9 +8,9 @@ from pydantic import Field
 
 from objectives.schema.evaluation import Evaluation, Outcome
 from search.documents.json_document import Part
+from studies.results.candidate import Candidate
 from studies.results.front import WorkloadResult
 from studies.results.labels import variant_label
-from studies.study.finalists import Finalist
 from studies.study.verdicts import Word
 
 
@@ -27,21 +27,17 @@ class ConfigurationNumbers(Part):
         description="Whether its times are those taken in turns with the default, else its trial's"
     )
     latency_ms: float | None = Field(description="A step of all layers")
-    latency_low_ms: float | None = Field(
-        description="95 % interval of its trial; null where times are of turns"
-    )
-    latency_high_ms: float | None = Field(description="Its other end")
+    latency_low_ms: float | None = Field(description="Its 95 % interval, lower end")
+    latency_high_ms: float | None = Field(description="Its 95 % interval, upper end")
     gpu_ms: float | None = Field(description="GPU time of the step; null on a CPU")
     host_ms: float | None = Field(description="The host's time to enqueue the step")
     faster: float | None = Field(
         description="The default's latency divided by this one; above 1 is faster"
     )
-    faster_low: float | None = Field(
-        description="95 % interval of that from turns; null where there were none"
-    )
-    faster_high: float | None = Field(description="Its other end")
+    faster_low: float | None = Field(description="Its 95 % interval, lower end")
+    faster_high: float | None = Field(description="Its 95 % interval, upper end")
     verdict: Word | None = Field(
-        description="On its latency against the default's, from turns; null where there were none"
+        description="On its latency against the default's; null where that failed"
     )
     peak_memory_mib: float | None = Field(description="Peak memory")
     smaller: float | None = Field(
@@ -50,58 +46,70 @@ class ConfigurationNumbers(Part):
     relative_error: float | None = Field(description="Against the same function in high precision")
 
 
-def configuration_numbers(
-    number: int | None, evaluation: Evaluation, result: WorkloadResult
-) -> ConfigurationNumbers:
-    """Return the numbers of an evaluation of a workload; `number` is its trial's."""
-    measured, variant = evaluation.measurements, evaluation.configuration.variant
-    ran = None if measured is None else measured.backend_ran
-    again = None if measured is None else result.retimed(variant.key)
-    baseline = result.baseline
-    memory = evaluation.peak_memory_mib
-    return ConfigurationNumbers(
-        trial=number,
-        label=variant_label(variant, ran),
-        variant=variant.model_dump(mode="json", exclude_none=True),
-        outcome=evaluation.outcome,
-        reason=evaluation.reason,
-        backend_ran=ran,
-        in_turns=again is not None,
-        peak_memory_mib=memory,
-        smaller=None if memory is None else baseline.peak_memory_mib / memory,
-        relative_error=None if measured is None else measured.relative_error,
-        **(_of_trial(evaluation, baseline.latency_ms) if again is None else _of_turns(again)),
+def configuration_numbers(candidate: Candidate, result: WorkloadResult) -> ConfigurationNumbers:
+    """Return the numbers of a candidate of a workload."""
+    numbers = failed_numbers(candidate.evaluation)
+    latency, verdict = candidate.measurements.latency, candidate.verdict
+    return numbers.model_copy(
+        update={
+            "trial": candidate.number,
+            "backend_ran": candidate.measurements.backend_ran,
+            "label": variant_label(
+                candidate.evaluation.configuration.variant, candidate.measurements.backend_ran
+            ),
+            "in_turns": candidate.turns is not None,
+            "latency_ms": candidate.latency,
+            "latency_low_ms": latency.low_ms,
+            "latency_high_ms": latency.high_ms,
+            "gpu_ms": None if latency.gpu is None else latency.gpu.value,
+            "host_ms": latency.host.value,
+            "faster": 1 / result.latency_ratio(candidate),
+            "faster_low": None if verdict is None else 1 / verdict.high,
+            "faster_high": None if verdict is None else 1 / verdict.low,
+            "verdict": None if verdict is None else verdict.word,
+            "peak_memory_mib": candidate.memory,
+            "smaller": 1 / result.memory_ratio(candidate),
+            "relative_error": candidate.error,
+        }
     )
 
 
-def _of_trial(evaluation: Evaluation, default_ms: float) -> dict[str, Any]:
-    measured = evaluation.measurements
+def default_numbers(result: WorkloadResult) -> ConfigurationNumbers:
+    """Return the numbers of a workload's default, or what became of it."""
+    found = next((one for one in result.measured if one.number is None), None)
+    if found is not None:
+        return configuration_numbers(found, result)
+    numbers, measured = failed_numbers(result.default), result.default.measurements
     if measured is None:
-        names = ("latency_ms", "latency_low_ms", "latency_high_ms", "gpu_ms", "host_ms")
-        return dict.fromkeys((*names, "faster", "faster_low", "faster_high", "verdict"))
-    latency = measured.latency
-    return {
-        "latency_ms": latency.latency_ms,
-        "latency_low_ms": latency.low_ms,
-        "latency_high_ms": latency.high_ms,
-        "gpu_ms": None if latency.gpu is None else latency.gpu.value,
-        "host_ms": latency.host.value,
-        "faster": default_ms / latency.latency_ms,
-        "faster_low": None,
-        "faster_high": None,
-        "verdict": None,
-    }
+        return numbers
+    latency = measured.latency  # inaccurate, or it stalls: measured all the same
+    return numbers.model_copy(
+        update={
+            "backend_ran": measured.backend_ran,
+            "latency_ms": latency.latency_ms,
+            "latency_low_ms": latency.low_ms,
+            "latency_high_ms": latency.high_ms,
+            "gpu_ms": None if latency.gpu is None else latency.gpu.value,
+            "host_ms": latency.host.value,
+            "faster": 1.0,
+            "peak_memory_mib": measured.memory.peak_mib,
+            "smaller": 1.0,
+            "relative_error": measured.relative_error,
+        }
+    )
 
 
-def _of_turns(again: Finalist) -> dict[str, Any]:
-    return {
-        "latency_ms": again.latency_ms,
-        "latency_low_ms": None,
-        "latency_high_ms": None,
-        "gpu_ms": again.gpu_ms,
-        "host_ms": again.host_ms,
-        "faster": 1 / again.latency.ratio,
-        "faster_low": 1 / again.latency.high,
-        "faster_high": 1 / again.latency.low,
-        "verdict": again.latency.word,
-    }
+def failed_numbers(evaluation: Evaluation) -> ConfigurationNumbers:
+    """Return a configuration without numbers, and what became of it."""
+    variant = evaluation.configuration.variant
+    numbers: dict[str, Any] = dict.fromkeys(ConfigurationNumbers.model_fields)
+    return ConfigurationNumbers(
+        **numbers
+        | {
+            "label": variant_label(variant),
+            "variant": variant.model_dump(mode="json", exclude_none=True),
+            "outcome": evaluation.outcome,
+            "reason": evaluation.reason,
+            "in_turns": False,
+        }
+    )

@@ -8,11 +8,12 @@ from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
 from search.documents.json_document import Document, Part
-from search.documents.numbers import ConfigurationNumbers, configuration_numbers
-from studies.results.front import Candidate, Preference, Winner, WorkloadResult
+from search.documents.numbers import ConfigurationNumbers, configuration_numbers, default_numbers
+from studies.results.facts import facts
+from studies.results.front import Preference, Winner, WorkloadResult
 from studies.results.labels import workload_label
 from studies.results.results import Results
-from studies.results.summary import notes, notes_of_study, summary
+from studies.results.summary import summary
 from studies.storage.url import shown
 from variants.axes import Choice
 
@@ -20,6 +21,7 @@ from variants.axes import Choice
 class WinnerNumbers(ConfigurationNumbers):
     """A winner: a configuration with its numbers."""
 
+    clear: bool = Field(description="False: others may be as fast, and no number decides")
     ties: tuple[str, ...] = Field(
         description="Variants in words that cannot be told from it by latency"
     )
@@ -87,11 +89,6 @@ def study_document(
 ) -> StudyDocument:
     """Return the document of a study's results."""
     varying = set(results.plan.space.searched)
-    facts = [
-        f"{workload_label(result.workload, varying)}: {note}"
-        for result in results.workloads
-        for note in notes(result)
-    ]
     return StudyDocument(
         command=command,
         study=results.study_name,
@@ -106,7 +103,7 @@ def study_document(
         abandoned=results.abandoned,
         outcomes=dict(results.outcomes),
         summary=summary(results),
-        facts=(*facts, *notes_of_study(results)),
+        facts=tuple(facts(results)),
         workloads=tuple(
             _workload(result, workload_label(result.workload, varying))
             for result in results.workloads
@@ -119,19 +116,15 @@ def _workload(result: WorkloadResult, label: str) -> WorkloadNumbers:
     return WorkloadNumbers(
         label=label,
         workload=result.workload.model_dump(mode="json", exclude_none=True),
-        default=configuration_numbers(None, result.default, result),
+        default=default_numbers(result),
         default_is_roofline=not result.baseline.measured,
         winners={name: _winner(won, result) for name, won in result.winners.items()},
         strict_winners={name: _winner(won, result) for name, won in result.strict_winners.items()},
-        front=tuple(_numbers(candidate, result) for candidate in result.front),
+        front=tuple(configuration_numbers(candidate, result) for candidate in result.front),
     )
 
 
-def _numbers(candidate: Candidate, result: WorkloadResult) -> ConfigurationNumbers:
-    return configuration_numbers(candidate.number, candidate.evaluation, result)
-
-
 def _winner(won: Winner, result: WorkloadResult) -> WinnerNumbers:
-    numbers = _numbers(won.candidate, result)
-    ties = tuple(_numbers(tie, result).label for tie in won.ties)
-    return WinnerNumbers(**numbers.model_dump(), ties=ties)
+    numbers = configuration_numbers(won.candidate, result)
+    ties = tuple(configuration_numbers(tie, result).label for tie in won.ties)
+    return WinnerNumbers(**numbers.model_dump(), clear=won.clear, ties=ties)

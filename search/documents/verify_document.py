@@ -32,8 +32,10 @@ class CheckedClaim(Part):
     what: str = Field(description="Which number, and its unit")
     old: Span = Field(description="As it was exported")
     new: Span | None = Field(description="As measured now; null where it could not be")
-    state: Literal["holds", "broken", "not checked"] = Field(description="What came of it")
-    why: str = Field(description="Why it is broken; else empty")
+    state: Literal["holds", "broken", "unclear", "not checked"] = Field(
+        description="What came of it"
+    )
+    why: str = Field(description="Why it is broken or unclear; else empty")
 
 
 class CheckedChoice(Part):
@@ -65,6 +67,7 @@ class VerifyDocument(Document):
     differences: tuple[str, ...] = Field(description="How that differs from the file's")
     claims: int = Field(description="How many there are")
     broken: int = Field(description="How many no longer hold; exit status 1 where any")
+    unclear: int = Field(description="Of how many nothing can be said; exit status 3")
     unchecked: int = Field(description="How many could not be checked")
     defaults: tuple[CheckedDefault, ...] = Field(description="The default of each workload")
     choices: tuple[CheckedChoice, ...] = Field(description="The choices of each workload")
@@ -129,14 +132,15 @@ def checked_default(workload: ExportedWorkload, again: Evaluation | None) -> Che
 
 def _claim(claim: Claim) -> CheckedClaim:
     new = None if claim.new is None else _span(claim.new)
-    holds: Literal["holds", "not checked"] = "not checked" if new is None else "holds"
-    return CheckedClaim(
-        what=claim.what,
-        old=_span(claim.old),
-        new=new,
-        state="broken" if claim.broken else holds,
-        why=claim.broken,
+    state: Literal["holds", "broken", "unclear", "not checked"] = (
+        "not checked" if new is None else "holds"
     )
+    if claim.broken:
+        state = "broken"
+    elif claim.unclear:
+        state = "unclear"
+    why = claim.broken or claim.unclear
+    return CheckedClaim(what=claim.what, old=_span(claim.old), new=new, state=state, why=why)
 
 
 def _span(interval: Interval) -> Span:

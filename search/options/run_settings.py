@@ -194,6 +194,14 @@ class RunSettings:
             help="Abandon what another host, gone for good, was measuring in this SQLite file.",
         ),
     ] = False
+    show_all: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Print all tables at the end, not one screen alone.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False
     dry_run: Annotated[
         bool,
         typer.Option(

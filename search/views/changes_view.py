@@ -8,6 +8,7 @@ from rich.console import Console
 
 from search.views.effects_view import LABELS
 from search.views.layout import NONE, make_table, print_note
+from studies.results.labels import multiple
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY
 from studies.sensitivity.changes import ChoiceEffect
 from studies.sensitivity.report import SensitivityReport
@@ -81,7 +82,8 @@ def _effect(name: str, change: ChoiceEffect | None) -> str:
     effect = change.effect
     if name == FAILURE:
         return f"{effect.value:+.0%} [{effect.low:+.0%}, {effect.high:+.0%}]"
-    return f"×{effect.value:.2f} [{effect.low:.2f}, {effect.high:.2f}]"
+    low, high = multiple(effect.low), multiple(effect.high)
+    return f"×{multiple(effect.value)} [{low}, {high}]"
 
 
 def _way(changes: Changes) -> str:
@@ -100,5 +102,5 @@ def _pairs(changes: Changes) -> list[str]:
     cells = [str(len(pairs))]
     for name in (MEMORY, LATENCY):
         seen = changes[name].seen if name in changes else None
-        cells.append("" if seen is None else f"×{seen:.2f}")
+        cells.append("" if seen is None else f"×{multiple(seen)}")
     return cells

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from search.runner import Interrupt
-from studies.results.front import WorkloadResult
+from studies.results.front import MOST_FINALISTS, WorkloadResult
 from studies.results.labels import duration, workload_label
 from studies.results.results import read_results
+from studies.session.estimate import Pace
 from studies.session.session import Session
 from studies.session.worker_pool import Worker, WorkerPool
 from studies.study.finalists import FinalistTimings
@@ -19,7 +20,9 @@ from studies.study.finalists import FinalistTimings
 def retime_finalists(console: Console, session: Session, interrupt: Interrupt) -> None:
     """Time each workload's finalists in turns, but those that were since its newest trial."""
     varying = set(session.plan.space.searched)
-    left = session.retiming.due(read_results(session.study).workloads)
+    due = list(session.retiming.due(read_results(session.study).workloads))
+    usual_s = session.pace().finalists_s(1, MOST_FINALISTS) / max(1, len(session.workers))
+    left, pace = iter(due), Pace(usual_s)
     taking = threading.Lock()
 
     def taken() -> Iterator[WorkloadResult]:
@@ -42,7 +45,11 @@ def retime_finalists(console: Console, session: Session, interrupt: Interrupt) -
                 raise found
             result, finals = found
             label = workload_label(result.workload, varying)
-            line = f"finalists  {label}  {finals_line(finals)}"
+            pace.done += 1
+            seconds = pace.left_s(len(due) - pace.done)
+            line = f"finalists ({pace.done}/{len(due)})  {label}  {finals_line(finals)}"
+            if pace.done < len(due):
+                line += f"  [about {duration(seconds)} left]"
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 NONE = "–"
-NARROW = 100  # columns of a terminal, below which there is no room for what is only pleasant
+NARROW = 115  # columns of a terminal, below which there is no room for what is only pleasant
 _NAME, _WORD = 18, 7  # as "sliding_window:256" and "unclear"
 
 
@@ -24,13 +24,13 @@ def number_table(
     name: str,
     numbers: Sequence[str],
     *,
-    words: str = "",
+    words: Sequence[str] = (),
     width: int = _NAME,
 ) -> Table:
     """Return an empty table: a name and a variant with numbers beside them.
 
     Where the terminal is narrow, no number is cut: headings are folded, names to `width`, variants
-    to what is left, and so is `words`, that of the `numbers` whose cells are a word and a number.
+    to what is left, and so are `words`, those of the `numbers` whose cells may hold a word, too.
     """
     narrow = console.width < NARROW
     table = make_table(title)
@@ -39,7 +39,7 @@ def number_table(
     table.add_column(name, overflow="fold", width=width if narrow else None)
     table.add_column("variant", overflow="fold")
     for heading in numbers:
-        folded = narrow and heading == words
+        folded = narrow and heading in words
         table.add_column(
             heading.replace(" ", "\n") if narrow else heading,
             justify="right",

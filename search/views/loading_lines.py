@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from studies.export.document import Export, ExportedChoice
+from studies.export.document import Export
+from variants.configuration import Configuration
 from variants.deploy.loading_schema import CHOICE_OF
 from variants.deploy.model_choice import ModelChoice
 from variants.program import program
@@ -22,7 +23,7 @@ def loading_lines(document: Export, path: Path) -> list[str]:
 
     Where workloads are of several models, or their winners of several, that of the first.
     """
-    workloads = [choice.configuration.workload for choice in _chosen(document)]
+    workloads = [of.workload for of in _chosen(document)]
     fields = [name for name in _HEADS if len({getattr(of, name) for of in workloads}) > 1]
     if document.pick == "dispatch" and not _agree(document, fields):
         fields += [name for name in _SHAPE if len({getattr(of, name) for of in workloads}) > 1]
@@ -37,17 +38,24 @@ def _written(value: object) -> str:
     return repr(str(value)) if isinstance(value, str) else repr(value)
 
 
-def _chosen(document: Export) -> Sequence[ExportedChoice]:
+def _chosen(document: Export) -> Sequence[Configuration]:
     """Return what loading takes by default."""
     name = CHOICE_OF[document.prefer]
-    if document.pick == "single":
-        return document.single[name].choices
-    return [each.choices[name] for each in document.workloads if name in each.choices]
+    taken = (
+        document.of_single(name)
+        if document.pick == "single"
+        else [each.chosen.get(name) for each in document.workloads]
+    )
+    return [
+        Configuration(workload=each.workload, variant=choice.variant)
+        for each, choice in zip(document.workloads, taken, strict=True)
+        if choice is not None
+    ]
 
 
 def _agree(document: Export, fields: Sequence[str]) -> bool:
     """Tell whether the winners for the first workload's `fields` fit into one model."""
-    chosen = [choice.configuration for choice in _chosen(document)]
+    chosen = _chosen(document)
     first, *rest = (
         of.variant
         for of in chosen

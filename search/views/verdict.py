@@ -10,19 +10,24 @@ from rich.table import Table
 from objectives.schema.evaluation import Evaluation
 from objectives.schema.limits import Limits
 from search.views.layout import number_table
-from studies.results.front import Candidate, WorkloadResult
+from studies.results.candidate import Candidate, share_of_roofline
+from studies.results.facts import facts_beside_notes
+from studies.results.front import Preference, Winner, WorkloadResult
 from studies.results.labels import (
+    choice_name,
     duration,
-    factor,
+    first_of,
     mebibytes,
     milliseconds,
+    size,
+    speed,
+    trial_name,
     variant_label,
     workload_label,
 )
 from studies.results.results import Results
-from studies.results.summary import notes, notes_of_study
+from studies.results.summary import gains, notes
 from studies.space.space import Survey
-from studies.study.finalists import Finalist
 from studies.study.verdicts import MARGIN
 from variants.axes import AXES, Choice
 
@@ -40,16 +45,16 @@ _SPLIT = {
     "transfer": ("transfer",),
     "worker starts": ("worker start",),
 }
-_OF_VERDICTS = (
-    " verdict: from times taken again, in turns with the default; same: within "
-    f"{MARGIN:.0%}, unclear: the 95 % interval does not tell."
-)
+_OF_TURNS = " Numbers of finalists are from times taken again, in turns with the default."
+_DOUBTFUL = ("same", "unclear")  # said before a number; the others are the number's own way
 # Of the above, what a plain loop over the same configurations would not need, or not so much of.
 _OWN = ("profiler", "build and free", "search", "storage", "transfer")
+_PARTS = 4  # of a run's time, in a line
+_FEW = 4  # workloads of which each has its intervals printed
 _REASONS = 3  # shown for each outcome
 
 
-def print_space(console: Console, survey: Survey) -> None:
+def print_space(console: Console, survey: Survey, *, all_reasons: bool) -> None:
     """Print the axes, the size of the space, and why combinations are missing."""
     table = Table(title="search space", title_justify="left")
     table.add_column("axis")
@@ -59,82 +64,90 @@ def print_space(console: Console, survey: Survey) -> None:
         table.add_row(f"{name}{what}", ", ".join(map(str, choices)))
     console.print(table)
     missing = sum(survey.impossible.values())
+    reasons = survey.impossible.most_common()
+    why = " (--dry-run says why)" if reasons and not all_reasons else ""
     console.print(
         f"{survey.size + missing} combinations over {len(survey.workloads)} workloads: "
-        f"{survey.size} possible, {missing} impossible"
+        f"{survey.size} possible, {missing} impossible{why}"
     )
-    for reason, count in survey.impossible.most_common():
+    for reason, count in reasons if all_reasons else ():
         console.print(f"  {count:>5}  {reason}", highlight=False)
 
 
-def print_verdict(console: Console, results: Results) -> None:
-    """Print, for each workload, the default against the winners."""
+def print_verdict(
+    console: Console, results: Results, workloads: Sequence[WorkloadResult] | None = None
+) -> None:
+    """Print, for each workload or the given ones, the default against the winners."""
+    chosen = results.workloads if workloads is None else workloads
     varying = set(results.plan.space.searched)
-    retimed = any(result.finals is not None for result in results.workloads)
-    faster = "verdict" if retimed else "faster"
+    retimed = any(result.finals is not None for result in chosen)
     table = number_table(
         console,
         "verdict: each workload's default against its winners",
         "workload and choice",
-        ("latency ms", "gpu ms", faster, "peak MiB", "smaller", "error"),
-        words="verdict",
+        ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error"),
+        words=("faster", "smaller"),
     )
-    remarks = []
-    for result in results.workloads:
+    remarks: dict[str, list[str]] = {}
+    for result in chosen:
         label = workload_label(result.workload, varying)
         table.add_row(label, style="bold")
-        again = result.retimed(result.default.configuration.variant.key)
-        table.add_row("  default", *_numbers(result.default, None, again))
-        remarks += [f"{label}: {note}" for note in notes(result)]
-        for name, winner in result.winners.items():
-            table.add_row("  " + name.replace("_", " "), *_winner(winner.candidate, result))
+        table.add_row("  default", *_numbers(result.default, None, None))
+        said = gains(result) if len(chosen) <= _FEW else ()
+        for note in (*said, *notes(result)):
+            remarks.setdefault(note, []).append(label)
+        _add_winners(table, result, result.winners)
         if result.strict_winners:
             table.add_row(f"  within error {Limits().max_error:g}", style="dim")
-        for name, winner in result.strict_winners.items():
-            table.add_row("  " + name.replace("_", " "), *_winner(winner.candidate, result))
+            _add_winners(table, result, result.strict_winners)
         table.add_section()
     console.print(table)
-    for note in (*remarks, *notes_of_study(results)):
-        console.print(note, highlight=False, markup=False)
+    lines = [f"{first_of(labels)}: {note}" for note, labels in remarks.items()]
+    for line in (*lines, *facts_beside_notes(results)):
+        console.print(line, highlight=False, markup=False)
     console.print(
         "faster, smaller: the default's number divided by the winner's. error: relative, against "
         "a high-precision reference. latency: a step of all layers, the larger of GPU time and "
-        "the host's time to enqueue it: where gpu ms is smaller, the GPU waits for the host."
-        + (_OF_VERDICTS if retimed else ""),
+        "the host's time to enqueue it: where gpu ms is smaller, the GPU waits for the host. "
+        f"same: within {MARGIN:.0%}, unclear: the 95 % interval does not tell."
+        + (_OF_TURNS if retimed else ""),
         style="dim",
     )
 
 
-def _winner(candidate: Candidate, result: WorkloadResult) -> list[str]:
-    cells = _numbers(candidate.evaluation, result, result.retimed(candidate.key))
-    if candidate.number is None:
-        cells[0] = f"the default ({cells[0]})"
-    return cells
+def _add_winners(
+    table: Table, result: WorkloadResult, winners: Mapping[Preference, Winner]
+) -> None:
+    for preference, winner in winners.items():
+        cells = _numbers(winner.candidate.evaluation, result, winner.candidate)
+        if winner.candidate.number is None:
+            cells[0] = f"the default ({cells[0]})"
+        table.add_row("  " + choice_name(preference, clear=winner.clear), *cells)
 
 
 def _numbers(
-    evaluation: Evaluation, result: WorkloadResult | None, again: Finalist | None = None
+    evaluation: Evaluation, result: WorkloadResult | None, candidate: Candidate | None
 ) -> list[str]:
-    """Return a row's cells; times are those taken in turns where there are such."""
+    """Return a row's cells."""
     measured = evaluation.measurements
     variant = evaluation.configuration.variant
     if measured is None:
         return [variant_label(variant), "–", "", "", "–", "", "–"]
-    latency, memory = measured.latency.latency_ms, measured.memory.peak_mib
-    gpu = None if measured.latency.gpu is None else measured.latency.gpu.value
-    baseline = None if result is None else result.baseline
-    faster = "" if baseline is None else factor(latency / baseline.latency_ms)
-    if again is not None:
-        latency, gpu = again.latency_ms, again.gpu_ms
-        if result is not None and evaluation is not result.default:
-            faster = f"{again.latency.word} {factor(again.latency.ratio)}"
+    gpu = measured.latency.gpu
+    faster = smaller = ""
+    if result is not None and candidate is not None:
+        faster = speed(result.latency_ratio(candidate))
+        smaller = size(result.memory_ratio(candidate))
+        verdict = candidate.verdict
+        if verdict is not None and candidate.number is not None:
+            faster = f"{verdict.word} {faster}" if verdict.word in _DOUBTFUL else faster
     return [
         variant_label(variant, measured.backend_ran),
-        milliseconds(latency),
-        "" if gpu is None else milliseconds(gpu),
+        milliseconds(measured.latency.latency_ms),
+        "" if gpu is None else milliseconds(gpu.value),
         faster,
-        mebibytes(memory),
-        "" if baseline is None else factor(memory / baseline.peak_memory_mib),
+        mebibytes(measured.memory.peak_mib),
+        smaller,
         f"{measured.relative_error:.1e}",
     ]
 
@@ -157,6 +170,10 @@ def print_outcomes(console: Console, results: Results) -> None:
     console.print(table)
     if results.abandoned:
         console.print(f"{results.abandoned} more were abandoned by a process that ended")
+
+
+def print_changed(console: Console, results: Results) -> None:
+    """Print a warning for each environment but the present one that trials were measured in."""
     for number, earlier in enumerate(results.earlier_environments, 1):
         count = sum(trial.environment == number for trial in results.trials)
         differences = "; ".join(earlier.differences(results.environment))
@@ -188,20 +205,31 @@ def print_coverage(
 
 
 def print_time(
-    console: Console, seconds: Mapping[str, float], wall_s: float, trials: int, devices: int = 1
+    console: Console,
+    seconds: Mapping[str, float],
+    wall_s: float,
+    trials: int,
+    devices: int = 1,
+    *,
+    in_a_line: bool = False,
 ) -> None:
     """Print where the time of this run went, that of all devices together."""
     title = f"where {duration(wall_s)} went"
     if devices > 1:
         title = f"where {duration(wall_s)} of each of {devices} devices went"
         wall_s *= devices
-    table = Table(title=title, title_justify="left")
-    for heading in ("part", "time", "share", "ms a trial"):
-        table.add_column(heading, justify="left" if heading == "part" else "right")
     parts = {
         part: sum(seconds.get(stage, 0.0) for stage in stages) for part, stages in _SPLIT.items()
     }
     parts["everything else"] = max(0.0, wall_s - sum(parts.values()))
+    if in_a_line:
+        largest = sorted(parts, key=lambda part: -parts[part])[:_PARTS]
+        shares = ", ".join(f"{part} {parts[part] / wall_s:.0%}" for part in largest)
+        console.print(f"{title}: {shares}, …", highlight=False, soft_wrap=True)
+        return
+    table = Table(title=title, title_justify="left")
+    for heading in ("part", "time", "share", "ms a trial"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
     for part, spent in parts.items():
         share = f"{spent / wall_s:.0%}" if wall_s else ""
         each = f"{spent / trials * 1e3:.0f}" if trials else ""
@@ -218,12 +246,15 @@ def print_front(console: Console, result: WorkloadResult, varying: set[str]) -> 
         console,
         f"front of {workload_label(result.workload, varying)}",
         "trial",
-        ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error", "roofline"),
+        ("latency ms", "gpu ms", "faster", "peak MiB", "smaller", "error", "of roofline"),
+        words=("faster", "smaller"),
         width=len("default"),
     )
     for candidate in result.front:
-        number = "default" if candidate.number is None else str(candidate.number)
-        roofline = candidate.measurements.roofline
-        share = "" if roofline is None else f"{roofline.latency_share:.0%}"
-        table.add_row(number, *_numbers(candidate.evaluation, result), share)
+        share = share_of_roofline(candidate.measurements)
+        table.add_row(
+            trial_name(candidate.number),
+            *_numbers(candidate.evaluation, result, candidate),
+            "" if share is None else f"{100 * share:.2g} %",
+        )
     console.print(table)

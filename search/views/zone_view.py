@@ -6,9 +6,9 @@ from rich.console import Console
 
 from search.views.layout import make_table, print_note
 from studies.numerics.interval import Interval
-from studies.results.labels import workload_label
+from studies.results.labels import trial_name, workload_label
 from studies.sensitivity.report import SensitivityReport
-from studies.sensitivity.zone import ZonePart
+from studies.sensitivity.zone import LEAST_GAIN, ZonePart
 from variants.program import program
 
 
@@ -74,7 +74,7 @@ def _print_workloads(console: Console, report: SensitivityReport) -> None:
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "trials inside" else "right")
     for workload, of in zip(report.evidence.workloads, zone.workloads, strict=True):
-        shown = ", ".join(map(str, of.trials[:8])) + (" …" if len(of.trials) > 8 else "")
+        shown = ", ".join(map(trial_name, of.trials[:8])) + (" …" if len(of.trials) > 8 else "")
         cells = [str(of.part.possible), str(of.part.tried), str(of.front), str(of.part.inside)]
         if of.part.expected is not None:
             cells.append(_count(of.part.expected))
@@ -90,6 +90,13 @@ def _print_next(console: Console, report: SensitivityReport, where: str) -> None
     if not zone.proposals:
         console.print("Every possible configuration has been tried.")
         return
+    worth = zone.worth_trying
+    if not worth:
+        console.print(
+            "Nothing worth trying is left: no untried configuration is expected to add "
+            f"{LEAST_GAIN:.2%} to its workload's hypervolume."
+        )
+        return
     labels = {
         w.key: workload_label(w, report.evidence.catalogue.choices)
         for w in report.evidence.workloads
@@ -98,7 +105,7 @@ def _print_next(console: Console, report: SensitivityReport, where: str) -> None
     for heading in ("workload", "variant"):
         table.add_column(heading, overflow="fold")
     table.add_column("expected gain", justify="right")
-    for proposal in zone.proposals:
+    for proposal in worth:
         table.add_row(labels[proposal.workload], proposal.variant, f"{proposal.gain:.1%}")
     console.print(table)
     print_note(

@@ -13,9 +13,18 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from studies.numerics.arrays import evenly_spaced
+from studies.results.candidate import Candidate
 from studies.results.convergence import Steps, hypervolume_history
-from studies.results.front import Candidate, Preference, WorkloadResult
-from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.front import Preference, WorkloadResult
+from studies.results.labels import (
+    mebibytes,
+    milliseconds,
+    size,
+    speed,
+    trial_name,
+    variant_label,
+    workload_label,
+)
 from studies.results.results import Results
 from studies.results.winner_map import WinnerMap, winner_maps
 
@@ -92,11 +101,10 @@ def _points(
 
 
 def _described(candidate: Candidate) -> str:
-    number = "default" if candidate.number is None else f"trial {candidate.number}"
     ran = candidate.measurements.backend_ran
     name = variant_label(candidate.evaluation.configuration.variant, ran)
     numbers = f"{milliseconds(candidate.latency)} ms, {mebibytes(candidate.memory)} MiB"
-    return f"{number}: {name}, {numbers}"
+    return f"{trial_name(candidate.number)}: {name}, {numbers}"
 
 
 def front_figure(results: Results) -> go.Figure:
@@ -294,15 +302,15 @@ def _cell(result: WorkloadResult | None, preference: Preference) -> str:
     winner = result.winners[preference].candidate
     backend = winner.evaluation.configuration.variant.backend
     name = "default" if winner.number is None else html.escape(backend)
-    return f"{factor(result.latency_ratio(winner))}<br>{name}"
+    return f"{speed(result.latency_ratio(winner))}<br>{name}"
 
 
 def _hover(result: WorkloadResult | None, preference: Preference) -> str:
     if result is None or not result.winners:
         return ""
     winner = result.winners[preference].candidate
-    smaller = factor(winner.memory / result.baseline.peak_memory_mib)
-    return f"{html.escape(_described(winner))}<br>{smaller} smaller"
+    smaller = size(result.memory_ratio(winner))
+    return f"{html.escape(_described(winner))}<br>memory {smaller}"
 
 
 def save_plots(study: optuna.Study, results: Results) -> None:

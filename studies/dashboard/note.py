@@ -6,7 +6,16 @@ import optuna
 
 from studies.results.command import in_lines, run_command
 from studies.results.front import PREFERENCES, WorkloadResult
-from studies.results.labels import factor, mebibytes, milliseconds, variant_label, workload_label
+from studies.results.labels import (
+    choice_name,
+    mebibytes,
+    milliseconds,
+    size,
+    speed,
+    trial_name,
+    variant_label,
+    workload_label,
+)
 from studies.results.results import Results
 from studies.results.summary import summary
 from studies.sensitivity.evaluators import ANSWERS
@@ -50,9 +59,9 @@ def summary_note(results: Results) -> str:
         f"{_escaped(device.name)}, {', '.join(software)}. {len(results.trials)} trials told so far"
         + (f": {outcomes}." if outcomes else "."),
         _table(results),
-        "Faster, smaller: the default's number divided by the winner's; faster from times taken "
-        "in turns, where there are such, latency from the trial. Trials without values (PRUNED) "
-        "did not measure, or were not accurate or usable: their `outcome` and `reason` say why.",
+        "Faster, smaller: the default's number divided by the winner's. Trials without values "
+        "(PRUNED) did not measure, or were not accurate or usable: their `outcome` and `reason` "
+        "say why.",
         _reading(results),
         f"```bash\n{in_lines(run_command(results))}\n```",
     ]
@@ -95,8 +104,10 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
     names: dict[str, list[str]] = {}
     for preference in PREFERENCES:
         if preference in result.winners:
-            key = result.winners[preference].candidate.evaluation.configuration.key
-            names.setdefault(key, []).append(preference.replace("_", " "))
+            won = result.winners[preference]
+            names.setdefault(won.candidate.evaluation.configuration.key, []).append(
+                choice_name(preference, clear=won.clear)
+            )
     for preference in PREFERENCES:
         if preference not in result.winners:
             continue
@@ -109,11 +120,11 @@ def _rows(result: WorkloadResult, label: str) -> list[str]:
             label,
             ", ".join(shared),
             variant_label(winner.evaluation.configuration.variant, measured.backend_ran),
-            "default" if winner.number is None else str(winner.number),
+            trial_name(winner.number),
             milliseconds(winner.latency),
-            factor(result.latency_ratio(winner)),
+            speed(result.latency_ratio(winner)),
             mebibytes(winner.memory),
-            factor(winner.memory / result.baseline.peak_memory_mib),
+            size(result.memory_ratio(winner)),
             f"{measured.relative_error:.2g}",
         ]
         rows.append(f"| {' | '.join(map(_escaped, cells))} |")

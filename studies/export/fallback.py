@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from studies.export.single import Single, cost
-from studies.results.front import Candidate, Preference, Winner, WorkloadResult
+from studies.results.candidate import Candidate
+from studies.results.front import Preference, WorkloadResult
 from variants.deploy.model_choice import ModelChoice
 from variants.variant import Variant
 
@@ -20,8 +21,8 @@ def default_of(result: WorkloadResult) -> Candidate | None:
 def beats_default(candidate: Candidate, result: WorkloadResult, choice: Preference) -> bool:
     """Tell whether a candidate is better than the default in what a choice minimises.
 
-    By the numbers that the file shows: times of turns where there were such. Where those are
-    equal, or the same within their margin, the other of the two counts.
+    Where the two latencies are equal, or the same within their margin, memory counts, and the
+    other way round. What is slower than the default is no better balance.
     """
     if candidate.key == result.default.configuration.variant.key:
         return False
@@ -30,28 +31,15 @@ def beats_default(candidate: Candidate, result: WorkloadResult, choice: Preferen
         return (latency, memory) < (1.0, 1.0)
     if choice == "lowest_memory":
         return (memory, latency) < (1.0, 1.0)
-    return memory * latency < 1.0
+    return not candidate.loses and memory * latency < 1.0
 
 
 def _shares(candidate: Candidate, result: WorkloadResult) -> tuple[float, float]:
     """Return latency and memory as shares of the default's."""
-    again = result.retimed(candidate.key)
-    same = again is not None and again.latency.word == "same"
+    verdict = candidate.verdict
+    same = verdict is not None and verdict.word == "same"
     latency = 1.0 if same else result.latency_ratio(candidate)
-    return latency, candidate.memory / result.baseline.peak_memory_mib
-
-
-def winners_or_default(
-    found: Mapping[Preference, Winner], result: WorkloadResult
-) -> dict[Preference, Winner]:
-    """Return the winners, the default in the place of those that do not beat it."""
-    default = default_of(result)
-    if default is None:
-        return dict(found)
-    return {
-        choice: winner if beats_default(winner.candidate, result, choice) else Winner(default, ())
-        for choice, winner in found.items()
-    }
+    return latency, result.memory_ratio(candidate)
 
 
 def _or_default(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import median
 
 from objectives.in_model.schema import InModel
-from objectives.schema.evaluation import Measurements
 from studies.export.document import Export, ExportedChoice, ExportedWorkload
 from studies.study.verdicts import MARGIN
 from variants.deploy.loading_schema import CHOICE_OF
@@ -90,10 +89,8 @@ def _choice(document: Export, workload: ExportedWorkload) -> ExportedChoice | No
     """Return what loading takes for a workload."""
     name = CHOICE_OF[document.prefer]
     if document.pick == "dispatch":
-        return workload.choices.get(name)
-    single = document.single.get(name)
-    chosen = () if single is None else single.choices
-    return next((c for c in chosen if c.configuration.workload == workload.workload), None)
+        return workload.chosen.get(name)
+    return document.of_single(name)[document.workloads.index(workload)]
 
 
 def _heads(workload: ExportedWorkload) -> tuple[int, int, int]:
@@ -159,29 +156,15 @@ def _promise(gpu_ms: float, host_ms: float, found: InModel, side: str) -> Promis
 
 
 def _costs(served: ServedLayers, side: str) -> tuple[float, float] | None:
-    """Return GPU and host time of one layer and step, in ms; from turns where there were such."""
-    workload = served.workload
-    if side == DEFAULT:
-        configuration, measured = workload.default.configuration, workload.default.measurements
-    else:
-        configuration, measured = served.choice.configuration, served.choice.measurements
+    """Return GPU and host time of one layer and step, in ms."""
+    workload, choice = served.workload, served.choice
+    measured = workload.default.measurements if side == DEFAULT else choice.measurements
     if measured is None:
         return None
-    again = None if workload.finals is None else workload.finals.of(configuration.variant.key)
-    gpu, host = (
-        _of_trial(measured)
-        if again is None
-        else (again.host_ms if again.gpu_ms is None else again.gpu_ms, again.host_ms)
-    )
-    layers = workload.workload.layers
-    return gpu / layers, host / layers
-
-
-def _of_trial(measured: Measurements) -> tuple[float, float]:
-    latency = measured.latency
+    latency, layers = measured.latency, workload.workload.layers
     # On a CPU the host computes, and there is but one time.
     gpu = latency.host if latency.gpu is None else latency.gpu
-    return gpu.value, latency.host.value
+    return gpu.value / layers, latency.host.value / layers
 
 
 def came_ms(found: InModel, side: str) -> float:

@@ -12,7 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from studies.results.front import Candidate, Preference, WorkloadResult, winners
+from studies.results.candidate import Candidate
+from studies.results.front import Preference, WorkloadResult, winners
 from variants.deploy.model_choice import ModelChoice
 
 
@@ -37,40 +38,43 @@ class Single:
 
 
 def cost(candidate: Candidate, preference: Preference, result: WorkloadResult) -> float:
-    """Return what a preference minimises: latency, memory, or the geometric mean of both ratios.
-
-    The latency is that of turns where it was timed again, else that of its trial.
-    """
-    again = None if result.finals is None else result.finals.of(candidate.key)
-    latency_ms = candidate.latency if again is None else again.latency_ms
-    latency = latency_ms / result.baseline.latency_ms
-    memory = candidate.memory / result.baseline.peak_memory_mib
+    """Return what a preference minimises: latency, memory, or the geometric mean of both."""
+    latency, memory = result.latency_ratio(candidate), result.memory_ratio(candidate)
     if preference == "lowest_latency":
         return latency
     return memory if preference == "lowest_memory" else math.sqrt(memory * latency)
 
 
-def best_single(results: Sequence[WorkloadResult], preference: Preference) -> Single | None:
+def best_single(
+    results: Sequence[WorkloadResult], preference: Preference, *, worst_first: bool = False
+) -> Single | None:
     """Return the choice of least mean regret, or None where nothing was measured.
 
     Those that were measured for every workload come first; where there is none, those that miss
-    the fewest. Ties go to the smaller worst regret, then to the simpler choice.
+    the fewest. Ties go to the smaller worst regret, then to the simpler choice. With
+    `worst_first`, the worst regret counts before the mean.
     """
+
+    def badness(single: Single) -> tuple[float, ...]:
+        regrets = (single.mean_regret, single.worst_regret)
+        return (len(single.missing), *(reversed(regrets) if worst_first else regrets))
+
+    singles = judged(results, preference)
+    return min(singles, key=lambda s: (*badness(s), s.model.rank)) if singles else None
+
+
+def judged(results: Sequence[WorkloadResult], preference: Preference) -> list[Single]:
+    """Return every choice of which anything was measured, with what it costs each workload."""
     served = [result for result in results if result.measured]
-    if not served:
-        return None
     by_choice = [_by_model_choice(result) for result in served]
     least = [
         cost(_winner(result, result.measured, preference), preference, result) for result in served
     ]
-    singles = [
+    return [
         found
         for model in _choices(by_choice)
         if (found := _judge(model, served, by_choice, least, preference)) is not None
     ]
-    return min(
-        singles, key=lambda s: (len(s.missing), s.mean_regret, s.worst_regret, s.model.rank)
-    )
 
 
 def _by_model_choice(result: WorkloadResult) -> dict[ModelChoice, list[Candidate]]:
@@ -125,4 +129,4 @@ def _judge(
 def _winner(
     result: WorkloadResult, among: Sequence[Candidate], preference: Preference
 ) -> Candidate:
-    return winners(among, result.baseline, result.finals)[preference].candidate
+    return winners(among, result.baseline)[preference].candidate

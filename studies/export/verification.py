@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from objectives.schema.evaluation import Evaluation, Latency, Outcome
@@ -10,11 +10,12 @@ from objectives.schema.limits import Limits
 from studies.export.document import Export, ExportedChoice, ExportedWorkload
 from studies.numerics.interval import Interval
 from studies.study.finalists import FinalistTimings
-from studies.study.verdicts import MARGIN
+from studies.study.verdicts import MARGIN, Verdict
 from variants.configuration import Configuration
 
 # Latencies that the host binds differ by as much from one process to the next.
 HOST_MARGIN = 0.15
+TELLING = 1.25  # the ends of an interval so near to each other tell something
 MEMORY_MARGIN = 1e-3  # the allocator is exact; another version of it may round otherwise
 
 
@@ -25,7 +26,8 @@ class Claim:
     what: str
     old: Interval
     new: Interval | None  # None: it could not be measured again
-    broken: str  # why it no longer holds; empty where it does
+    broken: str = ""  # why it no longer holds; empty where it does
+    unclear: str = ""  # why nothing can be said: measured again, it may be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +44,24 @@ def choices_of(document: Export, workload: ExportedWorkload) -> dict[str, Export
 
     Those are what one choice for all workloads comes to for this one.
     """
-    found = dict(workload.choices)
-    for name, single in document.single.items():
-        for choice in single.choices:
-            if choice.configuration.workload == workload.workload:
-                found[f"single {name}"] = choice
+    found = dict(workload.chosen)
+    place = document.workloads.index(workload)
+    for name in document.single:
+        choice = document.of_single(name)[place]
+        if choice is not None:
+            found[f"single {name}"] = choice
     return found
+
+
+def _configured(workload: ExportedWorkload, choice: ExportedChoice) -> Configuration:
+    return Configuration(workload=workload.workload, variant=choice.variant)
 
 
 def configurations_of(
     workload: ExportedWorkload, choices: Mapping[str, ExportedChoice]
 ) -> tuple[Configuration, ...]:
     """Return what has to be measured for a workload's claims: the default first, if it ran."""
-    chosen = [choice.configuration for choice in choices.values()]
+    chosen = [_configured(workload, choice) for choice in choices.values()]
     ran = workload.default.measurements is not None
     return tuple(dict.fromkeys([workload.default.configuration, *chosen] if ran else chosen))
 
@@ -70,7 +77,7 @@ def check(
     default = workload.default.configuration
     names: dict[Configuration, list[str]] = {}
     for name, choice in choices.items():
-        names.setdefault(choice.configuration, []).append(name)
+        names.setdefault(_configured(workload, choice), []).append(name)
     checked = []
     for configuration, of in names.items():
         choice = choices[of[0]]
@@ -81,68 +88,91 @@ def check(
         if workload.default.measurements is None:
             claims.insert(0, _latency_claim(choice, again))
         elif configuration != default:
-            claims.insert(0, _speed(workload, choice, again, turns))
+            claims.insert(0, _speed(choice, again, turns))
         checked.append(CheckedConfiguration(tuple(of), configuration, tuple(claims)))
     return checked
 
 
-def _speed(
-    workload: ExportedWorkload, choice: ExportedChoice, again: Evaluation, turns: FinalistTimings
-) -> Claim:
-    """Return the claim on latency as a share of the default's; less is faster.
+def unclear_of(checked: Sequence[CheckedConfiguration]) -> list[Configuration]:
+    """Return the configurations of which a claim is unclear."""
+    return [one.configuration for one in checked if any(c.unclear for c in one.claims)]
 
-    Broken where the new interval lies above the old one by more than the margin: what noise and
-    the choice of a lucky trial explain is no broken claim.
-    """
-    what = "latency, share of the default's"
-    old = _claimed_ratio(workload, choice)
+
+def narrower(turns: FinalistTimings, again: FinalistTimings) -> FinalistTimings:
+    """Return timings in turns, with those of `again` where their interval is the narrower one."""
+    best = {one.variant: one for one in turns.finalists}
+    for one in again.finalists:
+        known = best.get(one.variant)
+        if known is None or _width(one.latency) < _width(known.latency):
+            best[one.variant] = one
+    missing = {key: why for key, why in turns.missing.items() if key not in best}
+    return turns.model_copy(update={"finalists": tuple(best.values()), "missing": missing})
+
+
+def _width(verdict: Verdict) -> float:
+    return verdict.high / verdict.low
+
+
+def _speed(choice: ExportedChoice, again: Evaluation, turns: FinalistTimings) -> Claim:
+    """Return the claim on how many times as fast as the default it is."""
+    what = "times as fast as the default"
+    old = Interval(choice.speedup, choice.speedup_low, choice.speedup_high)
     if again.outcome is not Outcome.MEASURED:
-        return Claim(what, old, None, f"{again.outcome.value}: {again.reason}")
-    finalist = turns.of(choice.configuration.variant.key)
+        return _failed(what, old, again)
+    finalist = turns.of(choice.variant.key)
     if finalist is None:
-        why = turns.missing.get(choice.configuration.variant.key, "it was not timed")
+        why = turns.missing.get(choice.variant.key, "it was not timed")
         # Not a claim that fails: nothing was found against it.
-        return Claim(f"{what} (not checked: {why})", old, None, "")
-    new = Interval(finalist.latency.ratio, finalist.latency.low, finalist.latency.high)
-    return Claim(what, old, new, _slower(choice, old, new))
+        return Claim(f"{what} (not checked: {why})", old, None)
+    verdict = finalist.latency
+    new = Interval(1 / verdict.ratio, 1 / verdict.high, 1 / verdict.low)
+    return _judged(what, old, new, choice)
 
 
 def _latency_claim(choice: ExportedChoice, again: Evaluation) -> Claim:
-    """Return the claim on latency itself, where the default failed and nothing is its share."""
+    """Return the claim on latency itself, where the default failed and nothing is its multiple."""
     what, old = "latency ms", _interval(choice.measurements.latency)
     latency = _latency(again)
     if again.outcome is not Outcome.MEASURED or latency is None:
-        return Claim(what, old, None, f"{again.outcome.value}: {again.reason}")
-    new = _interval(latency)
-    return Claim(what, old, new, _slower(choice, old, new))
+        return _failed(what, old, again)
+    return _judged(what, old, _interval(latency), choice, less=True)
 
 
-def _slower(choice: ExportedChoice, old: Interval, new: Interval) -> str:
-    margin = MARGIN if choice.measurements.latency.bound == "gpu" else HOST_MARGIN
-    if new.low <= old.high * (1 + margin):
-        return ""
-    return f"{new.low / old.high - 1:.0%} above what was claimed, at least"
+def _judged(
+    what: str, old: Interval, new: Interval, choice: ExportedChoice, *, less: bool = False
+) -> Claim:
+    """Compare two intervals of a number of which more is better, or `less`.
+
+    Broken where the whole new interval is worse than the old one by more than the margin: what
+    noise and the choice of a lucky trial explain is no broken claim. It holds where none of it is,
+    or where the number itself is not and its interval is narrow. Otherwise nothing can be said.
+    """
+    margin = 1 + (MARGIN if choice.measurements.latency.bound == "gpu" else HOST_MARGIN)
+    # From here on, more is worse: the old number in the worst case, and the new one in shares of
+    # it.
+    if less:
+        value, low, high = (each / old.high for each in (new.value, new.low, new.high))
+    else:
+        value, low, high = (old.low / each for each in (new.value, new.high, new.low))
+    if low > margin:
+        worse = f"{low - 1:.0%} slower than claimed, at least"
+        return Claim(what, old, new, broken=worse)
+    if high <= margin or (value <= margin and high / low <= TELLING):
+        return Claim(what, old, new)
+    between = f"between {1 / high:.2g} and {1 / low:.2g} times the speed claimed"
+    return Claim(what, old, new, unclear=between)
+
+
+def _failed(what: str, old: Interval, again: Evaluation) -> Claim:
+    """Return the claim on what was not measured again: THROTTLED is the machine's fault."""
+    why = f"{again.outcome.value}: {again.reason}"
+    if again.outcome is Outcome.THROTTLED:
+        return Claim(what, old, None, unclear=why)
+    return Claim(what, old, None, broken=why)
 
 
 def _interval(latency: Latency) -> Interval:
     return Interval(latency.latency_ms, latency.low_ms, latency.high_ms)
-
-
-def _claimed_ratio(workload: ExportedWorkload, choice: ExportedChoice) -> Interval:
-    """Return the exported share, from turns with the default where there were such."""
-    finals = workload.finals
-    if finals is not None and finals.reference == workload.default.configuration.variant.key:
-        finalist = finals.of(choice.configuration.variant.key)
-        if finalist is not None:
-            return Interval(finalist.latency.ratio, finalist.latency.low, finalist.latency.high)
-    value = choice.latency_vs_default
-    ours = choice.measurements.latency
-    low, high = ours.low_ms / ours.latency_ms, ours.high_ms / ours.latency_ms
-    default = _latency(workload.default)
-    if default is not None:
-        low *= default.latency_ms / default.high_ms
-        high *= default.latency_ms / default.low_ms
-    return Interval(value, value * low, value * high)
 
 
 def _latency(evaluation: Evaluation) -> Latency | None:
@@ -153,7 +183,7 @@ def _memory(choice: ExportedChoice, again: Evaluation) -> Claim:
     what, old = "peak MiB", choice.measurements.memory.peak_mib
     new = again.peak_memory_mib
     if new is None:
-        return Claim(what, _exact(old), None, f"{again.outcome.value}: {again.reason}")
+        return _failed(what, _exact(old), again)
     grown = new > old * (1 + MEMORY_MARGIN)
     broken = f"grown by {new / old - 1:.1%}" if grown else ""
     return Claim(what, _exact(old), _exact(new), broken)
@@ -162,7 +192,7 @@ def _memory(choice: ExportedChoice, again: Evaluation) -> Claim:
 def _error(choice: ExportedChoice, again: Evaluation, max_error: float) -> Claim:
     what, old = "relative error", choice.measurements.relative_error
     if again.measurements is None:
-        return Claim(what, _exact(old), None, f"{again.outcome.value}: {again.reason}")
+        return _failed(what, _exact(old), again)
     new = again.measurements.relative_error
     broken = ""
     if again.outcome is not Outcome.MEASURED:

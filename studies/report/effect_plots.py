@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from studies.report.intervals import Group, IntervalPlot, Line, Mark, mark, ticks_of
 from studies.report.scale import Scale, around
-from studies.results.labels import factor
+from studies.results.labels import gain
 from studies.sensitivity.analysis import LATENCY, MEMORY, Objective
 from studies.sensitivity.changes import ChoiceEffect
 
@@ -113,4 +113,4 @@ def _times(ratio: float, name: str) -> str:
     if abs(ratio - 1) < _SAME:
         return "the same"
     less, more = _LESS[name]
-    return f"{factor(ratio)} {less}" if ratio < 1 else f"{factor(1 / ratio)} {more}"
+    return gain(ratio, less, more)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from studies.numerics.arrays import evenly_spaced
-from studies.results.front import Candidate, WorkloadResult, front
+from studies.results.candidate import Candidate
+from studies.results.front import WorkloadResult, front
 from studies.results.results import Results
 from variants.axes import AXES
 

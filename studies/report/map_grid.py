@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from studies.report.shades import gain, shade_of, times
+from studies.report.shades import shade_of
 from studies.results.front import WorkloadResult
-from studies.results.labels import variant_label
+from studies.results.labels import gain, speed, variant_label
 from studies.results.results import Results
 from studies.results.winner_map import winner_maps
 from variants.variant import Variant
@@ -64,13 +64,13 @@ def _cell(place: int, result: WorkloadResult) -> MapCell:
     winner = result.winners["balanced"].candidate
     variant = winner.evaluation.configuration.variant
     latency = result.latency_ratio(winner)
-    smaller = gain(winner.memory / result.baseline.peak_memory_mib, "smaller", "larger")
+    smaller = gain(result.memory_ratio(winner), "smaller", "larger")
     name = variant_label(variant)
     return MapCell(
         place=place,
         winner="default" if winner.number is None else _short_name(variant),
         described=f"{name}: {gain(latency, 'faster', 'slower')}, {smaller} in memory",
-        faster=times(latency, "slower"),
+        faster=speed(latency),
         shade=shade_of(latency),
     )
 

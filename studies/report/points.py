@@ -6,8 +6,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from objectives.schema.evaluation import Evaluation, Outcome
+from studies.results.candidate import in_turns, share_of_roofline
 from studies.results.front import WorkloadResult
-from studies.results.labels import variant_label, workload_label
+from studies.results.labels import choice_name, variant_label, workload_label
 from studies.results.results import Results
 from studies.study.trials import FinishedTrial
 from variants.axes import AXES
@@ -30,7 +31,7 @@ def page_data(results: Results, kept: Collection[int]) -> Json:
     points = [
         _point(None, result.default, place) for place, result in enumerate(results.workloads)
     ] + [
-        _point(trial.number, trial.evaluation, place)
+        _point(trial.number, in_turns(trial.evaluation, results.workloads[place].finals), place)
         for trial in results.trials
         if trial.number in kept
         and (place := places.get(trial.evaluation.configuration.workload.key)) is not None
@@ -55,6 +56,7 @@ def page_data(results: Results, kept: Collection[int]) -> Json:
                 "label": workload_label(result.workload, varying),
                 "roofline": _roofline(result, by_workload.get(result.workload.key, [])),
                 "winners": _winners(result),
+                "front": [candidate.number for candidate in result.front],
             }
             for result in results.workloads
         ],
@@ -72,15 +74,16 @@ def _interned(column: Iterable[object]) -> dict[str, list[object]]:
 def _winners(result: WorkloadResult) -> dict[str, int | None]:
     """Return the trial of each choice; None for the default."""
     return {
-        choice.replace("_", " "): winner.candidate.number
-        for choice, winner in result.winners.items()
+        choice_name(preference, clear=winner.clear): winner.candidate.number
+        for preference, winner in result.winners.items()
     }
 
 
 def _roofline(result: WorkloadResult, trials: Sequence[FinishedTrial]) -> Json | None:
-    """Return the least that any configuration measured needs, by the study's rates."""
-    measured = [result.default.measurements, *(trial.evaluation.measurements for trial in trials)]
-    least = [one.roofline for one in measured if one is not None and one.roofline is not None]
+    """Return the least that any configuration tried needs, by the roofline of the study."""
+    tried = (result.default, *(trial.evaluation for trial in trials))
+    found = [each.measurements.roofline for each in tried if each.measurements is not None]
+    least = [one for one in found if one is not None and one.rates != "typical"]
     if not least:
         return None
     return {
@@ -90,8 +93,11 @@ def _roofline(result: WorkloadResult, trials: Sequence[FinishedTrial]) -> Json |
 
 
 def _short(number: float | None) -> float | None:
-    """Return a number as precise as a chart or a table shows it; None where it is not finite."""
-    return None if number is None or not math.isfinite(number) else float(f"{number:.5g}")
+    """Return a number in some digits more than are shown, or None where it is not finite.
+
+    Rounded twice it must come out as where it is rounded once, in the other outputs.
+    """
+    return None if number is None or not math.isfinite(number) else float(f"{number:.7g}")
 
 
 def _point(
@@ -99,7 +105,6 @@ def _point(
 ) -> tuple[dict[str, object], Evaluation]:
     measured = evaluation.measurements
     latency = None if measured is None else measured.latency
-    roofline = None if measured is None else measured.roofline
     gpu = None if latency is None or latency.gpu is None else latency.gpu.value
     point: dict[str, object] = {
         "trial": number,
@@ -118,6 +123,6 @@ def _point(
         "memory": _short(None if measured is None else measured.memory.peak_mib),
         "error": _short(None if measured is None else measured.relative_error),
         "ran": None if measured is None else measured.backend_ran,
-        "roofline": _short(None if roofline is None else roofline.latency_share),
+        "roofline": _short(None if measured is None else share_of_roofline(measured)),
     }
     return point, evaluation

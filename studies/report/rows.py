@@ -9,11 +9,22 @@ from dataclasses import dataclass
 from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from studies.report.bars import Bars, memory_bars, time_bars
-from studies.report.shades import gain, shade_of, times
-from studies.results.front import PREFERENCES, Candidate, Preference, WorkloadResult
-from studies.results.labels import mebibytes, milliseconds, variant_label, workload_label
+from studies.report.shades import shade_of
+from studies.results.candidate import Candidate, share_of_roofline
+from studies.results.front import PREFERENCES, Preference, Winner, WorkloadResult
+from studies.results.labels import (
+    choice_name,
+    gain,
+    mebibytes,
+    milliseconds,
+    size,
+    speed,
+    trial_name,
+    variant_label,
+    workload_label,
+)
 from studies.results.results import Results
-from studies.results.summary import notes
+from studies.results.summary import gains, notes
 from studies.study.trials import FinishedTrial
 
 _KERNELS = 12  # of one step; a step of many has the attention's among the first
@@ -108,7 +119,7 @@ def _section(
             *(_row(c.evaluation, c.number, _tags(c.number, result), result) for c in winners),
             default,
         ),
-        notes=tuple(notes(result)),
+        notes=(*gains(result), *notes(result)),
         missing=_missing(trials),
         time=time_bars(with_numbers),
         memory=memory_bars(with_numbers),
@@ -139,7 +150,7 @@ def _headline(result: WorkloadResult) -> Headline | None:
 
 
 def _chosen(result: WorkloadResult) -> list[Candidate]:
-    """Return each winner once, fastest first; those within the usual error after the others."""
+    """Return each winner once, the lowest latency first; those of small errors come last."""
     found: dict[int | None, Candidate] = {}
     for winners in (result.winners, result.strict_winners):
         for preference in PREFERENCES:
@@ -155,22 +166,26 @@ def _words(choice: Preference) -> str:
 
 
 def _tags(number: int | None, result: WorkloadResult) -> tuple[str, ...]:
-    """Return what a configuration was chosen as: fastest, smallest, balanced."""
+    """Return what a configuration was chosen as, as balanced."""
     tags = [
-        _words(choice)
+        _name(choice, result.winners[choice])
         for choice in PREFERENCES
         if choice in result.winners and result.winners[choice].candidate.number == number
     ]
     within = [
-        _words(choice)
+        name
         for choice in PREFERENCES
         if choice in result.strict_winners
         and result.strict_winners[choice].candidate.number == number
-        and _words(choice) not in tags
+        and (name := _name(choice, result.strict_winners[choice])) not in tags
     ]
     if within:
         tags.append(f"within error {Limits().max_error:g}: {', '.join(within)}")
     return tuple(tags)
+
+
+def _name(choice: Preference, winner: Winner) -> str:
+    return choice_name(choice, clear=winner.clear)
 
 
 def _row(
@@ -183,23 +198,26 @@ def _row(
     name = variant_label(
         evaluation.configuration.variant, None if measured is None else measured.backend_ran
     )
-    trial = "default" if number is None else str(number)
+    trial = trial_name(number)
     outcome = "" if evaluation.outcome is Outcome.MEASURED else evaluation.outcome.value
     if measured is None:
         return Row(chosen, name, trial, "–", "", "", "", "–", "", "–", "", outcome)
     latency, memory = measured.latency, measured.memory.peak_mib
+    share = share_of_roofline(measured)
     return Row(
         chosen=chosen,
         variant=name,
         trial=trial,
         latency=milliseconds(latency.latency_ms),
-        interval=f"{milliseconds(latency.low_ms)} to {milliseconds(latency.high_ms)}",
+        interval=""
+        if latency.low_ms == latency.high_ms
+        else f"{milliseconds(latency.low_ms)} to {milliseconds(latency.high_ms)}",
         gpu="" if latency.gpu is None else milliseconds(latency.gpu.value),
-        faster=times(result.latency_ratio(Candidate(number, evaluation)), "slower"),
+        faster=speed(latency.latency_ms / baseline.latency_ms),
         memory=mebibytes(memory),
-        smaller=times(memory / baseline.peak_memory_mib, "larger"),
+        smaller=size(memory / baseline.peak_memory_mib),
         error=f"{measured.relative_error:.1e}",
-        roofline="" if measured.roofline is None else f"{measured.roofline.latency_share:.0%}",
+        roofline="" if share is None else f"{100 * share:.2g} %",
         outcome=outcome,
     )
 

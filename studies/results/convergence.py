@@ -10,7 +10,8 @@ import numpy as np
 
 from studies.numerics.arrays import Matrix
 from studies.numerics.hypervolume import hypervolume, pareto_front
-from studies.results.front import Candidate, WorkloadResult
+from studies.results.candidate import Candidate
+from studies.results.front import WorkloadResult
 from studies.results.results import Results
 
 MARGIN = 0.05  # log10 units behind the default and the front's ends, so that these count too

@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from objectives.schema.evaluation import Evaluation, Measurements, Outcome
+from objectives.schema.evaluation import Evaluation
 from objectives.schema.limits import Limits
+from studies.results.candidate import Candidate, Tie, tie
 from studies.study.baseline import WorkloadBaseline
-from studies.study.finalists import Finalist, FinalistTimings
+from studies.study.finalists import FinalistTimings
 from variants.workload import Workload
 
+_MORE_EXACT = 2.0  # times a smaller error; what is nearer to another one is about equal
+_SAME_MEMORY = 1e-3  # the same to whoever has to choose, as a share
+_AS_SHOWN = 1e-3  # latencies so near to each other are printed alike
 MOST_FINALISTS = 8  # besides the default; they have to be built and timed again
 Preference = Literal["lowest_latency", "lowest_memory", "balanced"]
 PREFERENCES: tuple[Preference, ...] = ("lowest_latency", "lowest_memory", "balanced")
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A configuration that was measured, accurate and usable."""
-
-    number: int | None  # of its trial; None for the default
-    evaluation: Evaluation
-
-    @property
-    def measurements(self) -> Measurements:
-        """The measured numbers."""
-        assert self.evaluation.measurements is not None
-        return self.evaluation.measurements
-
-    @property
-    def memory(self) -> float:
-        """Peak memory in MiB."""
-        return self.measurements.memory.peak_mib
-
-    @property
-    def latency(self) -> float:
-        """Latency in ms."""
-        return self.measurements.latency.latency_ms
-
-    @property
-    def key(self) -> str:
-        """The variant's key, which tells it from others of its workload."""
-        return self.evaluation.configuration.variant.key
-
-    @property
-    def rank(self) -> tuple[int, ...]:
-        """Sorts configurations from simple to elaborate: ties go to the simpler."""
-        return self.evaluation.configuration.variant.rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +27,18 @@ class Winner:
     """The candidate of one choice, and what cannot be told from it by latency."""
 
     candidate: Candidate
-    ties: tuple[Candidate, ...]  # by rising memory
+    ties: tuple[Candidate, ...]  # by rising latency
+    clear: bool = True  # False: others may be as fast, and no number decides
+
+    @property
+    def less_exact(self) -> tuple[Candidate, ...]:
+        """Ties that need the same time and memory, and have a larger error."""
+        won = self.candidate
+        return tuple(
+            one
+            for one in self.ties
+            if one.memory == won.memory and one.error > _MORE_EXACT * won.error
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +46,8 @@ class WorkloadResult:
     """What a study found for one workload: its default, its front and its winners."""
 
     workload: Workload
-    default: Evaluation
-    baseline: WorkloadBaseline
+    default: Evaluation  # with the latency of the turns, where it was timed in turns
+    baseline: WorkloadBaseline  # the same numbers
     measured: tuple[Candidate, ...]  # the default among them, if it was
     front: tuple[Candidate, ...]  # by rising memory
     winners: dict[Preference, Winner]  # empty when nothing was measured
@@ -74,35 +55,41 @@ class WorkloadResult:
     strict_winners: dict[Preference, Winner]
     finals: FinalistTimings | None = None  # None until the finalists were timed again
 
-    def retimed(self, variant: str) -> Finalist | None:
-        """Return what came of timing a variant in turns with the default, where it was."""
-        if self.finals is None or self.finals.reference != self.default.configuration.variant.key:
-            return None
-        return self.finals.of(variant)
-
     def latency_ratio(self, candidate: Candidate) -> float:
-        """Return a candidate's latency as a share of the default's, from turns where possible."""
-        again = self.retimed(candidate.key)
-        return (
-            candidate.latency / self.baseline.latency_ms if again is None else again.latency.ratio
+        """Return a candidate's latency as a share of the default's, or of its roofline."""
+        return candidate.latency / self.baseline.latency_ms
+
+    def memory_ratio(self, candidate: Candidate) -> float:
+        """Return a candidate's peak memory as a share of the default's, or of its roofline."""
+        return candidate.memory / self.baseline.peak_memory_mib
+
+    @property
+    def timed_in_turns(self) -> bool:
+        """Tell whether all that was chosen was timed in turns, as far as it can be."""
+        missing = self.finals.missing if self.finals else {}
+        chosen = [winner.candidate for winner in self.winners.values()]
+        return all(
+            one.turns is not None or one.number is None or one.key in missing for one in chosen
         )
 
 
-def candidates(evaluations: Iterable[tuple[int | None, Evaluation]]) -> list[Candidate]:
-    """Return the MEASURED ones of (trial number, evaluation)."""
-    return [
-        Candidate(number, evaluation)
-        for number, evaluation in evaluations
-        if evaluation.outcome is Outcome.MEASURED
-    ]
-
-
 def front(measured: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Return the non-dominated ones by rising memory; of equals, the simplest."""
+    """Return the non-dominated ones of those who can win, by rising memory.
+
+    Of those that need the same memory and are proven to take the same time, the most exact one
+    stands for all, and of about equal errors the simplest.
+    """
+    pool = _competing(measured)
+    by_memory: dict[float, list[Candidate]] = {}
+    for candidate in pool:
+        by_memory.setdefault(candidate.memory, []).append(candidate)
     best: list[Candidate] = []
-    for candidate in sorted(measured, key=lambda c: (c.memory, c.latency, c.rank)):
-        if not best or candidate.latency < best[-1].latency:
-            best.append(candidate)
+    for memory in sorted(by_memory):
+        group = by_memory[memory]
+        fastest = min(group, key=lambda c: (c.latency, c.rank))
+        if not best or fastest.latency < best[-1].latency:
+            limit = best[-1].latency if best else math.inf
+            best.append(_standing_for(fastest, [c for c in group if c.latency < limit]))
     return tuple(best)
 
 
@@ -114,47 +101,32 @@ def strict(measured: Sequence[Candidate], limits: Limits) -> list[Candidate]:
     return [c for c in measured if c.measurements.relative_error <= usual]
 
 
-def winners(
-    measured: Sequence[Candidate],
-    baseline: WorkloadBaseline,
-    finals: FinalistTimings | None = None,
-) -> dict[Preference, Winner]:
-    """Choose the lowest latency, the lowest memory and the best balance of both.
+def winners(measured: Sequence[Candidate], baseline: WorkloadBaseline) -> dict[Preference, Winner]:
+    """Choose the lowest latency, the lowest memory and the best balance of both, on the front.
 
-    Balanced is the least geometric mean of the two ratios to the default. What cannot be told
-    apart by latency is a tie: of those, the one that needs the least memory is named (memory is
-    exact), and of equals the simplest. Finalists are told apart by their verdicts in turns;
-    before there are any, by the 95 % intervals of their trials.
+    Balanced is the least geometric mean of the two ratios to the default. What is shown to be
+    slower than the default wins neither latency nor balance, as long as the default itself can
+    be chosen. Of what is proven to take the same time as the fastest, the one that needs the
+    least memory is named (memory is exact); of what is merely unclear, the least number.
     """
-    pool = measured if finals is None else _competing(measured, finals)
-    if not pool:
+    best = front(measured)
+    if not best:
         return {}
-
-    def latency(candidate: Candidate) -> float:
-        again = None if finals is None else finals.of(candidate.key)
-        return candidate.latency if again is None else again.latency_ms
-
-    def balance(candidate: Candidate) -> float:
-        return math.sqrt(
-            (candidate.memory / baseline.peak_memory_mib)
-            * (latency(candidate) / baseline.latency_ms)
-        )
-
-    def tied(one: Candidate, other: Candidate) -> bool:
-        known = None if finals is None else finals.tied(one.key, other.key)
-        return _overlap(one, other) if known is None else known
-
-    fastest = min(pool, key=latency)
-    smallest = min(pool, key=lambda c: (c.memory, latency(c)))
-    balanced = min(pool, key=balance)
+    pool = _competing(measured)
+    no_slower = [c for c in best if not c.loses] or list(best)
+    fastest = no_slower[-1]
+    named = next(c for c in no_slower if tie(c, fastest) == "same")
+    balanced = min(
+        no_slower,
+        key=lambda c: (c.memory / baseline.peak_memory_mib) * (c.latency / baseline.latency_ms),
+    )
+    smallest = _fastest_of_about(best)
+    least = min(pool, key=lambda c: c.latency)
+    shared = [c for c in pool if tie(c, least) or tie(c, named)]
     return {
-        "lowest_latency": _best_of_tie([c for c in pool if tied(c, fastest)]),
-        "lowest_memory": _best_of_tie(
-            [c for c in pool if c.memory == smallest.memory and tied(c, smallest)]
-        ),
-        "balanced": _best_of_tie(
-            [c for c in pool if c.memory == balanced.memory and tied(c, balanced)]
-        ),
+        "lowest_latency": _won(named, shared, least),
+        "lowest_memory": _won(smallest, [c for c in pool if c.memory == smallest.memory]),
+        "balanced": _won(balanced, [c for c in pool if c.memory == balanced.memory]),
     }
 
 
@@ -179,29 +151,49 @@ def finalists(result: WorkloadResult) -> tuple[Evaluation, ...]:
     return (reference, *list(unique.values())[:MOST_FINALISTS])
 
 
-def _competing(measured: Sequence[Candidate], finals: FinalistTimings) -> list[Candidate]:
+def _fastest_of_about(best: Sequence[Candidate]) -> Candidate:
+    """Return the fastest of a front of those that need about the least memory.
+
+    Less of it than anyone can use is not bought with time.
+    """
+    return [c for c in best if c.memory <= best[0].memory * (1 + _SAME_MEMORY)][-1]
+
+
+def _competing(measured: Sequence[Candidate]) -> list[Candidate]:
     """Return those who can win once finalists were timed again.
 
     They themselves, and whoever none of them dominates by the numbers of their trials: what came
     later, had no room beside the default, or is left where finalists are not admitted. Among
     others, the luckiest of many noisy trials would win against honest times.
     """
-    retimed = [c for c in measured if finals.of(c.key) is not None]
+    retimed = [(c.memory, c.trial_ms) for c in measured if c.trial_ms is not None]
     return [
         candidate
         for candidate in measured
-        if candidate in retimed
+        if candidate.turns is not None
         or not any(
-            one.memory <= candidate.memory and one.latency <= candidate.latency for one in retimed
+            memory <= candidate.memory and trial_ms <= candidate.latency
+            for memory, trial_ms in retimed
         )
     ]
 
 
-def _overlap(one: Candidate, other: Candidate) -> bool:
-    a, b = one.measurements.latency, other.measurements.latency
-    return a.low_ms <= b.high_ms and b.low_ms <= a.high_ms
+def _standing_for(fastest: Candidate, group: Sequence[Candidate]) -> Candidate:
+    """Return the one of a group of equal memory that stands for what is as fast as its fastest."""
+    same = [c for c in group if tie(c, fastest) == "same" and (fastest.loses or not c.loses)]
+    least = min(c.error for c in same)
+    exact = [c for c in same if c.error <= _MORE_EXACT * least]
+    return min(exact, key=lambda c: (c.rank, c.latency))
 
 
-def _best_of_tie(tied: Sequence[Candidate]) -> Winner:
-    first, *rest = sorted(tied, key=lambda c: (c.memory, c.rank, c.latency))
-    return Winner(first, tuple(rest))
+def _won(named: Candidate, among: Sequence[Candidate], least: Candidate | None = None) -> Winner:
+    """Return a winner with what ties with it; `least` has the least latency of all who can win."""
+    found = [(c, _tied(c, named, least)) for c in among if c is not named]
+    ties = sorted((c for c, kind in found if kind), key=lambda c: (c.latency, c.rank))
+    is_least = least is None or named.latency <= least.latency * (1 + _AS_SHOWN)
+    return Winner(named, tuple(ties), is_least and all(kind != "unclear" for _, kind in found))
+
+
+def _tied(one: Candidate, named: Candidate, least: Candidate | None) -> Tie | None:
+    """Return how one ties with who is named, or with the least latency."""
+    return tie(one, named) or (None if least is None else tie(one, least))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from objectives.schema.evaluation import Evaluation
 from studies.study.verdicts import Verdict
@@ -53,14 +53,61 @@ def mebibytes(value: float) -> str:
     return f"{value:.1f}" if value < 10_000 else f"{value:.0f}"
 
 
-def factor(ratio: float) -> str:
-    """Return how many times less than the default: `3.1×`; below one it is more."""
-    return f"{1 / ratio:.2f}×" if ratio > 0.1 else f"{1 / ratio:.0f}×"
+def times(value: float) -> str:
+    """Return `3.10×`."""
+    return f"{multiple(value)}×"
+
+
+def multiple(value: float) -> str:
+    """Return a factor in figures that tell it from none: `0.41`, `0.0043`, `150`."""
+    if value < 0.1:
+        return f"{value:.2g}"
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def factor(ratio: float, worse: str) -> str:
+    """Return how many times less than the default: `3.10×`; where it is more, `1.25× more`.
+
+    Args:
+        ratio: To the default's.
+        worse: The word for more, such as slower and larger.
+    """
+    if ratio <= 1 or times(ratio) == times(1.0):
+        return times(1 / ratio)
+    return f"{times(ratio)} {worse}"
+
+
+def speed(ratio: float) -> str:
+    """Return `1.74×` of a latency that is a share of the default's, or `1.74× slower`."""
+    return factor(ratio, "slower")
+
+
+def size(ratio: float) -> str:
+    """Return `1.74×` of a memory that is a share of the default's, or `1.74× larger`."""
+    return factor(ratio, "larger")
+
+
+def gain(ratio: float, better: str, worse: str) -> str:
+    """Return `1.75× faster`, or the other word with the factor turned round."""
+    if ratio <= 1 or times(ratio) == times(1.0):
+        return f"{times(1 / ratio)} {better}"
+    return f"{times(ratio)} {worse}"
 
 
 def interval(verdict: Verdict) -> str:
-    """Return how many times as fast, with its 95 % interval: `1.74× (1.72 to 1.76)`."""
-    return f"{1 / verdict.ratio:.2f}× ({1 / verdict.high:.2f} to {1 / verdict.low:.2f})"
+    """Return how many times as fast, with its 95 % interval: `1.74× (1.72× to 1.76×)`."""
+    return f"{speed(verdict.ratio)} ({speed(verdict.high)} to {speed(verdict.low)})"
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names, and how many more there are: `a, b, c and 4 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def percent(share: float) -> str:
+    """Return `7.3 %`, or `143 %` without a decimal from 10 % on."""
+    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
 
 
 def duration(seconds: float) -> str:
@@ -71,6 +118,18 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def choice_name(preference: str, *, clear: bool = True) -> str:
+    """Return what a choice is called; without a clear winner in latency, that."""
+    if preference == "lowest_latency" and not clear:
+        return "no clear winner"
+    return preference.replace("_", " ")
+
+
+def trial_name(number: int | None) -> str:
+    """Return `#4`, by which every output and every option calls a trial."""
+    return "default" if number is None else f"#{number}"
 
 
 def trial_line(evaluation: Evaluation, varying: Iterable[str]) -> str:

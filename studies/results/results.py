@@ -12,8 +12,9 @@ from optuna.trial import TrialState
 
 from objectives.schema.environment import Environment
 from objectives.schema.evaluation import Evaluation, Measurements, Outcome
+from studies.results.candidate import candidates, in_turns
 from studies.results.columns import COLUMNS, STAGE
-from studies.results.front import WorkloadResult, candidates, front, strict, winners
+from studies.results.front import WorkloadResult, front, strict, winners
 from studies.results.winners_html import winners_html
 from studies.study.anchor import AnchorPoint, Drift, DriftMarks, anchors_of, drifts
 from studies.study.baseline import baseline_of, default_of
@@ -98,19 +99,21 @@ def read_results(study: optuna.Study) -> Results:
         if default is None:
             continue
         defaults.append(default)
-        baseline = baseline_of(default, environment.device)
-        # The default competes: where nothing beats it, it is the winner.
         finals = finalist_timings_of(held, workload)
-        measured = candidates([(None, default), *by_workload.get(workload.key, [])])
+        shown = in_turns(default, finals)
+        baseline = baseline_of(shown, environment.device)
+        # The default competes: where nothing beats it, it is the winner.
+        evaluations = [(None, default), *by_workload.get(workload.key, [])]
+        measured = candidates(evaluations, finals, shown)
         workloads.append(
             WorkloadResult(
                 workload=workload,
-                default=default,
+                default=shown,
                 baseline=baseline,
                 measured=tuple(measured),
                 front=front(measured),
-                winners=winners(measured, baseline, finals),
-                strict_winners=winners(strict(measured, plan.limits), baseline, finals),
+                winners=winners(measured, baseline),
+                strict_winners=winners(strict(measured, plan.limits), baseline),
                 finals=finals,
             )
         )

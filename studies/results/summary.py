@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from objectives.schema.evaluation import Outcome
 from objectives.schema.limits import Limits
-from studies.results.front import Candidate, WorkloadResult
+from studies.results.candidate import Candidate
+from studies.results.front import Preference, Winner, WorkloadResult
 from studies.results.labels import (
     factor,
+    first_of,
+    gain,
     interval,
     mebibytes,
     milliseconds,
@@ -18,7 +21,10 @@ from studies.results.labels import (
     workload_label,
 )
 from studies.results.results import Results
-from studies.study.anchor import DriftMarks
+from studies.study.verdicts import MARGIN
+
+_SOME = 2  # names in a line
+_NONE = 1e-12  # an error that is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class _Balanced:
 
     @property
     def memory(self) -> float:
-        return self.winner.memory / self.result.baseline.peak_memory_mib
+        return self.result.memory_ratio(self.winner)
 
 
 def summary(results: Results) -> str:
@@ -61,46 +67,60 @@ def notes(result: WorkloadResult) -> Iterator[str]:
         yield "factors are to the default's roofline"
     if not result.winners:
         yield "nothing was measured"
-    for name, winner in result.winners.items():
-        shown = [variant_label(tie.evaluation.configuration.variant) for tie in winner.ties[:2]]
-        more = f" and {len(winner.ties) - 2} more" if len(winner.ties) > 2 else ""
-        if shown:
-            yield f"{name.replace('_', ' ')} is a tie with {', '.join(shown)}{more}"
-    if result.winners:
-        yield from _turns(result, result.winners["lowest_latency"].candidate)
-
-
-def notes_of_study(results: Results) -> Iterator[str]:
-    """Yield what all trials share: whether the device was watched, and whether it was itself."""
-    found = [default.measurements for default in results.defaults]
-    for unread in {m.conditions.unread for m in found if m is not None and m.conditions} - {""}:
-        yield f"clocks could not be read, throttling was not watched for: {unread}"
-    drifts = results.drifts
-    if drifts:
-        marks = DriftMarks(results.anchors, drifts)
-        marked = sum(
-            marks.at(trial.number, trial.measured_on) is not None for trial in results.trials
-        )
-        seen = ", ".join(f"{d.ratio - 1:+.0%} before trial {d.before_trial}" for d in drifts[:4])
-        more = f" and {len(drifts) - 4} more" if len(drifts) > 4 else ""
-        yield (
-            f"the device drifted: the anchor took {seen}{more}; {marked} trials beside are marked "
-            "in the table (`drift`)"
-        )
-    failed = [point for point in results.anchors if point.value_ms is None]
-    if failed:
-        yield f"the anchor failed {len(failed)} times, drift is not watched: {failed[0].reason}"
-
-
-def _turns(result: WorkloadResult, fastest: Candidate) -> Iterator[str]:
-    """Say how sure the lowest latency is, and what was not timed in turns."""
-    again = result.retimed(fastest.key)
-    if again is not None and fastest.number is not None:
-        yield f"lowest latency in turns with the default: {interval(again.latency)} as fast" + (
-            "" if again.gpu is None else f", by GPU time alone {interval(again.gpu)}"
-        )
+    for preference, winner in result.winners.items():
+        yield from _shared(preference, winner)
+    if "balanced" in result.winners and result.winners["balanced"].less_exact:
+        who, _ = exactness(result.winners["balanced"])
+        yield f"of equal time and memory the smaller error decides: {who}"
     for variant, reason in (result.finals.missing if result.finals else {}).items():
         yield f"{variant} was not timed in turns: {reason}"
+
+
+def gains(result: WorkloadResult) -> Iterator[str]:
+    """Yield how much faster than the default the lowest latency is, with its interval."""
+    winner = result.winners.get("lowest_latency")
+    if winner is None or winner.candidate.number is None:
+        return
+    verdict = winner.candidate.verdict
+    if verdict is not None:
+        turns = winner.candidate.turns
+        how = "in single trials" if turns is None else f"in {turns.rounds} turns"
+        by_gpu = turns.gpu if turns is not None else None
+        alone = "" if by_gpu is None else f"; by GPU time alone {interval(by_gpu)}"
+        yield f"against the default, {how}, with 95 % intervals: {interval(verdict)}{alone}"
+
+
+def some_of(candidates: Sequence[Candidate]) -> str:
+    """Return the names of the first ones, and how many more there are."""
+    names = [variant_label(one.evaluation.configuration.variant) for one in candidates]
+    return first_of(names, _SOME)
+
+
+def exactness(winner: Winner) -> tuple[str, str]:
+    """Return what a winner is named before, as its error is smaller, and how much that is.
+
+    Empty where it is not.
+    """
+    if not winner.less_exact:
+        return "", ""
+    rival, won = winner.less_exact[0], winner.candidate
+    names = [variant_label(one.evaluation.configuration.variant) for one in (won, rival)]
+    smaller = "far" if won.error < _NONE else f"{rival.error / won.error:.0f} times"
+    return f"{names[0]}, not {names[1]}", f"whose error is {smaller} larger"
+
+
+def _shared(preference: Preference, winner: Winner) -> Iterator[str]:
+    """Say who is as good as a winner, as far as can be told, and why this one is named."""
+    name = preference.replace("_", " ")
+    if preference == "lowest_latency" and not winner.clear:
+        yield f"no clear winner in latency: shared with {some_of(winner.ties)}"
+        return
+    exact = {one.key for one in winner.less_exact}
+    others = [one for one in winner.ties if one.key not in exact]
+    if others and winner.clear:
+        yield f"{name}: as fast within {MARGIN:.0%}: {some_of(others)}"
+    elif others:
+        yield f"{name}: of as little memory, and maybe as fast: {some_of(others)}"
 
 
 def _strict(results: Results) -> str:
@@ -120,12 +140,13 @@ def _gain(found: Sequence[_Balanced]) -> str:
     latency, memory = [one.latency for one in found], [one.memory for one in found]
     if len(found) == 1:
         return (
-            f"{_more(latency[0], 'faster', 'slower')} and "
-            f"{_more(memory[0], 'smaller in memory', 'larger in memory')}"
+            f"{gain(latency[0], 'faster', 'slower')} and "
+            f"{gain(memory[0], 'smaller in memory', 'larger in memory')}"
         )
     return (
-        f"{_more(_mean(latency), 'faster', 'slower')} ({_range(latency)}) and "
-        f"{_more(_mean(memory), 'smaller in memory', 'larger in memory')} ({_range(memory)})"
+        f"{gain(_mean(latency), 'faster', 'slower')} ({_range(latency, 'slower')}) and "
+        f"{gain(_mean(memory), 'smaller in memory', 'larger in memory')} "
+        f"({_range(memory, 'larger')})"
     )
 
 
@@ -150,13 +171,19 @@ def _of_several(found: Sequence[_Balanced], results: Results) -> str:
     compared = [one for one in found if one.result.baseline.measured]
     error = max(one.winner.measurements.relative_error for one in found)
     parts = []
+    kept = sum(one.winner.number is None for one in found)
+    if kept == count:
+        return (
+            f"nothing that was tried balances any of {count} workloads better than PyTorch's "
+            "default"
+        )
     if compared:
         parts.append(
             f"the balanced winners of {_some(compared, count)} workloads are, against PyTorch's "
             f"default and in the geometric mean, {_gain(compared)}, at relative errors up to "
             f"{error:.2g}"
         )
-    if kept := sum(one.winner.number is None for one in found):
+    if kept:
         parts.append(f"in {kept} the default itself is the best balance")
     if stalls := sum(r.default.outcome is Outcome.STALLS for r in results.workloads):
         parts.append(f"in {stalls} the default stalls at each new length")
@@ -175,11 +202,6 @@ def _mean(ratios: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
-def _range(ratios: Sequence[float]) -> str:
-    """Return `1.00× to 9.3×`, from the least gain to the largest."""
-    return f"{factor(max(ratios))} to {factor(min(ratios))}"
-
-
-def _more(ratio: float, better: str, worse: str) -> str:
-    """Return `1.75× faster`, or the other word with the factor turned round."""
-    return f"{factor(ratio)} {better}" if ratio <= 1 else f"{factor(1 / ratio)} {worse}"
+def _range(ratios: Sequence[float], worse: str) -> str:
+    """Return `1.00× to 9.30×`, from the least gain to the largest."""
+    return f"{factor(max(ratios), worse)} to {factor(min(ratios), worse)}"

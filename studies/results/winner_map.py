@@ -46,7 +46,9 @@ def winner_maps(results: Results) -> tuple[WinnerMap, ...]:
             )
             for title in titles
         )
-    return (_map("", shape or ["batch"], others or ["seq_len"], found),)
+    rows = shape or ["batch"]
+    columns = others or ["batch" if "seq_len" in rows else "seq_len"]
+    return (_map("", rows, columns, found),)
 
 
 def _varying(workloads: Sequence[Workload]) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Iterator, Sequence
 
-from objectives.schema.evaluation import Evaluation
+from studies.results.candidate import Candidate
 from studies.results.front import WorkloadResult
 from studies.results.labels import (
-    factor,
     mebibytes,
     milliseconds,
+    size,
+    speed,
     variant_label,
     workload_label,
 )
@@ -48,30 +49,27 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cells(result: WorkloadResult, label: str) -> Iterator[list[str]]:
-    yield [label, "default", *_numbers("", result.default, result)]
+    default = result.default
+    found = next((one for one in result.measured if one.number is None), None)
+    if found is not None:
+        yield [label, "default", *_numbers("", found, result)]
+    else:  # it failed, stalls or is inaccurate
+        name = f"{variant_label(default.configuration.variant)}: {default.outcome.value}"
+        yield [label, "default", name, *[""] * 6]
     for name, winner in result.winners.items():
-        candidate = winner.candidate
-        number = "default" if candidate.number is None else str(candidate.number)
-        numbers = _numbers(number, candidate.evaluation, result)
+        number = winner.candidate.number
+        numbers = _numbers("default" if number is None else str(number), winner.candidate, result)
         yield ["", name.replace("_", " "), *numbers]
 
 
-def _numbers(trial: str, evaluation: Evaluation, result: WorkloadResult) -> list[str]:
-    """Return variant and numbers; times are those taken in turns where there are such."""
-    measured, variant = evaluation.measurements, evaluation.configuration.variant
-    if measured is None:
-        return [f"{variant_label(variant)}: {evaluation.outcome.value}", trial, *[""] * 5]
-    again = result.retimed(variant.key)
-    latency_ms, memory_mib = measured.latency.latency_ms, measured.memory.peak_mib
-    ratio = latency_ms / result.baseline.latency_ms
-    if again is not None:
-        latency_ms, ratio = again.latency_ms, again.latency.ratio
+def _numbers(trial: str, candidate: Candidate, result: WorkloadResult) -> list[str]:
+    variant = candidate.evaluation.configuration.variant
     return [
-        variant_label(variant, measured.backend_ran),
+        variant_label(variant, candidate.measurements.backend_ran),
         trial,
-        milliseconds(latency_ms),
-        factor(ratio),
-        mebibytes(memory_mib),
-        factor(memory_mib / result.baseline.peak_memory_mib),
-        f"{measured.relative_error:.1e}",
+        milliseconds(candidate.latency),
+        speed(result.latency_ratio(candidate)),
+        mebibytes(candidate.memory),
+        size(result.memory_ratio(candidate)),
+        f"{candidate.error:.1e}",
     ]

@@ -25,6 +25,7 @@ from studies.sensitivity.evidence import Evidence
 from variants.axes import Choice
 
 SHOWN = 5  # proposals
+LEAST_GAIN = 5e-4  # of the hypervolume; less is 0.0 % as it is printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,11 @@ class Zone:
     choices: tuple[ZoneChoice, ...]
     workloads: tuple[WorkloadZone, ...]
     proposals: tuple[ZoneProposal, ...]  # the best of each of the most promising workloads
+
+    @property
+    def worth_trying(self) -> tuple[ZoneProposal, ...]:
+        """The proposals that promise anything."""
+        return tuple(one for one in self.proposals if one.gain >= LEAST_GAIN)
 
 
 def find_zone(evidence: Evidence, sensitivity: Sensitivity, tolerance: float) -> Zone:

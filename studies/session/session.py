@@ -17,6 +17,7 @@ from objectives.trial.bench import Bench
 from studies.samplers.samplers import make_sampler
 from studies.session.baseline_measurement import BaselineMeasurement
 from studies.session.calibration import Calibration
+from studies.session.estimate import TrialPace
 from studies.session.measurer import Measurer
 from studies.session.retiming import FinalistRetiming
 from studies.session.worker_pool import Worker
@@ -31,7 +32,14 @@ from studies.study.attributes import EXPECTED_GAIN, PROBES, StudyError
 from studies.study.baseline import objective_baseline
 from studies.study.counter import TrialCounter
 from studies.study.plan import Plan, environments_of, number_of
-from studies.study.trials import abandon, ask, recover, tell
+from studies.study.trials import (
+    FinishedTrial,
+    abandon,
+    ask,
+    finished_trials,
+    recover,
+    tell,
+)
 from variants.axes import Choice
 from variants.configuration import Configuration
 
@@ -123,6 +131,11 @@ class Session:
         """Return how many trials can be had of `trials`: the space may be smaller."""
         return min(trials, self.survey.size)
 
+    def pace(self) -> TrialPace:
+        """Return what trials of this study take, by those that it holds."""
+        evaluations = (trial.evaluation for trial in finished_trials(self.study))
+        return TrialPace.of(self.survey, self._device.kind, evaluations)
+
     def add_probes(self, count: int) -> int:
         """Have so many more configurations of the probe order tried before anything else.
 
@@ -148,6 +161,10 @@ class Session:
         return self._sampler.catalogue.coverage(self._sampler.observations(self.study).tried)
 
     def trial(self, worker: Worker | None = None, budget: int | None = None) -> Evaluation:
+        """Ask, measure and tell one trial, as `next_trial` does; return what was found."""
+        return self.next_trial(worker, budget).evaluation
+
+    def next_trial(self, worker: Worker | None = None, budget: int | None = None) -> FinishedTrial:
         """Ask, measure and tell one trial. An interrupt abandons it and is passed on.
 
         Args:
@@ -188,11 +205,11 @@ class Session:
         self.measurer.add_seconds("storage", time.monotonic() - before)
         if worker.since_anchor is not None:
             worker.since_anchor += 1
-        return evaluation
+        return FinishedTrial(trial.number, evaluation, self._environment, worker.label)
 
     def trials(
         self, worker: Worker, budget: int, go_on: Callable[[], bool]
-    ) -> Iterator[Evaluation | str]:
+    ) -> Iterator[FinishedTrial | str]:
         """Measure at a worker until the budget is spent or `go_on` says no.
 
         Yields what was found, or in words how a trial was lost.
@@ -200,7 +217,7 @@ class Session:
         while go_on():
             try:
                 self.calibration.measure_if_due(worker)
-                found: Evaluation | str = self.trial(worker, budget)
+                found: FinishedTrial | str = self.next_trial(worker, budget)
             except NothingToClaimError:
                 time.sleep(POLL_S)
                 continue

@@ -163,8 +163,9 @@ def disagreements(
         return {}
     usual = median_low(elsewhere or values.values())
     return {
-        device: f"{device} is left out: it takes {value / usual:.3f} of the time of the others "
-        f"for the anchor, and devices of one study must agree within {AGREE[kind]:.0%}"
+        device: f"{device} is left out: one and the same configuration takes {value / usual:.3f} "
+        f"times as long there as on the other devices, and those of one study must agree within "
+        f"{AGREE[kind]:.0%}; stop what else runs on it, or let it in with --new-environment"
         for device, value in values.items()
         if device in here and abs(value / usual - 1) > AGREE[kind]
     }

@@ -24,7 +24,9 @@ class Finalist(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: str  # its key
-    latency_ms: Measured  # median of the rounds
+    # The reference's median of the rounds, times the ratio of the verdict: what is read beside
+    # each other divides into that ratio, and groups that were timed apart share one scale.
+    latency_ms: Measured
     gpu_ms: Measured | None  # None on CPU
     host_ms: Measured
     rounds: int
@@ -49,13 +51,6 @@ class FinalistTimings(BaseModel):
     def of(self, variant: str) -> Finalist | None:
         """Return the finalist of a variant key."""
         return next((one for one in self.finalists if one.variant == variant), None)
-
-    def tied(self, one: str, other: str) -> bool | None:
-        """Tell whether two variants cannot be told apart; None where one was not timed."""
-        first, second = self.of(one), self.of(other)
-        if first is None or second is None:
-            return None
-        return one == other or other in (*first.same_as, *first.unclear_against)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +78,7 @@ def judge_finalists(
     return FinalistTimings(
         reference=reference,
         after_trial=after_trial,
-        finalists=tuple(_finalist(one, ties) for one in timed),
+        finalists=tuple(_finalist(one, ties, timed[0].retimed) for one in timed),
         missing={key.rpartition(" ")[2]: reason for key, reason in comparison.missing.items()},
         seconds=comparison.seconds,
     )
@@ -98,16 +93,19 @@ def _timed(comparison: Comparison) -> Iterator[_Timed]:
         yield from (_Timed(other, reference, number) for other in others)
 
 
-def _finalist(one: _Timed, ties: Mapping[tuple[str, str], Word]) -> Finalist:
+def _finalist(one: _Timed, ties: Mapping[tuple[str, str], Word], reference: Retimed) -> Finalist:
     against = {other: word for (mine, other), word in ties.items() if mine == one.key}
     gpu_ms, host_ms = one.retimed.gpu_ms, one.retimed.host_ms
+    latency = judge_rounds(one.retimed.latency_ms, one.reference.latency_ms)
+    latency_ms = latency.ratio * median(reference.latency_ms)
+    scale = latency_ms / median(one.retimed.latency_ms)
     return Finalist(
         variant=one.key,
-        latency_ms=median(one.retimed.latency_ms),
-        gpu_ms=median(gpu_ms) if gpu_ms else None,
-        host_ms=median(host_ms),
+        latency_ms=latency_ms,
+        gpu_ms=scale * median(gpu_ms) if gpu_ms else None,
+        host_ms=scale * median(host_ms),
         rounds=len(host_ms),
-        latency=judge_rounds(one.retimed.latency_ms, one.reference.latency_ms),
+        latency=latency,
         gpu=judge_rounds(gpu_ms, one.reference.gpu_ms) if gpu_ms else None,
         same_as=tuple(other for other, word in against.items() if word == "same"),
         unclear_against=tuple(other for other, word in against.items() if word == "unclear"),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import studies.storage.database
 import studies.storage.lock
-from objectives.schema.evaluation import Evaluation
 from studies.study.study import open_storage
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import session
@@ -39,6 +38,6 @@ def measure(url: str, log: Path, trials: int, grace_s: int, begun: Barrier) -> N
     begun.wait(600)
     list(of.baselines.measure_missing())
     for found in of.trials(of.workers[0], trials, lambda: True):
-        line = found.configuration.key if isinstance(found, Evaluation) else LOST
+        line = LOST if isinstance(found, str) else found.evaluation.configuration.key
         with log.open("a") as file:
             file.write(f"{os.getpid()} {line}\n")

@@ -26,6 +26,7 @@ from search.cli import main
 from studies.dashboard.publisher import publish
 from studies.dashboard.serving import _QuietHandler, _Server
 from studies.export.document import Export
+from studies.results.labels import trial_name
 from studies.storage.optuna_internals import study_id_of
 from studies.study.study import load_study, open_storage
 from studies.study.trials import finished_trials
@@ -56,26 +57,36 @@ def test_the_main_job_end_to_end(tmp_path: Path) -> None:
     first = search("run", "--trials", "6", *TINY, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""
-    for words in ("search space", "verdict", "outcomes of 6 trials", "where", "next:"):
+    for words in ("search space", "budget spent: 6 trials", "where", "next:"):
         assert words in first.stdout
+    screen = first.stdout[first.stdout.index("\nOn ") + 1 :]
+    assert len(screen.splitlines()) <= 24
+    # It is piped: each trial says its number, the time that went and what is left.
+    assert (
+        len(re.findall(r"^ +#\d+ \(\d/6\) .* \[.* s, about .* left\]$", first.stdout, re.M)) == 6
+    )
     assert "auto→flash fp32 concat" in first.stdout
 
-    resumed = search("run", "--study", "attention-1", "--trials", "9", *TINY, cwd=tmp_path)
+    resumed = search(
+        "run", "--study", "attention-1", "--trials", "9", *TINY, "--all", cwd=tmp_path
+    )
     assert resumed.returncode == 0, resumed.stderr
+    for words in ("verdict", "outcomes of 9 trials", "what was tried of what is possible"):
+        assert words in resumed.stdout
     assert "budget spent: 9 trials" in resumed.stdout
     assert "3 of them now" in resumed.stdout
     study = load_study(open_storage(f"sqlite:///{tmp_path / 'goldilocks.db'}"), None)
     keys = [record.evaluation.configuration.key for record in finished_trials(study)]
     assert len(keys) == len(set(keys)) == 9
 
-    shown = search("show", cwd=tmp_path)
+    shown = search("show", "--all", cwd=tmp_path)
     exported = search("export", "--output", "best.json", cwd=tmp_path)
     assert (shown.returncode, exported.returncode) == (0, 0)
     document = Export.model_validate_json((tmp_path / "best.json").read_text())
     for workload in document.workloads:
-        for choice in workload.front:
-            variant = choice.configuration.variant
-            number = "default" if choice.trial is None else str(choice.trial)
+        for choice in workload.chosen.values():
+            variant = choice.variant
+            number = trial_name(choice.trial)
             cells = rf"{number} .*{variant.precision} {variant.cache}.*"
             cells += re.escape(f"{choice.measurements.memory.peak_mib:.1f}")
             assert re.search(cells, shown.stdout)
@@ -113,7 +124,7 @@ def test_interrupt_keeps_what_was_told_and_says_how_to_resume(
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("   3/108 "):
+        if "(3/108)" in line:
             break
     workers = psutil.Process(process.pid).children()
     for _ in range(interrupts):
@@ -123,6 +134,8 @@ def test_interrupt_keeps_what_was_told_and_says_how_to_resume(
     assert process.returncode == 130
     assert errors == ""
     assert "python -m search run --study attention-1" in rest
+    if interrupts == 1:
+        assert "finalists are missing" in rest or "nothing that was tried" in rest
     assert not [worker for worker in workers if worker.is_running()]
     with _storage(tmp_path) as opened:
         study = load_study(opened, "attention-1")

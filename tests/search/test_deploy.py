@@ -54,7 +54,7 @@ def test_a_model_generates_the_same_tokens_with_the_winner(tmp_path: Path) -> No
     exported = search("export", "--output", "best.json", *options, cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     assert "to load: pick dispatch, prefer latency" in exported.stdout
-    assert "one choice for all workloads: fp32 none" in exported.stdout
+    assert "wrote best.json" in exported.stdout
     document = json.loads((tmp_path / "best.json").read_text())
     assert (document["pick"], document["prefer"]) == ("dispatch", "latency")
     done = subprocess.run(

@@ -94,7 +94,7 @@ def test_default_and_winner_generate_in_turns(
         assert document.sides[side].promised_ms == pytest.approx(total, rel=0.01)
         assert len(document.sides[side].rounds_ms) == 1
         assert attention + rest == pytest.approx(total, rel=0.02)
-    assert re.search(r"promised \S+× as fast, came \S+×", said)
+    assert re.search(r"promised \S+× (faster|slower), came \S+× (faster|slower)", said)
 
 
 def in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:

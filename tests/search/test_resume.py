@@ -122,7 +122,7 @@ def test_a_device_that_disagrees_with_the_study_is_let_in_where_that_is_asked_fo
     monkeypatch.setattr(fake_cli, "CommandBench", SlowerBench)
     status, said, errors = resume(command, 5)
     assert status == 2
-    assert "another cuda is left out: it takes 1.500 of the time of the others" in said
+    assert "another cuda is left out: one and the same configuration takes 1.500 times" in said
     assert errors == (
         "error: study s cannot be measured here: no device is left "
         "(--new-environment goes on all the same, and marks the trials)\n"

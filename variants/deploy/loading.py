@@ -148,7 +148,12 @@ def _single(
         known = ", ".join(file.single) or "none: nothing was measured"
         raise LoadError(f"choice must be one of {known}; got {name}")
     single = file.single[name]
-    return _select([choice.resolved for choice in single.choices], fields), single.model
+    chosen = [
+        entry.configurations[place].resolved(entry.workload)
+        for entry, place in zip(file.workloads, single.choices, strict=True)
+        if place is not None
+    ]
+    return _select(chosen, fields), single.model
 
 
 def _dispatched(
@@ -159,7 +164,11 @@ def _dispatched(
         raise LoadError(
             f"choice must be one of {', '.join(known) or 'none: nothing was measured'}; got {name}"
         )
-    chosen = [entry.choices[name].resolved for entry in file.workloads if name in entry.choices]
+    chosen = [
+        entry.configurations[entry.choices[name]].resolved(entry.workload)
+        for entry in file.workloads
+        if name in entry.choices
+    ]
     configurations = _select(chosen, fields)
     model = ModelChoice.of(configurations[0].variant)
     for of in configurations[1:]:

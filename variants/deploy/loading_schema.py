@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
 from variants.backends import BACKENDS
 from variants.configuration import Configuration
 from variants.deploy.model_choice import ModelChoice
 from variants.device import Device
 from variants.plugins import Plugin
+from variants.variant import Variant
 from variants.workload import Workload
 
 # Rises when a file of an earlier version would be loaded wrongly; what loading ignores may be
 # added without.
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 Pick = Literal["dispatch", "single"]
 Prefer = Literal["latency", "memory", "balanced"]
+ChoiceName = Literal["lowest_latency", "lowest_memory", "balanced"]
 # What a choice is called in the file; `strict_` in front where only small errors are accepted.
-CHOICE_OF: Final[Mapping[Prefer, str]] = {
+CHOICE_OF: Final[Mapping[Prefer, ChoiceName]] = {
     "latency": "lowest_latency",
     "memory": "lowest_memory",
     "balanced": "balanced",
@@ -29,21 +31,19 @@ CHOICE_OF: Final[Mapping[Prefer, str]] = {
 
 
 class LoadableChoice(BaseModel):
-    """What loading needs of one exported winner; the rest of its record is ignored."""
+    """What loading needs of a variant that was chosen; the rest of its record is ignored."""
 
     model_config = ConfigDict(frozen=True)
 
-    configuration: Configuration
+    variant: Variant
     resolved_backend: str | None  # what ran when it was measured
 
-    @property
-    def resolved(self) -> Configuration:
-        """The configuration with the backend that ran, where SDPA had chosen it."""
-        variant = self.configuration.variant
-        if BACKENDS[variant.backend].searched or self.resolved_backend is None:
-            return self.configuration
-        pinned = variant.model_copy(update={"backend": self.resolved_backend})
-        return Configuration(workload=self.configuration.workload, variant=pinned)
+    def resolved(self, workload: Workload) -> Configuration:
+        """Return the configuration with the backend that ran, where SDPA had chosen it."""
+        variant = self.variant
+        if not BACKENDS[variant.backend].searched and self.resolved_backend is not None:
+            variant = variant.model_copy(update={"backend": self.resolved_backend})
+        return Configuration(workload=workload, variant=variant)
 
 
 class LoadableWorkload(BaseModel):
@@ -52,7 +52,19 @@ class LoadableWorkload(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     workload: Workload
-    choices: Mapping[str, LoadableChoice]  # by lowest_latency, lowest_memory, balanced
+    configurations: tuple[LoadableChoice, ...]  # each once, whatever it was chosen as
+    # By lowest_latency, lowest_memory, balanced: places among the configurations.
+    choices: Mapping[str, NonNegativeInt]
+
+    @model_validator(mode="after")
+    def _holds_its_choices(self) -> LoadableWorkload:
+        for name, place in self.choices.items():
+            if place >= len(self.configurations):
+                raise ValueError(
+                    f"choices.{name} must be below {len(self.configurations)}, the number of "
+                    f"configurations, got {place}"
+                )
+        return self
 
 
 class LoadableSingle(BaseModel):
@@ -61,7 +73,27 @@ class LoadableSingle(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: ModelChoice
-    choices: tuple[LoadableChoice, ...]  # one a workload that was measured with it
+    # For each workload in order, the place among its configurations; None where it was not
+    # measured.
+    choices: tuple[NonNegativeInt | None, ...]
+
+    def check_choices(self, workloads: Sequence[LoadableWorkload]) -> None:
+        """Check that it has a place for each workload, among that one's configurations.
+
+        Raises:
+            ValueError: It has not.
+        """
+        if len(self.choices) != len(workloads):
+            raise ValueError(
+                f"a single choice must have a place for each of {len(workloads)} workloads, got "
+                f"{len(self.choices)}"
+            )
+        for place, workload in zip(self.choices, workloads, strict=True):
+            if place is not None and place >= len(workload.configurations):
+                raise ValueError(
+                    f"a single choice's place must be below {len(workload.configurations)}, the "
+                    f"number of configurations of {workload.workload.key}, got {place}"
+                )
 
 
 class LoadableEnvironment(BaseModel):
@@ -78,12 +110,18 @@ class LoadableFile(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     environment: LoadableEnvironment
     pick: Pick
     prefer: Prefer
     workloads: tuple[LoadableWorkload, ...]
     single: Mapping[str, LoadableSingle]  # by the same names as choices
+
+    @model_validator(mode="after")
+    def _holds_its_single_choices(self) -> LoadableFile:
+        for single in self.single.values():
+            single.check_choices(self.workloads)
+        return self
 
 
 class LoadableHead(BaseModel):

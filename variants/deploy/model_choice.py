@@ -58,8 +58,9 @@ class ModelChoice(BaseModel):
 
     @property
     def label(self) -> str:
-        """The choice in a few words: `bf16 none static same native`."""
-        return " ".join(value for value in self.model_dump().values() if value is not None)
+        """The choice in words: `precision bf16, quantization none, cache static`."""
+        chosen = self.model_dump(exclude_none=True)
+        return ", ".join(f"{axis} {value}" for axis, value in chosen.items())
 
     @property
     def rank(self) -> tuple[int, ...]:

@@ -40,7 +40,10 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-function frontOf(some) {
+// The study's front as long as all of it is shown, else that of what is left.
+function frontOf(some, known) {
+  const whole = some.filter((t) => t.outcome === "MEASURED" && known.includes(t.trial));
+  if (whole.length === known.length) return whole.sort((a, b) => a.memory - b.memory);
   const sorted = some.filter((t) => t.outcome === "MEASURED")
     .sort((a, b) => a.memory - b.memory || a.latency - b.latency);
   const front = [];

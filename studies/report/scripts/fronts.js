@@ -5,10 +5,10 @@ const chooser = document.getElementById("color");
 for (const { name } of [...features, ...scales]) chooser.add(new Option(name, name));
 
 function tipLines(t) {
-  const lines = [`${t.name} (${isDefault(t) ? "default" : `trial ${t.trial}`})`,
-    `${digits(t.latency)} ms (${digits(t.low)} to ${digits(t.high)}), ${digits(t.memory)} MiB`];
+  const lines = [`${t.name} (${isDefault(t) ? "default" : `#${t.trial}`})`,
+    `${digits(t.latency)} ms${t.low === t.high ? "" : ` (${digits(t.low)} to ${digits(t.high)})`}, ${t.memory.toFixed(1)} MiB`];
   if (t.gpu !== null) lines.push(`GPU ${digits(t.gpu)} ms, host ${digits(t.host)} ms: ${t.bound} binds`);
-  lines.push(`error ${errorOf(t)}` + (t.roofline === null ? "" : `, ${(100 * t.roofline).toFixed(0)}% of roofline`));
+  lines.push(`error ${errorOf(t)}` + (t.roofline === null ? "" : `, ${Number((100 * t.roofline).toPrecision(2))} % of roofline speed`));
   const values = Object.entries(t.values).map(([axis, value]) => `${axis} ${value}`);
   for (let start = 0; start < values.length; start += 3) lines.push(values.slice(start, start + 3).join(", "));
   if (t.outcome !== "MEASURED") lines.push(`${t.outcome}: ${t.reason.slice(0, 160)}`);
@@ -56,7 +56,7 @@ function drawWorkload(element) {
     return;
   }
   const tried = mine.filter((t) => !isDefault(t));
-  const front = frontOf(mine), colors = coloring(tried);
+  const front = frontOf(mine, data.workloads[place].front), colors = coloring(tried);
   const { roofline } = data.workloads[place];
   const needed = [...front, ...mine.filter(isDefault)];
   const onFront = new Set(front);

@@ -1,6 +1,6 @@
 // The table of all trials: sorted by a column, the defaults and what has no number last.
 const COLUMNS = [
-  ["trial", (t) => t.trial, (t) => (isDefault(t) ? "default" : t.trial)],
+  ["trial", (t) => t.trial, (t) => (isDefault(t) ? "default" : `#${t.trial}`)],
   ["workload", (t) => t.workload, (t) => data.workloads[t.workload].label],
   ["variant", (t) => t.name, (t) => t.name],
   ["latency ms", (t) => t.latency, (t) => (t.latency === null ? "–" : digits(t.latency))],

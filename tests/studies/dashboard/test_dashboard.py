@@ -20,6 +20,7 @@ from optuna_dashboard import get_note, save_note
 from studies.dashboard.note import END, summary_note
 from studies.dashboard.publisher import Publisher, publish
 from studies.dashboard.serving import _QuietHandler, application
+from studies.results.labels import trial_name
 from studies.results.results import read_results
 from studies.results.summary import summary
 from studies.sensitivity.evaluators import ANSWERS
@@ -41,7 +42,7 @@ def test_note_tells_verdict_winners_and_command(storage: BaseStorage) -> None:
     for result in results.workloads:
         for winner in result.winners.values():
             number = winner.candidate.number
-            assert f"| {'default' if number is None else number} |" in note
+            assert f"| {trial_name(number)} |" in note
 
 
 def test_note_says_what_the_dashboards_own_parts_answer(storage: BaseStorage) -> None:

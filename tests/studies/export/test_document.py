@@ -12,11 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 
 import variants
 import variants.deploy.loading as loading_module
 from objectives.metrics.accuracy import relative_error
+from objectives.schema.evaluation import Evaluation
 from studies.export.document import (
     SCHEMA_FILE,
     Export,
@@ -24,9 +25,11 @@ from studies.export.document import (
     build_export,
     export_schema,
 )
+from studies.export.writing import document_text
 from studies.results.results import read_results
 from studies.storage.files import write_atomically
 from tests.configurations import configured
+from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
 from variants.axes import VARIANT_AXES
 from variants.configuration import Configuration
@@ -51,15 +54,60 @@ def test_document_validates_and_agrees_with_the_results(storage: BaseStorage) ->
     of = session(storage)
     run(of, 40)
     results = read_results(of.study)
-    text = build_export(results).model_dump_json()
+    text = document_text(build_export(results, full=True), full=True)
     jsonschema.validate(json.loads(text), json.loads(export_schema()))
     document = Export.model_validate_json(text)
     for exported, result in zip(document.workloads, results.workloads, strict=True):
         assert exported.workload == result.workload
-        assert [choice.trial for choice in exported.front] == [c.number for c in result.front]
+        numbers = [choice.trial for choice in exported.configurations]
+        assert len(set(numbers)) == len(numbers)
+        assert [numbers[place] for place in exported.front] == [c.number for c in result.front]
         for name, winner in result.winners.items():
-            assert exported.choices[name].trial == winner.candidate.number
-            assert exported.choices[name].measurements == winner.candidate.measurements
+            assert exported.chosen[name].trial == winner.candidate.number
+            assert exported.chosen[name].measurements == winner.candidate.measurements
+
+
+def test_a_small_file_of_36_workloads_is_under_200_kb_and_says_the_same() -> None:
+    of = session(InMemoryStorage(), LongWinded(), axes=THIRTY_SIX, sampler="random")
+    run(of, 180)
+    for result in read_results(of.study).workloads:
+        of.retiming.measure(result)
+    results = read_results(of.study)
+    whole = build_export(results, full=True)
+    text = document_text(build_export(results))
+    assert len(text) < 200_000 < len(document_text(whole, full=True))
+    small = Export.model_validate_json(text)
+    assert len(small.workloads) == 36
+    for mine, theirs in zip(small.workloads, whole.workloads, strict=True):
+        assert mine.chosen.keys() == theirs.chosen.keys()
+        for name, choice in mine.chosen.items():
+            assert choice.variant == theirs.chosen[name].variant
+            assert choice.speedup == pytest.approx(theirs.chosen[name].speedup, rel=1e-6)
+            measured = theirs.chosen[name].measurements
+            assert choice.measurements.memory.peak_mib == pytest.approx(measured.memory.peak_mib)
+    for name in small.single:
+        ours, others = small.of_single(name), whole.of_single(name)
+        for one, other in zip(ours, others, strict=True):
+            assert (one and one.variant) == (other and other.variant)
+
+
+THIRTY_SIX = {
+    "batch": (1, 4, 16),
+    "seq_len": (512, 2048, 8192),
+    "score_mod": ("none", "alibi", "softcap:50", "sliding_window:256"),
+}
+
+
+class LongWinded(FakeBench):
+    """Where many kernels with long names run in each step, as on a GPU."""
+
+    def _answer(self, configuration: Configuration) -> Evaluation:
+        found = super()._answer(configuration)
+        if found.measurements is None:
+            return found
+        kernels = tuple(f"void kernel_{number}<{'a' * 200}>" for number in range(12))
+        measured = found.measurements.model_copy(update={"kernels": kernels})
+        return found.model_copy(update={"measurements": measured})
 
 
 def exported(
@@ -76,19 +124,18 @@ def exported(
         | given
     )
     configuration = configured(workload, words, **choices)
-    choice = {
-        "configuration": configuration.model_dump(mode="json"),
-        "resolved_backend": resolved or configuration.variant.backend,
-    }
-    return written(tmp_path, [choice], device)
+    return written(tmp_path, [(configuration, resolved)], device)
 
 
 def written(
-    tmp_path: Path, choices: list[dict[str, Any]], device: Device, **changed: object
+    tmp_path: Path,
+    choices: list[tuple[Configuration, str | None]],
+    device: Device,
+    **changed: object,
 ) -> Path:
-    of = [Configuration.model_validate(choice["configuration"]) for choice in choices]
+    """A file of one choice for each workload, with the backend that ran where it is another."""
     document = {
-        "schema_version": 2,
+        "schema_version": 3,
         "something": "that loading does not know",
         "environment": {
             "device": device.model_dump(mode="json"),
@@ -99,13 +146,22 @@ def written(
         "prefer": "balanced",
         "workloads": [
             {
-                "workload": one.workload.model_dump(mode="json"),
-                "choices": {"balanced": choice},
+                "workload": of.workload.model_dump(mode="json"),
+                "configurations": [
+                    {
+                        "variant": of.variant.model_dump(mode="json"),
+                        "resolved_backend": resolved or of.variant.backend,
+                    }
+                ],
+                "choices": {"balanced": 0},
             }
-            for one, choice in zip(of, choices, strict=True)
+            for of, resolved in choices
         ],
         "single": {
-            "balanced": {"model": ModelChoice.of(of[0].variant).model_dump(), "choices": choices}
+            "balanced": {
+                "model": ModelChoice.of(choices[0][0].variant).model_dump(),
+                "choices": [0] * len(choices),
+            }
         },
     }
     path = tmp_path / "best.json"
@@ -221,10 +277,42 @@ def test_the_same_software_is_not_worth_a_word(
         variants.load(exported(tmp_path, "flash bf16 static", device=gpu))
 
 
-def choice_of(words: str, **given: int | str) -> dict[str, Any]:
+def choice_of(words: str, **given: int | str) -> tuple[Configuration, None]:
     shape = {"q_heads": 4, "kv_heads": 2, "head_dim": 32, "seq_len": 40} | given
-    of = configured(Workload.model_validate(shape), words)
-    return {"configuration": of.model_dump(mode="json"), "resolved_backend": of.variant.backend}
+    return configured(Workload.model_validate(shape), words), None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"choices": {"balanced": 1}}, "choices.balanced must be below 1"),
+        ({"choices": {"balanced": -1}}, "greater than or equal to 0"),
+        ({"configurations": []}, "choices.balanced must be below 0"),
+    ],
+)
+def test_a_place_that_is_none_is_refused(
+    tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    path = written(tmp_path, [choice_of("math fp32 static")], HERE)
+    document = json.loads(path.read_text())
+    document["workloads"][0] |= changed
+    path.write_text(json.dumps(document))
+    with pytest.raises(LoadError, match=said):
+        variants.load(path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("places", "said"), [([], "for each of 1 workloads, got 0"), ([1], "must be below 1")]
+)
+def test_a_single_choice_has_a_place_for_each_workload(
+    tmp_path: Path, places: list[int], said: str
+) -> None:
+    path = written(tmp_path, [choice_of("math fp32 static")], HERE)
+    document = json.loads(path.read_text())
+    document["single"]["balanced"]["choices"] = places
+    path.write_text(json.dumps(document))
+    with pytest.raises(LoadError, match=said):
+        variants.load(path, device="cpu")
 
 
 def test_dispatched_winners_must_agree_in_what_a_model_cannot_change(tmp_path: Path) -> None:
@@ -233,7 +321,7 @@ def test_dispatched_winners_must_agree_in_what_a_model_cannot_change(tmp_path: P
     assert [of.variant.backend for of in loaded.configurations] == ["flash", "math"]
     choices[1] = choice_of("math fp32 static", batch=4)
     path = written(tmp_path, choices, HERE)
-    with pytest.raises(LoadError, match=r"must agree .*, got bf16 none static .* and fp32 none"):
+    with pytest.raises(LoadError, match=r"must agree .*, got precision bf16, .* precision fp32"):
         variants.load(path, pick="dispatch", device="cpu")
     assert variants.load(path, pick="dispatch", device="cpu", batch=4).model.precision == "fp32"
 
@@ -270,15 +358,15 @@ def test_hostile_documents_are_refused_in_one_line(document: object) -> None:
             variants.load(path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 5000, '{"schema_version": 2, "workloads": []}'])
+@pytest.mark.parametrize("text", ["", "{", "[" * 5000, '{"schema_version": 3, "workloads": []}'])
 def test_broken_and_foreign_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(LoadError, match="is not an export of schema version 2"):
+    with pytest.raises(LoadError, match="is not an export of schema version 3"):
         variants.load(path)
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [2, 4])
 def test_another_schema_version_is_named(tmp_path: Path, version: int) -> None:
     path = written(tmp_path, [choice_of("math fp32 static")], HERE, schema_version=version)
     with pytest.raises(LoadError, match=f"is of schema version {version}, and this version reads"):

@@ -9,9 +9,10 @@ from optuna.storages import InMemoryStorage
 
 from objectives.schema.evaluation import Evaluation, Outcome
 from studies.export.document import Admitted, build_export
-from studies.export.fallback import beats_default, single_or_default, winners_or_default
+from studies.export.fallback import beats_default, single_or_default
 from studies.export.single import best_single
-from studies.results.front import PREFERENCES, Candidate, Preference, WorkloadResult, winners
+from studies.results.candidate import candidates, in_turns
+from studies.results.front import PREFERENCES, Preference, WorkloadResult, front, winners
 from studies.results.results import read_results
 from studies.study.finalists import Finalist, FinalistTimings
 from studies.study.verdicts import Verdict, Word
@@ -30,7 +31,15 @@ def with_default(of: WorkloadResult) -> WorkloadResult:
         outcome=Outcome.MEASURED,
         measurements=measurements(1.0, 1.0),
     )
-    return replace(of, default=default, measured=(Candidate(None, default), *of.measured))
+    told = [(c.number, c.evaluation) for c in of.measured]
+    found = candidates([(None, default), *told], default=default)
+    return replace(
+        of,
+        default=default,
+        measured=tuple(found),
+        front=front(found),
+        winners=winners(found, of.baseline),
+    )
 
 
 def one(words: str, latency: float, memory: float, workload: Workload = SHORT) -> WorkloadResult:
@@ -42,7 +51,7 @@ def one(words: str, latency: float, memory: float, workload: Workload = SHORT) -
     [
         (1.03, 1.0, set()),  # the reported case: 0.97 times as fast
         (1.0, 1.0, set()),
-        (1.03, 0.9, {"lowest_memory", "balanced"}),
+        (1.03, 0.9, {"lowest_memory"}),
         (1.03, 0.98, {"lowest_memory"}),
         (0.9, 1.0, set(PREFERENCES)),
         (0.9, 1.05, {"lowest_latency", "balanced"}),
@@ -55,7 +64,7 @@ def test_a_choice_beats_the_default_in_what_it_minimises(
     of = one("flash fp16 concat", latency, memory)
     assert {c for c in PREFERENCES if beats_default(of.measured[1], of, c)} == beating
     for choice in PREFERENCES:
-        won = winners_or_default(winners(of.measured[1:], of.baseline), of)[choice].candidate
+        won = of.winners[choice].candidate
         assert won.number == (0 if choice in beating else None)
         single = single_or_default(best_single([of], choice), [of], choice)
         assert single is not None
@@ -83,8 +92,9 @@ def test_what_turns_call_the_same_is_not_faster(word: Word, memory: float, beats
     finals = FinalistTimings(
         reference=of.measured[0].key, after_trial=0, finalists=(timed,), missing={}, seconds=0.0
     )
-    of = replace(of, finals=finals)
-    assert beats_default(of.measured[1], of, "lowest_latency") is beats
+    told = [(c.number, c.evaluation) for c in of.measured]
+    found = candidates(told, finals, in_turns(of.default, finals))
+    assert beats_default(found[1], replace(of, finals=finals), "lowest_latency") is beats
 
 
 def test_one_choice_that_wins_on_the_whole_is_kept_where_it_loses() -> None:
@@ -117,10 +127,9 @@ def test_only_what_a_target_can_run_is_chosen_for_it(target: str) -> None:
     results = read_results(of.study)
     document = build_export(results, admitted=Admitted.model_validate({"target": target}))
     (workload,) = document.workloads
-    chosen = [*workload.choices.values()]
-    chosen += [choice for single in document.single.values() for choice in single.choices]
+    chosen = workload.configurations
     assert all(choice.trial is not None and target in choice.targets for choice in chosen)
-    variants = {choice.configuration.variant for choice in chosen}
+    variants = {choice.variant for choice in chosen}
     if target == "transformers-captured":
         assert {(v.backend, v.cache) for v in variants} == {("cudnn", "static")}
     if target == "transformers-eager":
@@ -133,6 +142,5 @@ def test_where_all_lose_the_default_is_exported() -> None:
     for admitted in (Admitted(), Admitted(executions=("cuda_graph",))):
         document = build_export(read_results(of.study), admitted=admitted)
         (workload,) = document.workloads
-        (single,) = document.single["balanced"].choices
-        assert [choice.trial for choice in (*workload.choices.values(), single)] == [None] * 4
+        assert [choice.trial for choice in workload.configurations] == [None]
         assert document.single["balanced"].model.cache == "concat"

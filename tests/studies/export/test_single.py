@@ -13,7 +13,8 @@ from objectives.schema.evaluation import Evaluation, Outcome
 from objectives.schema.limits import Limits
 from studies.export.document import Admitted, build_export
 from studies.export.single import best_single, cost
-from studies.results.front import PREFERENCES, Candidate, WorkloadResult, front, strict, winners
+from studies.results.candidate import Candidate
+from studies.results.front import PREFERENCES, WorkloadResult, front, strict, winners
 from studies.results.results import read_results
 from studies.study.attributes import StudyError
 from studies.study.baseline import WorkloadBaseline
@@ -87,7 +88,7 @@ def test_what_prefill_lacks_comes_from_decode() -> None:
     ]
     single = best_single(results, "lowest_latency")
     assert single is not None
-    assert single.model.label == "bf16 none concat same"
+    assert single.model.label == ("precision bf16, quantization none, cache concat, kv_dtype same")
     assert single.worst_regret == 0
 
 
@@ -144,21 +145,21 @@ def test_an_export_chooses_among_what_is_admitted(storage: BaseStorage) -> None:
     of = session(storage)
     run(of, 60)
     results = read_results(of.study)
-    everything = build_export(results)
-    peaks = [c.measurements.memory.peak_mib for w in everything.workloads for c in w.front]
+    peaks = [c.memory for result in results.workloads for c in result.front]
     limit = Admitted(max_memory_gib=sorted(peaks)[len(peaks) // 2] / 1024, executions=("eager",))
-    document = build_export(results, pick="dispatch", prefer="memory", admitted=limit)
+    document = build_export(results, pick="dispatch", prefer="memory", admitted=limit, full=True)
     assert (document.pick, document.prefer) == ("dispatch", "memory")
-    chosen = [c for w in document.workloads for c in (*w.choices.values(), *w.front)]
-    chosen += [c for single in document.single.values() for c in single.choices]
-    assert chosen
+    chosen = [c for workload in document.workloads for c in workload.configurations]
+    assert len(chosen) > 2 * len(document.workloads)
     assert limit.max_memory_gib is not None
     for choice in chosen:
         assert choice.measurements.memory.peak_mib <= 1024 * limit.max_memory_gib
-        assert choice.configuration.variant.execution == "eager"
-    for single in document.single.values():
-        for choice in single.choices:
-            at = choice.configuration.workload
-            assert ModelChoice.of(choice.configuration.variant) == single.model.at(at)
+        assert choice.variant.execution == "eager"
+    for name, single in document.single.items():
+        for workload, chosen_one in zip(document.workloads, document.of_single(name), strict=True):
+            if chosen_one is None:
+                assert workload.workload.key in single.missing or not workload.configurations
+                continue
+            assert ModelChoice.of(chosen_one.variant) == single.model.at(workload.workload)
     with pytest.raises(StudyError, match="no measured configuration within the limits given"):
         build_export(results, admitted=Admitted(max_memory_gib=1e-6))

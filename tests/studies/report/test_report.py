@@ -19,7 +19,7 @@ from studies.report.page import render_report
 from studies.report.panel import Panel, PanelTable
 from studies.report.rows import workload_sections
 from studies.report.scale import Scale
-from studies.report.shades import gain, times
+from studies.results.labels import choice_name, gain, speed, trial_name
 from studies.results.results import read_results
 from tests.fake_bench import FakeBench
 from tests.studies.session.test_session import run, session
@@ -167,9 +167,10 @@ def test_tables_show_the_front_the_winners_and_what_is_missing(storage: BaseStor
     for section, result in zip(workload_sections(results), results.workloads, strict=True):
         assert section.rows[-1].trial == section.verdict[-1].trial == "default"
         shown = {row.trial for row in section.rows}
-        assert {str(c.number) for c in result.front if c.number is not None} <= shown
+        assert {trial_name(c.number) for c in result.front} <= shown
         tagged = {tag for row in section.rows for tag in row.chosen}
-        assert tagged == {"default", "lowest latency", "lowest memory", "balanced"}
+        latency = choice_name("lowest_latency", clear=result.winners["lowest_latency"].clear)
+        assert tagged == {"default", latency, "lowest memory", "balanced"}
         missing = sum(count for _, count, _ in section.missing)
         mine = [
             told
@@ -215,23 +216,39 @@ def test_a_study_without_a_trial_or_without_success_still_has_a_report(
     assert "as planned" in text
 
 
-def test_the_roofline_is_that_which_trials_were_stored_with(storage: BaseStorage) -> None:
-    of = session(storage)
-    run(of, 8)
-    results = read_results(of.study)
+class UnknownRates(FakeBench):
+    """On a device that is in no datasheet, and whose rates could not be measured."""
+
+    def peaks(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("bench", [FakeBench, UnknownRates])
+def test_the_roofline_is_that_of_the_study_and_typical_rates_are_none(
+    storage: BaseStorage, bench: type[FakeBench]
+) -> None:
+    axes = {"batch": (1,), "seq_len": (512,), "precision": ("fp32",), "score_mod": ("none",)}
+    of = session(storage, bench(profile="cpu"), axes=axes)
+    run(of, 4)
     data = Page(render_report(of.study)).json("data")
-    by_workload = results.trials_by_workload()
-    for workload, result in zip(data["workloads"], results.workloads, strict=True):
-        told = [trial.evaluation for trial in by_workload.get(result.workload.key, [])]
-        measured = [one.measurements for one in (result.default, *told) if one.measurements]
-        least = min(one.roofline.latency_ms for one in measured if one.roofline)
-        assert workload["roofline"]["latency"] == pytest.approx(least, rel=1e-4)
-    stored = {trial.number: trial.evaluation.measurements for trial in results.trials}
-    for section in workload_sections(results):
-        for row in section.rows:
-            measured_ = None if row.trial == "default" else stored[int(row.trial)]
-            if measured_ is not None and measured_.roofline is not None:
-                assert row.roofline == f"{measured_.roofline.latency_share:.0%}"
+    results = read_results(of.study)
+    found = [c.measurements for c in results.workloads[0].measured]
+    stored = [one.roofline for one in found if one.roofline is not None]
+    assert len(stored) == len(found)
+    (workload,) = data["workloads"]
+    rows = {row.trial: row.roofline for row in workload_sections(results)[0].rows}
+    if bench is UnknownRates:
+        assert workload["roofline"] is None
+        assert set(data["trials"]["roofline"]) == {None}
+        assert set(rows.values()) == {""}
+        return
+    least = min(one.latency_ms for one in stored)
+    assert workload["roofline"]["latency"] == pytest.approx(least)
+    shares = [one.latency_share for one in stored]
+    assert data["trials"]["roofline"] == pytest.approx(shares)
+    numbers = map(trial_name, data["trials"]["trial"])
+    for number, share in zip(numbers, shares, strict=True):
+        assert rows.get(number) in (None, f"{100 * share:.2g} %")
 
 
 def test_another_analysis_fills_a_section(storage: BaseStorage) -> None:
@@ -265,7 +282,7 @@ def test_another_analysis_fills_a_section(storage: BaseStorage) -> None:
 
 
 def test_a_gain_below_one_is_said_the_other_way_round() -> None:
-    assert [times(ratio, "slower") for ratio in (0.5, 1.0, 1.004, 2.0, 150.0)] == [
+    assert [speed(ratio) for ratio in (0.5, 1.0, 1.004, 2.0, 150.0)] == [
         "2.00×",
         "1.00×",
         "1.00×",

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from rich.console import Console
 from objectives.schema.evaluation import Evaluation, Outcome
 from search.cli import main
 from search.views.effects_view import print_effects
+from search.views.zone_view import print_zone
 from studies.report.sensitivity_panel import sensitivity_panel
 from studies.sensitivity.analysis import FAILURE, LATENCY, MEMORY, analyse
+from studies.sensitivity.assess import assess
 from studies.sensitivity.evidence import Evidence, read_evidence
 from studies.sensitivity.figures import PLOT_ID, figures, write_html
 from studies.sensitivity.importances import optuna_importances
@@ -272,6 +275,21 @@ def test_the_first_proposal_is_what_a_run_tries_next(tmp_path: Path) -> None:
     assert [p.gain for p in proposed] == sorted((p.gain for p in proposed), reverse=True)
     key = of.trial().configuration.key
     assert key == f"{proposed[0].workload} {proposed[0].variant}"
+
+
+@pytest.mark.parametrize("gain", [4e-4, 6e-4])
+def test_what_promises_nothing_is_not_proposed(url: str, gain: float) -> None:
+    report = assess(load(url, "probes"), prior=True)
+    proposals = tuple(replace(one, gain=gain) for one in report.zone.proposals)
+    assert proposals
+    console = Console(file=io.StringIO(), width=160)
+    where = "--study probes"
+    print_zone(console, replace(report, zone=replace(report.zone, proposals=proposals)), where)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert ("Nothing worth trying is left" in text) is (gain < 5e-4)
+    assert (f"search run {where}" in text) is (gain > 5e-4)
+    assert "0.0%" not in text
 
 
 def test_optuna_s_importances_are_named_for_what_they_answer(url: str) -> None:

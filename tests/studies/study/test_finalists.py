@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from optuna.storages import BaseStorage
@@ -15,8 +16,9 @@ from studies.dashboard.note import summary_note
 from studies.export.document import build_export
 from studies.report.map_grid import map_grids
 from studies.report.rows import workload_sections
-from studies.results.front import MOST_FINALISTS, Candidate, finalists, winners
-from studies.results.labels import factor
+from studies.results.candidate import Candidate, candidates, in_turns
+from studies.results.front import MOST_FINALISTS, Winner, finalists, front, winners
+from studies.results.labels import speed, trial_name
 from studies.results.results import read_results
 from studies.study.baseline import WorkloadBaseline
 from studies.study.finalists import FinalistTimings, judge_finalists
@@ -47,8 +49,8 @@ def key(backend: str) -> str:
 
 
 def judged(*groups: tuple[Retimed, ...], **missing: str) -> FinalistTimings:
-    named = {configured(Workload(), f"{b} bf16 static").key: why for b, why in missing.items()}
-    comparison = Comparison(groups=groups, missing=named, seconds=1.0)
+    keys = {configured(Workload(), f"{b} bf16 static").key: why for b, why in missing.items()}
+    comparison = Comparison(groups=groups, missing=keys, seconds=1.0)
     return judge_finalists(
         comparison, reference=groups[0][0].configuration.variant.key, after_trial=9
     )
@@ -62,9 +64,8 @@ def test_verdicts_are_against_the_reference_and_ties_among_all(gpu: bool) -> Non
     expected = {"auto": "same", "math": "same", "flash": "faster", "cudnn": "faster"}
     assert words == {key(b): word for b, word in (expected | {"eager": "slower"}).items()}
     assert all((one.gpu is None) == (one.gpu_ms is None) == (not gpu) for one in finals.finalists)
-    assert finals.tied(key("flash"), key("cudnn"))
-    assert not finals.tied(key("flash"), key("math"))
-    assert finals.tied(key("flash"), key("efficient")) is None
+    assert key("cudnn") in ties(finals, "flash")
+    assert key("math") not in ties(finals, "flash")
 
 
 def test_groups_are_compared_through_the_reference_of_each() -> None:
@@ -77,10 +78,36 @@ def test_groups_are_compared_through_the_reference_of_each() -> None:
     assert [one.variant for one in finals.finalists] == [
         key(backend) for backend in ("auto", "flash", "cudnn", "math")
     ]
-    assert finals.tied(key("flash"), key("cudnn"))
-    assert finals.tied(key("math"), key("auto"))
-    assert not finals.tied(key("flash"), key("math"))
+    assert key("cudnn") in ties(finals, "flash")
+    assert key("auto") in ties(finals, "math")
+    assert key("math") not in ties(finals, "flash")
     assert finals.missing == {key("efficient"): "no room"}
+
+
+def turned(finals: FinalistTimings, *found: Candidate) -> list[Candidate]:
+    """What was measured, with the latency of the turns for those that were in them."""
+    return candidates([(one.number, one.evaluation) for one in found], finals)
+
+
+def named(finals: FinalistTimings, *found: Candidate) -> Winner:
+    return winners(turned(finals, *found), UNIT)["lowest_latency"]
+
+
+def ties(finals: FinalistTimings, backend: str) -> set[str]:
+    one = finals.of(key(backend))
+    assert one is not None
+    return {*one.same_as, *one.unclear_against}
+
+
+def test_milliseconds_of_a_finalist_divide_into_its_ratio() -> None:
+    # The second group, and every fifth round of it, took longer.
+    slow = tuple(retimed(name, ms, 0.3) for name, ms in (("auto", 2.0), ("cudnn", 1.0)))
+    finals = judged((retimed("auto", 1.0, 0.2), retimed("flash", 0.5, 0.2)), slow)
+    default, *others = finals.finalists
+    for one in others:
+        assert one.latency_ms / default.latency_ms == pytest.approx(one.latency.ratio)
+        assert one.gpu_ms is not None
+        assert one.gpu_ms <= one.latency_ms * (1 + 1e-9)
 
 
 def test_winners_follow_the_turns_and_not_a_lucky_trial() -> None:
@@ -90,21 +117,71 @@ def test_winners_follow_the_turns_and_not_a_lucky_trial() -> None:
     other = candidate(0.81, 9, "math", number=3)  # was no finalist: one of them dominates it
     finals = judged((retimed("auto", 1.0), retimed("flex", 0.99), retimed("flash", 0.9)))
     before = winners([lucky, honest], UNIT)["lowest_latency"]
-    after = winners([lucky, honest], UNIT, finals)["lowest_latency"]
-    assert (before.candidate, after.candidate) == (lucky, honest)
+    after = named(finals, lucky, honest)
+    assert (before.candidate.number, after.candidate.number) == (1, 2)
     assert after.ties == ()
-    assert winners([lucky, honest, other], UNIT, finals)["lowest_latency"].candidate is honest
-    newest = winners([lucky, honest, late, other], UNIT, finals)["lowest_latency"]
-    assert newest.candidate is late
+    assert named(finals, lucky, honest, other).candidate.number == 2
+    assert named(finals, lucky, honest, late, other).candidate.number == 12
     # Where no finalist is admitted, the others are told apart by their trials.
-    assert winners([other], UNIT, finals)["lowest_latency"].candidate is other
+    assert named(finals, other).candidate.number == 3
 
 
 def test_what_cannot_be_told_apart_is_a_tie_and_the_smaller_is_named() -> None:
     small, large = candidate(1.0, 5, "flex", number=1), candidate(0.9, 6, "eager", number=2)
     finals = judged((retimed("auto", 2.0), retimed("flex", 1.0), retimed("eager", 0.995)))
-    won = winners([small, large], UNIT, finals)["lowest_latency"]
-    assert (won.candidate, won.ties) == (small, (large,))
+    won = named(finals, small, large)
+    assert (won.candidate.number, [tie.number for tie in won.ties]) == (1, [2])
+    assert not won.clear  # another has the least number
+
+
+def noisy(backend: str, time: float) -> Retimed:
+    """Rounds that take up to ten times as long as others."""
+    return retimed(backend, time, noise=2.0)
+
+
+def test_of_what_is_unclear_the_least_number_is_named_and_nothing_slower_than_the_default() -> (
+    None
+):
+    finals = judged((noisy("auto", 1.0), noisy("flex", 1.4), noisy("flash", 1.1)))
+    default = candidate(1.0, 9, "auto").evaluation
+    found = candidates(
+        [
+            (None, default),
+            (1, candidate(0.8, 5, "flex").evaluation),  # smaller, lucky once
+            (2, candidate(0.9, 6, "flash").evaluation),
+        ],
+        finals,
+        in_turns(default, finals),
+    )
+    assert [one.turns.latency.word for one in found if one.turns] == ["same", "unclear", "unclear"]
+    won = winners(found, WorkloadBaseline(9.0, found[0].latency, True))
+    least = min(found, key=lambda one: one.latency)
+    assert won["lowest_latency"].candidate is least
+    assert not won["lowest_latency"].clear
+    assert len(won["lowest_latency"].ties) == 2
+    for preference in ("lowest_latency", "balanced"):
+        assert won[preference].candidate.latency <= found[0].latency
+    assert won["lowest_memory"].candidate.number == 1  # memory is its column
+
+
+def test_of_equal_memory_and_proven_equal_time_the_smaller_error_wins() -> None:
+    def exact(backend: str, number: int, error: float) -> Candidate:
+        made = candidate(1.0, 5, backend, number=number)
+        measured = made.measurements.model_copy(update={"relative_error": error})
+        return replace(
+            made, evaluation=made.evaluation.model_copy(update={"measurements": measured})
+        )
+
+    finals = judged((retimed("auto", 2.0), retimed("eager", 0.995), retimed("flex", 1.0)))
+    coarse, fine = exact("eager", 1, 5.6e-3), exact("flex", 2, 7e-4)
+    found = turned(finals, coarse, fine)
+    won = winners(found, UNIT)
+    assert {winner.candidate.number for winner in won.values()} == {2}
+    assert [one.number for one in won["balanced"].less_exact] == [1]
+    assert front(found) == (won["balanced"].candidate,)
+    # About equal errors leave it to the simpler one.
+    near = turned(finals, exact("eager", 1, 1.2e-3), fine)
+    assert {winner.candidate.number for winner in winners(near, UNIT).values()} == {1}
 
 
 @pytest.mark.parametrize("rounds", range(1, 10))
@@ -116,7 +193,9 @@ def test_few_rounds_make_no_tie_of_what_is_five_times_slower(rounds: int) -> Non
 
     finals = judged((slow("auto", 11.0), slow("flash", 10.0), slow("math", 50.0)))
     fast, small = candidate(10.0, 9.0, "flash"), candidate(50.0, 1.0, "math")
-    assert winners([fast, small], UNIT, finals)["lowest_latency"].candidate is fast
+    assert named(finals, fast, small).candidate.evaluation.configuration == (
+        fast.evaluation.configuration
+    )
 
 
 def test_finalists_are_the_default_the_winners_and_the_front(storage: BaseStorage) -> None:
@@ -155,10 +234,11 @@ def test_finals_are_stored_read_back_and_exported(storage: BaseStorage) -> None:
     assert bench.compared == [[each.configuration.key for each in finalists(result)]]
     (again,) = read_results(of.study).workloads
     assert again.finals == finals
-    named = [c.key for c in again.measured if isinstance(c, Candidate)]
-    assert {one.variant for one in finals.finalists} <= set(named)
+    by_key = {c.key: c for c in again.measured}
+    for one in finals.finalists:
+        assert by_key[one.variant].latency == one.latency_ms
     assert finals.after_trial == 29
-    (exported,) = build_export(read_results(of.study)).workloads
+    (exported,) = build_export(read_results(of.study), full=True).workloads
     assert exported.finals == finals
 
 
@@ -189,10 +269,9 @@ def test_pages_say_the_gains_that_the_verdict_does(storage: BaseStorage) -> None
     shown = dict[str, str]()
     for result in results.workloads:
         winner = result.winners["balanced"].candidate
-        trial = "default" if winner.number is None else str(winner.number)
-        shown[trial] = factor(result.latency_ratio(winner))
+        shown[trial_name(winner.number)] = speed(result.latency_ratio(winner))
         if winner.number is not None:
-            assert shown[trial] != factor(winner.latency / result.baseline.latency_ms)
+            assert winner.trial_ms == pytest.approx(2 * winner.latency, rel=0.05)
     assert set(shown) != {"default"}
     said = [cells.split(" | ") for cells in summary_note(results).splitlines()]
     in_note = {cells[3]: cells[5] for cells in said if len(cells) > 8}

@@ -26,8 +26,9 @@ from studies.report import kept
 from studies.report.kept import kept_trials
 from studies.report.page import render_report
 from studies.results import convergence as progress
+from studies.results.candidate import Candidate
 from studies.results.convergence import hypervolume_history
-from studies.results.front import Candidate, front
+from studies.results.front import front
 from studies.results.results import Results, read_results
 from studies.samplers.samplers import make_sampler
 from studies.sensitivity import importances, quality
