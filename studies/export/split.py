@@ -15,14 +15,16 @@ from studies.results.front import Preference, WorkloadResult
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ServedPart:
     """Some workloads, and the one choice that serves them."""
 
     results: tuple[WorkloadResult, ...]
     single: Single
 
 
-def split(results: Sequence[WorkloadResult], preference: Preference, choices: int) -> list[Part]:
+def split(
+    results: Sequence[WorkloadResult], preference: Preference, choices: int
+) -> list[ServedPart]:
     """Return the workloads in so many parts, or fewer, so that the worst regret is the least.
 
     Two are the best of all pairs; each further choice is the one that helps most beside those.
@@ -39,7 +41,7 @@ def split(results: Sequence[WorkloadResult], preference: Preference, choices: in
     for place in range(choices):
         mine = [result for result, at in zip(served, assigned, strict=True) if at == place]
         if mine:
-            parts.append(Part(tuple(mine), _served_by(mine, preference)))
+            parts.append(ServedPart(tuple(mine), _served_by(mine, preference)))
     return parts
 
 

@@ -6,7 +6,7 @@ import json
 
 from studies.export.document import Export
 
-_DIGITS = 7
+_DIGITS = 9
 # Left out where they are None, 0 or empty, which is what reading takes them for.
 _UNSAID = {
     *("conditions", "roofline", "kernels", "yardstick_ms", "host_speed"),

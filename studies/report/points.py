@@ -97,7 +97,7 @@ def _short(number: float | None) -> float | None:
 
     Rounded twice it must come out as where it is rounded once, in the other outputs.
     """
-    return None if number is None or not math.isfinite(number) else float(f"{number:.7g}")
+    return None if number is None or not math.isfinite(number) else float(f"{number:.9g}")
 
 
 def _point(

@@ -17,7 +17,7 @@ from search.documents.study_document import StudyDocument
 from search.documents.support_document import SupportDocument
 from search.documents.verify_document import VerifyDocument
 from search.json_reference import COMMAND, DOCUMENTS, _parts_of, json_markdown
-from studies.results.labels import factor, milliseconds
+from studies.results.labels import milliseconds, size, speed
 from studies.results.results import read_results
 from studies.study.study import load_study, open_storage
 from tests.fake_bench import FakeBench
@@ -62,7 +62,7 @@ def test_a_run_prints_its_document_alone_and_the_rest_on_standard_error(
     assert found.run is not None
     assert (found.run.trials, found.run.interrupted) == (8, False)
     assert any(" export " in line for line in found.run.next)
-    for words in ("search space", "/8", "verdict", "next:"):
+    for words in ("search space", "/8", "balanced winners", "next:"):
         assert words in captured.err
     shown = document("show --json", StudyDocument, capsys)
     assert shown.command == "show"
@@ -70,11 +70,14 @@ def test_a_run_prints_its_document_alone_and_the_rest_on_standard_error(
     assert shown.model_dump(exclude=same) == found.model_dump(exclude=same)
 
 
-def test_numbers_are_those_that_the_tables_show(capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_are_those_that_the_tables_show(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     typed(f"run {SMALL}")
     found = document("show --json", StudyDocument, capsys)
-    assert typed("show") == 0
-    shown = capsys.readouterr().out
+    assert typed("show --all") == 0
+    shown = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
     results = read_results(load_study(open_storage("sqlite:///goldilocks.db"), None))
     assert [each.workload["batch"] for each in found.workloads] == [1, 4]
     for workload, result in zip(found.workloads, results.workloads, strict=True):
@@ -84,8 +87,8 @@ def test_numbers_are_those_that_the_tables_show(capsys: pytest.CaptureFixture[st
         for winner in workload.winners.values():
             assert winner.in_turns
             assert milliseconds(winner.latency_ms) in shown
-            assert factor(1 / winner.faster) in shown
-            assert factor(1 / winner.smaller) in shown
+            assert speed(1 / winner.faster) in shown
+            assert size(1 / winner.smaller) in shown
             if winner.trial is not None:
                 assert winner.faster_low <= winner.faster <= winner.faster_high
 
@@ -103,8 +106,8 @@ def test_a_quiet_run_prints_the_verdict_alone(capsys: pytest.CaptureFixture[str]
     assert typed(f"run --quiet {SMALL}") == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert captured.out.lstrip().startswith("verdict")
-    for words in ("search space", "/8", "where 0", "outcomes", "next:"):
+    assert captured.out.lstrip().startswith("On NVIDIA H100")
+    for words in ("search space", "/8", "where 0", "outcomes"):
         assert words not in captured.out
 
 

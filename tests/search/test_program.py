@@ -127,7 +127,7 @@ def test_a_shell_completes_commands_options_and_choices(
 @pytest.mark.parametrize(
     ("command", "option", "begun", "expected"),
     [
-        ("run", "--backend", "f", ["flash", "flex"]),
+        ("run", "--backend", "f", ["flash", "flex", "fa3"]),
         ("run", "--cache", "static,r", ["static,ring"]),
         ("run", "--cache", "ring,r", []),  # it is there already
         ("run", "--batch", "1", []),

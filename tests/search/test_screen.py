@@ -90,7 +90,7 @@ def test_the_map_has_a_cell_for_each_of_36_workloads(storage: str) -> None:
         backend = winner.evaluation.configuration.variant.backend
         gained = speed(result.latency_ratio(winner))
         cells.append("default" if winner.number is None else f"{backend[:3]} {gained}")
-    shortened = re.sub(r"\b(eager|math|flash|effic|cudnn|flex)", lambda found: found[0][:3], text)
+    shortened = re.sub(r"\b(eag|mat|fla|eff|cud|fle)[a-z]*", r"\1", text)
     for cell, count in Counter(cells).items():
         assert shortened.count(cell) >= count
 

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage
 from objectives.schema.evaluation import Outcome
 from studies import notebook
 from studies.results.columns import COLUMNS
-from studies.results.labels import factor, mebibytes, milliseconds
+from studies.results.labels import mebibytes, milliseconds, size, speed
 from studies.storage.url import DatabaseUrlError
 from studies.study.attributes import StudyError
 from studies.study.study import open_storage
@@ -47,9 +47,9 @@ def test_results_show_each_workloads_default_and_winners(storage_url: str) -> No
             assert row[1] == name.replace("_", " ")
             assert row[4:8] == [
                 milliseconds(won.latency),
-                factor(result.latency_ratio(won)),
+                speed(result.latency_ratio(won)),
                 mebibytes(won.memory),
-                factor(won.memory / result.baseline.peak_memory_mib),
+                size(won.memory / result.baseline.peak_memory_mib),
             ]
         place += 1
 
