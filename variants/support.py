@@ -5,11 +5,13 @@ Reads declarations and device facts only, so it answers for a GPU that this mach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from operator import attrgetter
+from typing import Any, NamedTuple
 
 from variants.axes import VARIANT_AXES
-from variants.axis import Rule
+from variants.axis import Rule, VariantAxis
 from variants.backends import BACKENDS, Support, Takes
 from variants.backends.kernel_package import missing
 from variants.caches import CACHES
@@ -38,11 +40,16 @@ def reasons_by_variant(workload: Workload, device: Device) -> Callable[[Variant]
     not once for each of thousands of combinations.
     """
     said: dict[tuple[Rule, object], tuple[str, ...]] = {}
-    rules = [(rule, attrgetter(*axes)) for rule, axes in RULES.items()]
+    rules = [
+        (rule, attrgetter(*reads.axes), frozenset(reads.backends()))
+        for rule, reads in RULES.items()
+    ]
 
     def reasons(variant: Variant) -> tuple[str, ...]:
         found: tuple[str, ...] = ()
-        for rule, read in rules:
+        for rule, read, backends in rules:
+            if variant.backend not in backends:
+                continue
             key = rule, read(variant)
             if key not in said:
                 # The variant is valid: validating it again would take most of the time.
@@ -240,7 +247,15 @@ def _package_reasons(configuration: Configuration, device: Device) -> Iterator[s
         return
     obstacles = list(missing(backend.packages, device.kernel_packages))
     yield from (f"backend {backend.name} needs {obstacle}" for obstacle in obstacles)
-    if backend.reasons is not None and not obstacles:
+
+
+def _own_reasons(configuration: Configuration, device: Device) -> Iterator[str]:
+    backend = BACKENDS[configuration.variant.backend]
+    if (
+        backend.reasons is not None
+        and device.kind in backend.support
+        and not list(missing(backend.packages, device.kernel_packages))
+    ):
         yield from backend.reasons(configuration, device)
 
 
@@ -263,14 +278,40 @@ def _or(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-# Each with the axes of a variant that it reads; those of an axis's declaration come last.
-RULES: Mapping[Rule, tuple[str, ...]] = {
-    _precision_reasons: ("precision",),
-    _backend_reasons: ("backend", "precision", "cache", "gqa"),
-    _quantization_reasons: ("quantization", "precision", "execution"),
-    _quantized_shape_reasons: ("quantization", "cache"),
-    _cache_reasons: ("cache", "backend"),
-    _execution_reasons: ("execution", "cache", "backend"),
-    _package_reasons: ("backend", "precision", "cache", "kv_dtype", "gqa", "execution"),
-    **{rule: reads for axis in VARIANT_AXES.values() for rule, reads in axis.rules.items()},
+class Reads(NamedTuple):
+    """What a rule looks at: where that is equal, it gives the same reasons."""
+
+    axes: tuple[str, ...]  # of the variant
+    backends: Callable[[], Iterable[str]]  # it has nothing to say of others
+
+
+def _every_backend() -> Iterable[str]:
+    return BACKENDS
+
+
+def _backends_with_reasons() -> Iterable[str]:
+    return [name for name, backend in BACKENDS.items() if backend.reasons is not None]
+
+
+def _backends_of(axis: VariantAxis[Any]) -> Iterable[str]:
+    return axis.backends or BACKENDS
+
+
+# Those of an axis's declaration come last.
+RULES: Mapping[Rule, Reads] = {
+    _precision_reasons: Reads(("precision",), _every_backend),
+    _backend_reasons: Reads(("backend", "precision", "cache", "gqa"), _every_backend),
+    _quantization_reasons: Reads(("quantization", "precision", "execution"), _every_backend),
+    _quantized_shape_reasons: Reads(("quantization", "cache"), _every_backend),
+    _cache_reasons: Reads(("cache", "backend"), _every_backend),
+    _execution_reasons: Reads(("execution", "cache", "backend"), _every_backend),
+    _package_reasons: Reads(("backend",), _every_backend),
+    _own_reasons: Reads(
+        ("backend", "precision", "cache", "kv_dtype", "gqa", "execution"), _backends_with_reasons
+    ),
+    **{
+        rule: Reads(axes, partial(_backends_of, axis))
+        for axis in VARIANT_AXES.values()
+        for rule, axes in axis.rules.items()
+    },
 }

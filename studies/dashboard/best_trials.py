@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 from optuna.study import StudyDirection
 
+from studies.storage.optuna_internals import best_trials_of_dashboard
 from studies.study.attributes import EVALUATION
 from variants.axes import AXES
 
@@ -23,11 +24,10 @@ _Front = Callable[..., list[optuna.trial.FrozenTrial]]
 
 def separate_workloads() -> None:
     """Have this process's dashboard list each workload's own front, one after another."""
-    from optuna_dashboard import _app  # takes seconds to import
-
-    found: Any = getattr(_app, _NAME)
+    module = best_trials_of_dashboard()
+    found: Any = getattr(module, _NAME)
     if not isinstance(found, _FrontOfEach):
-        setattr(_app, _NAME, _FrontOfEach(found))
+        setattr(module, _NAME, _FrontOfEach(found))
 
 
 class _FrontOfEach:

@@ -72,3 +72,10 @@ def engine_of(storage: BaseStorage) -> sqlalchemy.Engine | None:
     """Return the database behind a storage, which may be wrapped in a cache; None in memory."""
     engine = getattr(getattr(storage, "_backend", storage), "engine", None)
     return engine if isinstance(engine, sqlalchemy.Engine) else None
+
+
+def best_trials_of_dashboard() -> Any:
+    """Return the module whose `get_pareto_front_trials` lists the dashboard's best trials."""
+    from optuna_dashboard import _app  # takes seconds to import
+
+    return _app

@@ -73,7 +73,7 @@ def test_a_run_prints_its_document_alone_and_the_rest_on_standard_error(
 def test_numbers_are_those_that_the_tables_show(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(show_commands.console, "width", 160)
     typed(f"run {SMALL}")
     found = document("show --json", StudyDocument, capsys)
     assert typed("show --all") == 0

@@ -76,8 +76,13 @@ class Restless(SpreadBench):
 
 @pytest.mark.parametrize(("later", "status"), [(50.0, 3), (1.001, 0)])
 def test_what_is_unclear_is_measured_again_and_has_a_status_of_its_own(
-    verify: Callable[..., int], capsys: pytest.CaptureFixture[str], later: float, status: int
+    verify: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    later: float,
+    status: int,
 ) -> None:
+    monkeypatch.setattr(search.verify_command.console, "width", 160)
     bench = Restless(later)
     assert verify(bench) == status
     assert len(bench.compared) == 2

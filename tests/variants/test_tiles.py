@@ -364,7 +364,7 @@ def test_a_file_with_tiles_is_read_and_checked(tmp_path: Any) -> None:
     import json
 
     of = with_tiles("n64w2s3", "fp32")
-    choice = {"configuration": of.model_dump(mode="json"), "resolved_backend": "flex"}
+    choice = {"variant": of.variant.model_dump(mode="json"), "resolved_backend": "flex"}
     here = detect_device("cpu").model_dump(mode="json")
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -374,7 +374,8 @@ def test_a_file_with_tiles_is_read_and_checked(tmp_path: Any) -> None:
         "workloads": [
             {
                 "workload": of.workload.model_dump(mode="json"),
-                "choices": {"lowest_latency": choice},
+                "configurations": [choice],
+                "choices": {"lowest_latency": 0},
             }
         ],
         "single": {},

@@ -71,7 +71,7 @@ def test_a_study_learns_which_tiles_are_fast(storage: BaseStorage) -> None:
     jsonschema.validate(json.loads(text), json.loads(export_schema()))
     loadable = LoadableFile.model_validate_json(text)
     for exported in loadable.workloads:
-        choice = exported.choices["lowest_latency"].configuration.variant
+        choice = exported.configurations[exported.choices["lowest_latency"]].variant
         assert choice.key.endswith("eager/n64w2s3")
 
 
