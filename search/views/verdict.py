@@ -29,7 +29,8 @@ from studies.results.results import Results
 from studies.results.summary import gains, notes
 from studies.space.space import Survey
 from studies.study.verdicts import MARGIN
-from variants.axes import AXES, Choice
+from variants.axes import AXES
+from variants.axis import Choice, VariantAxis
 
 # What a stage of a trial counts as, in the split of a run's time.
 _SPLIT = {
@@ -59,15 +60,22 @@ def print_space(console: Console, survey: Survey, *, all_reasons: bool) -> None:
     table = Table(title="search space", title_justify="left")
     table.add_column("axis")
     table.add_column("choices", overflow="fold")
+    backends = set(survey.space.axes["backend"])
     for name, choices in survey.space.axes.items():
-        what = "" if AXES[name].of_variant else " (workload)"
+        axis = AXES[name]
+        if isinstance(axis, VariantAxis) and axis.backends and not backends & set(axis.backends):
+            continue  # of backends that are not searched
+        what = "" if axis.of_variant else " (workload)"
         table.add_row(f"{name}{what}", ", ".join(map(str, choices)))
     console.print(table)
     missing = sum(survey.impossible.values())
     reasons = survey.impossible.most_common()
     why = " (--dry-run says why)" if reasons and not all_reasons else ""
+    workloads = (
+        "1 workload" if len(survey.workloads) == 1 else f"{len(survey.workloads)} workloads"
+    )
     console.print(
-        f"{survey.size + missing} combinations over {len(survey.workloads)} workloads: "
+        f"{survey.size + missing} combinations over {workloads}: "
         f"{survey.size} possible, {missing} impossible{why}"
     )
     for reason, count in reasons if all_reasons else ():
