@@ -66,14 +66,6 @@ def attend(
 
 
 @attend.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    attention: int,
-    score_mod: str,
-    scale: float | None,
-) -> Tensor:
+def _(query: Tensor, key: Tensor, value: Tensor, *others: object) -> Tensor:
     batch, heads, tokens, _ = query.shape
     return query.new_empty((batch, tokens, heads, value.shape[3]))

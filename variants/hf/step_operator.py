@@ -83,14 +83,6 @@ def attend_in_step(
 
 
 @attend_in_step.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    step: int,
-    layer: int,
-    score_mod: str,
-    scale: float | None,
-) -> Tensor:
+def _(query: Tensor, key: Tensor, value: Tensor, *others: object) -> Tensor:
     batch, heads, tokens, _ = query.shape
     return query.new_empty((batch, tokens, heads, value.shape[3]))

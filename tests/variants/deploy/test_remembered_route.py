@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from tests.configurations import configured
 from variants.backends import backend_that_ran
 from variants.deploy.deployment import Deployment
 from variants.deploy.dispatched_attention import DispatchWarning
-from variants.deploy.layer_cache import LayerCache
+from variants.deploy.layer_cache import JoinedRows, LayerCache
 from variants.deploy.model_choice import ModelChoice
 from variants.detect import detect_device
 from variants.workload import Workload
@@ -45,6 +46,11 @@ def started(loaded: Deployment, tokens: int, device: str = "cpu", steps: int = 4
 def step(loaded: Deployment, cache: LayerCache, device: str = "cpu", **given: object) -> Tensor:
     new = some(loaded, 2, 1, device)
     return loaded.attention(some(loaded, 4, 1, device), new, new, cache=cache, **given)
+
+
+def planes_of(cache: LayerCache) -> list[Tensor]:
+    assert cache._cache is not None
+    return cache._cache.planes
 
 
 def route(cache: LayerCache) -> object:
@@ -161,3 +167,34 @@ def test_gradients_pass_the_cache_as_before() -> None:
     out.sum().backward()
     assert query.grad is not None
     assert float(query.grad.abs().max()) > 0
+
+
+@SAYS_NOTHING
+def test_every_token_lies_where_it_belongs() -> None:
+    """Over more steps than there are rows made at once, and from one kernel to the other."""
+    loaded = deployed(("math fp32 static", 20), ("flash fp32 static", 60))
+    steps = 2 * JoinedRows.TOGETHER + 5
+    cache = started(loaded, 20, steps=steps)
+    with torch.no_grad():
+        keys, values = (plane[:, :, :20].clone() for plane in planes_of(cache))
+        for _ in range(steps):
+            query, key, value = (some(loaded, heads, 1) for heads in (4, 2, 2))
+            keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+            out = loaded.attention(query, key, value, cache=cache)
+            expected = scaled_dot_product_attention(
+                query.double(), keys.double(), values.double(), enable_gqa=True
+            )
+            torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    assert cache.length == 20 + steps
+
+
+@SAYS_NOTHING
+def test_modes_of_autograd_may_change_between_steps() -> None:
+    loaded = deployed(("flash fp32 static", 20))
+    cache = started(loaded, 20)
+    for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad, torch.inference_mode):
+        with mode():
+            for _ in range(2):
+                new = some(loaded, 2, 1)
+                loaded.attention(some(loaded, 4, 1), new, new, cache=cache)
+    assert cache.length == 28
